@@ -1,0 +1,31 @@
+"""See what fine-tuning does inside a transformer, layer by layer.
+
+`compare` two checkpoints, or use the measures (`similarity`) and their statistics (`Moments`) on
+rows of your own. Everything is imported when it is first used.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bertft import ops, similarity
+    from bertft.comparison import Comparison, compare
+    from bertft.moments import Moments
+
+__version__ = version("bertft")
+__all__ = ["Comparison", "Moments", "compare", "ops", "similarity"]
+
+_HOMES = {"Comparison": "comparison", "Moments": "moments", "compare": "comparison"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"bertft.{_HOMES[name]}"), name)
+    if name in __all__:
+        return import_module(f"bertft.{name}")
+    raise AttributeError(f"module 'bertft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,530 @@
+"""A small generative English grammar: tagged sentences in two domains.
+
+Owns the two lexicons, the two registers and the productions that build sentences from them. A
+production returns a `_Phrase`, which knows its head token; agreement follows the head. Turning
+sentences into pieces is left to `pretraining`, reading real treebanks to the other corpora.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A tokenized sentence and the universal part-of-speech tag (UPOS) of each word.
+
+    Args:
+        words: The words and punctuation marks, cased as written.
+        tags: One UPOS name for each word.
+    """
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Verbs that share the nouns they take: `agents` do them, to `patients` if any."""
+
+    verbs: tuple[str, ...]
+    agents: tuple[str, ...]
+    patients: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Lexicon:
+    """The content words of a domain; a verb is `base`, `base/past` or `base/past/participle`."""
+
+    frames: tuple[_Frame, ...]
+    people: tuple[str, ...]
+    traits: tuple[str, ...]
+    names: tuple[str, ...]
+    mass: tuple[str, ...]
+    places: tuple[str, ...]
+    qualities: tuple[str, ...]
+    reports: tuple[str, ...]
+    manners: tuple[str, ...]
+    particles: tuple[str, ...]
+
+    @cached_property
+    def nouns(self) -> tuple[str, ...]:
+        """The countable nouns, each once, in the order of the frames."""
+        taken = (noun for frame in self.frames for noun in frame.agents + frame.patients)
+        return tuple(dict.fromkeys((*taken, *self.people, *self.places)))
+
+    @cached_property
+    def transitive(self) -> tuple[_Frame, ...]:
+        return tuple(frame for frame in self.frames if frame.patients)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_COOKS = _words("cook baker guest neighbor waiter aunt farmer butcher sister grocer")
+_FOODS = _words("onion carrot pear plum potato peach dumpling pie slice roast herb pepper stew")
+_WARES = _words("pan plate pot bowl oven stove tray grill watch spoon cover kettle light")
+_COOKING = _words("salt butter peel slice roast grill chop taste season pepper spice stir boil")
+_KITCHEN = _Lexicon(
+    frames=(
+        _Frame(_COOKING, _COOKS, _FOODS),
+        _Frame(_words("clean dry fill cover oil plate watch drop do/did/done"), _COOKS, _WARES),
+        _Frame(_words("thank watch call tease greet help feed/fed"), _COOKS, _COOKS),
+        _Frame(_words("wait laugh hurry rest cook watch taste"), _COOKS),
+        _Frame(_words("simmer cool boil steam burn dry roast"), _FOODS + _WARES),
+    ),
+    people=_COOKS,
+    traits=_words("young tired clever kind early quiet happy open"),
+    names=_words("Rosemary Basil Ginger Olive Martha Henry"),
+    mass=_words("salt butter flour water sugar rice oil spice steam fish rosemary basil ginger"),
+    places=_words("kitchen cellar garden market pantry table terrace"),
+    qualities=_words("warm sweet bitter fresh clean dry light cool golden tender open ripe early"),
+    reports=_words("say/said think/thought know/knew/known hope notice see/saw/seen"),
+    manners=_words("slowly gently quickly often again soon early well carefully twice"),
+    particles=_words("down over off in"),
+)
+_HANDS = _words("pilot captain deckhand inspector sailor mate agent engineer fisher watch")
+_CRAFT = _words("boat ferry barge tug trawler ship yacht launch pilot freighter")
+_STORES = _words("crate barrel load net catch bale pallet haul marlin pearl")
+_GEAR = _words("cable crane winch engine chart buoy lamp log anchor signal line hatch light")
+_HARBOR = _Lexicon(
+    frames=(
+        _Frame(_words("load ship haul land weigh ice net catch/caught lift"), _HANDS, _STORES),
+        _Frame(_words("tow moor anchor dock pilot fuel watch clear board launch"), _HANDS, _CRAFT),
+        _Frame(_words("repair inspect clean dry paint log lower test"), _HANDS, _GEAR),
+        _Frame(_words("signal relieve call watch"), _HANDS, _HANDS),
+        _Frame(_words("drift dock anchor turn leave/left land sail steam list"), _CRAFT),
+        _Frame(_words("wait fish rest signal report"), _HANDS),
+    ),
+    people=_HANDS,
+    traits=_words("senior second able late northern relief"),
+    names=_words("Pearl Heron Swift Aurora Marlin Nordic"),
+    mass=_words("fuel cargo fog ice fish salt ballast paint water freight tide"),
+    places=_words("dock pier channel berth yard quay basin lock"),
+    qualities=_words("calm heavy clear foul light dry open northern late swift slack adrift"),
+    reports=_words("report note confirm signal log advise"),
+    manners=_words("slowly astern ashore late early clear northward aboard"),
+    particles=_words("off in out down"),
+)
+
+_ADPOSITIONS = _words("in on near by over under from with")
+_BEARINGS = _words("north south east west")
+_CONJUNCTIONS = _words("when while before after until because since as although if")
+_CONTROLS = _words("try want need start hope")
+_DETERMINERS = (_words("the the a this that every"), _words("the the these those some all"))
+_NUMBERS = _words("two three four five six ten")
+_OBJECTS = _words("him her it them us that")
+_POSSESSIVES = _words("his her their our my")
+_SUBJECTS = (("he", False), ("she", False), ("it", False), ("they", True), ("we", True))
+_TIMES = _words("noon dawn dusk midnight")
+_WEATHER = _words("wind sea tide fog")
+_OTHERS = _words(
+    "he she they we which and but have has had is are was were been did do will must would could "
+    "not to of at very too knots"
+)
+_CLOSED = (
+    *(_ADPOSITIONS + _BEARINGS + _CONJUNCTIONS + _DETERMINERS[0] + _DETERMINERS[1] + _NUMBERS),
+    *(_OBJECTS + _POSSESSIVES + _TIMES + _WEATHER + _OTHERS),
+)
+
+
+def _plural(noun: str) -> str:
+    if re.search(r"[^aeiou]y$", noun):
+        return noun[:-1] + "ies"
+    return noun + ("es" if re.search(r"(s|x|z|ch|sh|o)$", noun) else "s")
+
+
+def _conjugate(verb: str) -> dict[str, str]:
+    """The five forms of a verb; one short closed syllable doubles its last consonant."""
+    base, *irregular = verb.split("/")
+    stem = base
+    if re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", base):
+        stem = base + base[-1]
+    elif re.search(r"[^e]e$", base):
+        stem = base[:-1]
+    regular = re.sub(r"([^aeiou])y$", r"\1i", stem) + "ed"
+    return {
+        "base": base,
+        "present": _plural(base),
+        "past": irregular[0] if irregular else regular,
+        "participle": irregular[-1] if irregular else regular,
+        "gerund": stem + "ing",
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Token:
+    form: str
+    tag: str
+    plural: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Phrase:
+    """A constituent: its tokens in surface order and the token that heads it."""
+
+    tokens: tuple[_Token, ...]
+    head: _Token
+
+    @property
+    def plural(self) -> bool:
+        return self.head.plural
+
+
+def _leaf(form: str, tag: str, plural: bool = False) -> _Phrase:
+    token = _Token(form, tag, plural)
+    return _Phrase((token,), token)
+
+
+def _verb(verb: str, form: str) -> _Phrase:
+    return _leaf(_conjugate(verb)[form], "VERB")
+
+
+def _join(head: _Phrase, *parts: _Phrase) -> _Phrase:
+    """The constituent of `parts` in surface order; `head` is one of them."""
+    return _Phrase(tuple(token for part in parts for token in part.tokens), head.head)
+
+
+class _Register:
+    """The productions that both registers share; all choices come from one random stream."""
+
+    # Auxiliaries and verb form, for a singular and for a plural subject.
+    groups: tuple[tuple[tuple[str, str], tuple[str, str]], ...]
+    copula: tuple[str, str]
+    possession: tuple[str, str]
+    # How often a determiner stands before a singular and before a plural noun.
+    articles: tuple[float, float]
+    pronouns: float
+
+    def __init__(self, lexicon: _Lexicon, rng: random.Random) -> None:
+        self.lexicon = lexicon
+        self.rng = rng
+
+    def maybe(self, share: float) -> bool:
+        return self.rng.random() < share
+
+    def word(self, forms: Sequence[str], tag: str) -> _Phrase:
+        return _leaf(self.rng.choice(forms), tag)
+
+    def noun_phrase(self, nouns: Sequence[str], depth: int) -> _Phrase:
+        if depth < 2 and self.maybe(0.08):
+            first, last = self.noun_phrase(nouns, 2), self.noun_phrase(nouns, 2)
+            head = _leaf(first.head.form, first.head.tag, plural=True)
+            return _join(head, first, _leaf("and", "CCONJ"), last)
+        if nouns is not self.lexicon.people and self.maybe(0.12):
+            return self.word(self.lexicon.mass, "NOUN")
+        noun = self.rng.choice(nouns)
+        nominal = self.nominal(noun, self.maybe(0.4))
+        if self.maybe(self.articles[nominal.plural]):
+            nominal = _join(nominal, self.determiner(nominal.plural), nominal)
+        elif nominal.plural and self.maybe(0.4):
+            nominal = _join(nominal, self.word(_NUMBERS, "NUM"), nominal)
+        if depth < 2 and self.maybe(0.25):
+            nominal = _join(nominal, nominal, self.postmodifier(noun, nominal.plural, depth + 1))
+        return nominal
+
+    def nominal(self, noun: str, plural: bool) -> _Phrase:
+        head = _leaf(_plural(noun) if plural else noun, "NOUN", plural)
+        before = []
+        person = noun in self.lexicon.people
+        if self.maybe(0.2):
+            before.append(
+                self.word(self.lexicon.traits if person else self.lexicon.qualities, "ADJ")
+            )
+        fates = [frame for frame in self.lexicon.transitive if noun in frame.patients]
+        if fates and self.maybe(0.15):
+            verb = self.rng.choice(self.rng.choice(fates).verbs)
+            before.append(_leaf(_conjugate(verb)["participle"], "ADJ"))
+        if not person and self.maybe(0.2):
+            modifiers = self.lexicon.mass if self.maybe(0.4) else self.lexicon.nouns
+            before.append(self.word(modifiers, "NOUN"))
+        return _join(head, *before, head)
+
+    def determiner(self, plural: bool) -> _Phrase:
+        if self.maybe(0.15):
+            return self.word(_POSSESSIVES, "PRON")
+        return self.word(_DETERMINERS[plural], "DET")
+
+    def postmodifier(self, noun: str, plural: bool, depth: int) -> _Phrase:
+        """What follows a noun: `that burned`, `that she salted`, `salted by her`, `of rice`."""
+        deeds = [frame for frame in self.lexicon.frames if noun in frame.agents]
+        fates = [frame for frame in self.lexicon.transitive if noun in frame.patients]
+        choice = self.rng.random()
+        if deeds and choice < 0.25:
+            clause = self.predicate(self.rng.choice(deeds), plural, depth)
+            return _join(clause, self.word(("that", "that", "which"), "PRON"), clause)
+        if fates and choice < 0.7:
+            frame = self.rng.choice(fates)
+            verb = self.rng.choice(frame.verbs)
+            if choice < 0.45:
+                agent, participle = self.subject(frame.agents, 2), _verb(verb, "participle")
+                return _join(
+                    participle, participle, _leaf("by", "ADP"), self.object(frame.agents, 2)
+                )
+            agent = self.subject(frame.agents, 2)
+            gapped = self.group(verb, agent.plural)
+            return _join(gapped, _leaf("that", "PRON"), agent, gapped)
+        if choice < 0.8:
+            stuff = self.word(self.lexicon.mass, "NOUN")
+            return _join(stuff, _leaf("of", "ADP"), stuff)
+        return self.adjunct(depth)
+
+    def adjunct(self, depth: int) -> _Phrase:
+        if self.maybe(0.25):
+            time = self.word(_TIMES, "NOUN")
+            return _join(time, self.word(("before", "after", "until", "at"), "ADP"), time)
+        place = self.noun_phrase(self.lexicon.places, max(depth, 1))
+        return _join(place, self.word(_ADPOSITIONS, "ADP"), place)
+
+    def subject(self, nouns: Sequence[str], depth: int) -> _Phrase:
+        if nouns is self.lexicon.people and self.maybe(self.pronouns):
+            form, plural = self.rng.choice(_SUBJECTS)
+            return _leaf(form, "PRON", plural)
+        return self.noun_phrase(nouns, depth)
+
+    def object(self, nouns: Sequence[str], depth: int) -> _Phrase:
+        if self.maybe(self.pronouns):
+            return self.word(_OBJECTS, "PRON")
+        return self.noun_phrase(nouns, depth)
+
+    def group(self, verb: str, plural: bool) -> _Phrase:
+        """A verb after its auxiliaries, negation and adverb."""
+        auxiliaries, form = self.rng.choice(self.groups)[plural]
+        before = [_leaf(word, "AUX") for word in auxiliaries.split()]
+        if auxiliaries == "did" or (auxiliaries and self.maybe(0.1)):
+            before.append(_leaf("not", "PART"))
+        if self.maybe(0.08):
+            before.append(self.word(self.lexicon.manners, "ADV"))
+        head = _verb(verb, form)
+        return _join(head, *before, head)
+
+    def complemented(self, verb: _Phrase, frame: _Frame, depth: int) -> _Phrase:
+        """A verb before its object, particle and adjunct."""
+        after = [self.object(frame.patients, depth + 1)] if frame.patients else []
+        if self.maybe(0.15):
+            after.append(self.word(self.lexicon.particles, "ADV"))
+        if self.maybe(0.25):
+            after.append(self.adjunct(depth + 1))
+        elif self.maybe(0.25):
+            after.append(self.word(self.lexicon.manners, "ADV"))
+        return _join(verb, verb, *after)
+
+    def predicate(self, frame: _Frame, plural: bool, depth: int) -> _Phrase:
+        person = frame.agents is self.lexicon.people
+        choice = self.rng.random()
+        if choice < 0.12:
+            return self.described(person, plural)
+        if person and choice < 0.2:
+            control, verb = (
+                self.group(self.rng.choice(_CONTROLS), plural),
+                self.rng.choice(frame.verbs),
+            )
+            rest = self.complemented(_verb(verb, "base"), frame, depth)
+            return _join(control, control, _leaf("to", "PART"), rest)
+        if person and choice < 0.27:
+            have = _leaf(self.possession[plural], "VERB")
+            return _join(have, have, self.object(frame.patients or self.lexicon.nouns, depth + 1))
+        if person and choice < 0.42 and depth < 2:
+            report = self.group(self.rng.choice(self.lexicon.reports), plural)
+            that = [_leaf("that", "SCONJ")] if self.maybe(0.75) else []
+            return _join(report, report, *that, self.clause(depth + 1))
+        return self.complemented(self.group(self.rng.choice(frame.verbs), plural), frame, depth)
+
+    def described(self, person: bool, plural: bool) -> _Phrase:
+        lexicon = self.lexicon
+        quality = self.word(lexicon.traits if person else lexicon.qualities, "ADJ")
+        degree = [self.word(("very", "too"), "ADV")] if self.maybe(0.3) else []
+        return _join(quality, _leaf(self.copula[plural], "AUX"), *degree, quality)
+
+    def clause(self, depth: int) -> _Phrase:
+        frame = self.rng.choice(self.lexicon.frames)
+        if frame.patients and self.maybe(0.15):
+            return self.passive(frame, depth)
+        subject = self.subject(frame.agents, depth)
+        predicate = self.predicate(frame, subject.plural, depth)
+        return _join(predicate, subject, predicate)
+
+    def passive(self, frame: _Frame, depth: int) -> _Phrase:
+        subject, verb = self.noun_phrase(frame.patients, depth), self.rng.choice(frame.verbs)
+        participle = _verb(verb, "participle")
+        parts = [subject, _leaf(self.copula[subject.plural], "AUX"), participle]
+        if self.maybe(0.5):
+            parts += [_leaf("by", "ADP"), self.noun_phrase(frame.agents, depth + 1)]
+        return _join(participle, *parts)
+
+
+class _Narrative(_Register):
+    """Sentences of a story: the past tense, pronouns, names of people, subordinate clauses."""
+
+    groups = (
+        *[(("", "past"), ("", "past"))] * 5,
+        (("had", "participle"), ("had", "participle")),
+        (("was", "gerund"), ("were", "gerund")),
+        (("would", "base"), ("would", "base")),
+        (("could", "base"), ("could", "base")),
+        (("did", "base"), ("did", "base")),
+    )
+    copula = ("was", "were")
+    possession = ("had", "had")
+    articles = (1.0, 0.6)
+    pronouns = 0.2
+
+    def noun_phrase(self, nouns: Sequence[str], depth: int) -> _Phrase:
+        if nouns is self.lexicon.people and self.maybe(0.3):
+            return self.word(self.lexicon.names, "PROPN")
+        return super().noun_phrase(nouns, depth)
+
+    def sentence(self) -> _Phrase:
+        choice = self.rng.random()
+        if choice < 0.12:
+            return self.question()
+        clause, comma = self.clause(0), _leaf(",", "PUNCT")
+        parts = [clause]
+        if choice < 0.25:
+            parts += [comma, self.word(("and", "but"), "CCONJ"), self.clause(1)]
+        elif choice < 0.4:
+            parts = [self.word(_CONJUNCTIONS, "SCONJ"), self.clause(1), comma, clause]
+        elif choice < 0.5:
+            parts = [self.adjunct(1), comma, clause]
+        elif choice < 0.57:
+            parts = [self.word(self.lexicon.manners, "ADV"), comma, clause]
+        return _join(clause, *parts, self.word("...!", "PUNCT"))
+
+    def question(self) -> _Phrase:
+        frame = self.rng.choice(self.lexicon.frames)
+        subject = self.subject(frame.agents, 1)
+        being = (self.copula[subject.plural], "gerund")
+        forms = (("did", "base"), ("could", "base"), ("had", "participle"), being)
+        auxiliary, form = self.rng.choice(forms)
+        verb = _verb(self.rng.choice(frame.verbs), form)
+        rest = self.complemented(verb, frame, 1)
+        return _join(rest, _leaf(auxiliary, "AUX"), subject, rest, _leaf("?", "PUNCT"))
+
+
+class _Log(_Register):
+    """Entries of a log: the present tense, times and numbers, few articles, dropped auxiliaries."""
+
+    groups = (
+        *[(("", "present"), ("", "base"))] * 4,
+        (("has", "participle"), ("have", "participle")),
+        (("is", "gerund"), ("are", "gerund")),
+        (("will", "base"), ("will", "base")),
+        (("must", "base"), ("must", "base")),
+    )
+    copula = ("is", "are")
+    possession = ("has", "have")
+    articles = (0.15, 0.1)
+    pronouns = 0.03
+
+    def number(self, low: int, high: int) -> _Phrase:
+        return _leaf(str(self.rng.randrange(low, high)), "NUM")
+
+    def nominal(self, noun: str, plural: bool) -> _Phrase:
+        nominal = super().nominal(noun, plural)
+        if not plural and noun in self.lexicon.places and self.maybe(0.4):
+            return _join(nominal, nominal, self.number(1, 12))
+        if not plural and noun in _CRAFT and self.maybe(0.4):
+            return _join(nominal, nominal, self.word(self.lexicon.names, "PROPN"))
+        return nominal
+
+    def sentence(self) -> _Phrase:
+        entry = self.entry()
+        parts = [entry]
+        if self.maybe(0.25):
+            parts += [_leaf(";", "PUNCT"), self.entry()]
+        if self.maybe(0.6):
+            hour, minute = self.rng.randrange(24), self.rng.randrange(0, 60, 15)
+            parts = [_leaf(f"{hour:02}{minute:02}", "NUM"), _leaf(":", "PUNCT"), *parts]
+        return _join(entry, *parts, _leaf(".", "PUNCT"))
+
+    def entry(self) -> _Phrase:
+        choice = self.rng.random()
+        if choice < 0.3:
+            return self.clause(0)
+        if choice < 0.4:
+            clause = self.clause(1)
+            return _join(clause, clause, self.word(_CONJUNCTIONS, "SCONJ"), self.clause(2))
+        if choice < 0.6:
+            return self.status()
+        if choice < 0.85:
+            frame = self.rng.choice(self.lexicon.transitive)
+            order = _verb(self.rng.choice(frame.verbs), "base")
+            return self.complemented(order, frame, 0)
+        return self.weather()
+
+    def status(self) -> _Phrase:
+        """A clause without its auxiliary: `barge moored at pier 3`, `boats drifting off`."""
+        frame = self.rng.choice(self.lexicon.frames)
+        subject = self.noun_phrase(frame.patients or frame.agents, 1)
+        form = "participle" if frame.patients else "gerund"
+        verb = _verb(self.rng.choice(frame.verbs), form)
+        return _join(verb, subject, verb, self.adjunct(1))
+
+    def weather(self) -> _Phrase:
+        noun = self.word(_WEATHER, "NOUN")
+        if self.maybe(0.4):
+            return _join(noun, noun, self.word(self.lexicon.qualities, "ADJ"))
+        parts = [self.word(_BEARINGS, "ADV"), _leaf(",", "PUNCT"), self.number(2, 30)]
+        return _join(noun, noun, *parts, _leaf("knots", "NOUN"))
+
+
+_REGISTERS: dict[str, tuple[type[_Narrative] | type[_Log], _Lexicon]] = {
+    "kitchen": (_Narrative, _KITCHEN),
+    "harbor": (_Log, _HARBOR),
+}
+DOMAINS = tuple(_REGISTERS)
+
+
+def paradigms() -> list[tuple[str, ...]]:
+    """The lower-case word forms of the grammar, one tuple of distinct forms per lexeme, sorted.
+
+    A word form that is a noun and a verb occurs in two paradigms. Numerals in digits and
+    punctuation are left out.
+    """
+    every: set[tuple[str, ...]] = {(word,) for word in _CLOSED}
+    for _, lexicon in _REGISTERS.values():
+        every |= {(noun, _plural(noun)) for noun in lexicon.nouns}
+        verbs = {verb for frame in lexicon.frames for verb in frame.verbs}
+        for verb in verbs.union(lexicon.reports, _CONTROLS):
+            every.add(tuple(dict.fromkeys(_conjugate(verb).values())))
+        single = lexicon.names + lexicon.mass + lexicon.traits + lexicon.qualities
+        every |= {(word.lower(),) for word in single + lexicon.manners + lexicon.particles}
+    return sorted(every)
+
+
+def sentences(domain: str, n: int, seed: int) -> list[Sentence]:
+    """The first `n` sentences of a domain's endless stream.
+
+    The same arguments give the same sentences on every platform, and a larger `n` only appends.
+    Many word forms have several tags (`salt`, `watch`, `light`, `that`, `had`, `before`), so
+    tagging needs the context.
+
+    Args:
+        domain: One of `DOMAINS`: `"kitchen"` tells stories, `"harbor"` keeps a log.
+        n: How many sentences, at least 1.
+        seed: Which stream, at least 0; use different ones to train and to test.
+
+    Raises:
+        ValueError: If the domain is not known, or `n` or `seed` is too small.
+
+    >>> sentences("harbor", 1, seed=3)[0].tags
+    """
+    if domain not in DOMAINS:
+        known = " or ".join(repr(name) for name in DOMAINS)
+        raise ValueError(f"[sentences] domain must be {known}, got {domain!r}; pass one of them.")
+    if n < 1:
+        raise ValueError(f"[sentences] n must be at least 1, got {n}; ask for one or more.")
+    if seed < 0:
+        raise ValueError(f"[sentences] seed must be at least 0, got {seed}; pass another one.")
+    register, lexicon = _REGISTERS[domain]
+    speaker = register(lexicon, random.Random(seed))
+    return [_sentence(speaker.sentence()) for _ in range(n)]
+
+
+def _sentence(phrase: _Phrase) -> Sentence:
+    first, *others = (token.form for token in phrase.tokens)
+    tags = tuple(token.tag for token in phrase.tokens)
+    return Sentence((first[0].upper() + first[1:], *others), tags)

@@ -1,0 +1,67 @@
+"""Atomic files: a reader sees the old file or the whole new one, never a part."""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], described: dict[str, Any]) -> None:
+    """Write a safetensors file with a JSON description in its header, atomically."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata={"bertft": json.dumps(described)})
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Read a file that `save_tensors` wrote with `described["format"] == kind`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"[load] path must be a file, got {str(path)!r}; check the name.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = json.loads((file.metadata() or {}).get("bertft", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"[load] path must be a whole safetensors file, got {str(path)!r} ({error}); "
+            "write it again."
+        ) from error
+    if described.get("format") != kind:
+        raise ValueError(
+            f"[load] path must hold {kind}, got {described.get('format')!r} in {str(path)!r}; "
+            "pass a file that bertft saved."
+        )
+    return tensors, described
+

@@ -1,0 +1,338 @@
+"""Moments: the statistics over rows from which every similarity measure is computed.
+
+Owns rows coming in: their checks, their row maps and blocks, merging parts, and the file format.
+The algebra of one row map is in `sums`, the products are in `ops`, the measures in `similarity`.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertft.files import load_tensors, save_tensors
+from bertft.ops import RowMap
+from bertft.sums import Pair, Sums
+
+__all__ = ["BLOCK_ROWS", "Moments", "load_moments", "save_moments"]
+
+BLOCK_ROWS = 2048
+"""Rows per product: enough that its cost per row no longer falls, few enough to hold."""
+
+
+class Moments:
+    """Statistics of n rows of k sides and of pairs of sides, which merge by addition.
+
+    Holds, under each row map, the sums of the rows, of their products for every pair (every side
+    paired with itself included) and the small sums that debiased estimators need; and of the rows
+    as they are the sums of `|x|` and `|x - y|`. About `8 (d_x^2 + d_y^2 + d_x d_y)` bytes for a
+    pair and row map, whatever n is.
+
+    Args:
+        widths: name and number of columns of every side.
+        pairs: the pairs of different sides to keep.
+        row_maps: "raw" for CKA, CCA, Procrustes and regression; "unit" for RSA (cosine) and the
+            first-order cosine; "centered_unit" for RSA (correlation).
+
+    Raises:
+        ValueError: a pair of unknown or equal sides, or an unknown row map.
+
+    Reference: Chan, Golub & LeVeque 1979 (merging); Song et al. 2012 (the small sums).
+
+    >>> x, y = torch.randn(100, 8), torch.randn(100, 6)
+    >>> Moments.of(x[:30], y[:30]) + Moments.of(x[30:], y[30:])
+    Moments(n=100, widths={'x': 8, 'y': 6}, row_maps=('raw', 'unit'))
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        pairs: Iterable[Pair],
+        row_maps: Sequence[RowMap] = ("raw", "unit"),
+    ) -> None:
+        self.widths = dict(widths)
+        self.pairs = tuple((a, b) for a, b in pairs)
+        self.row_maps = tuple(row_maps)
+        self._check()
+        self.n = 0
+        self.dtype: torch.dtype = torch.float64
+        self.norms = {side: torch.zeros(1, dtype=torch.float64) for side in self.widths}
+        self.distances = {
+            (a, b): torch.zeros(1, dtype=torch.float64)
+            for a, b in self.pairs
+            if self.widths[a] == self.widths[b]
+        }
+        self._sums = {m: Sums(self.widths, self.pairs, m) for m in self.row_maps}
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor | np.ndarray,
+        y: Tensor | np.ndarray,
+        *,
+        row_maps: Sequence[RowMap] = ("raw", "unit"),
+        backend: str | None = None,
+    ) -> "Moments":
+        """Return the moments of two sides, named "x" and "y".
+
+        Args:
+            x: `(n, d_x)` floating-point rows, array or tensor.
+            y: `(n, d_y)` rows of the same positions.
+            row_maps: see the class.
+            backend: "reference" or "native"; by default the one of the rows' device.
+
+        Raises:
+            ValueError: unequal n, a value that is not finite, or a zero row under "unit".
+            TypeError: input that is not a floating-point matrix.
+        """
+        rows = {"x": as_rows(x, "x"), "y": as_rows(y, "y")}
+        if len({tensor.dtype == torch.float64 for tensor in rows.values()}) > 1:
+            rows = {side: tensor.double() for side, tensor in rows.items()}
+        widths = {side: tensor.shape[1] for side, tensor in rows.items()}
+        moments = cls(widths, [("x", "y")], row_maps)
+        moments.update(rows, backend=backend)
+        return moments
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Names of the sides."""
+        return tuple(self.widths)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sums, the same for any n."""
+        return sum(tensor.numel() * 8 for tensor in self._tensors().values())
+
+    def update(self, rows: Mapping[str, Tensor], *, backend: str | None = None) -> None:
+        """Add rows, the same positions on every side.
+
+        Args:
+            rows: for every side an `(n, d)` tensor, all float64 or none.
+            backend: "reference" or "native"; by default the one of the rows' device.
+
+        Raises:
+            ValueError: sides or shapes that don't fit, a value that is not finite, or a row that
+                has no direction under "unit" or "centered_unit". The sums stay as they were.
+        """
+        checked = self._checked_rows(rows)
+        self._require_directions(checked)
+        for start in range(0, len(next(iter(checked.values()))), BLOCK_ROWS):
+            block = {side: x[start : start + BLOCK_ROWS] for side, x in checked.items()}
+            self._add(block, backend)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Return the moments of both sets of rows, about this one's origins."""
+        if not isinstance(other, Moments):
+            return NotImplemented
+        if (self.widths, self.pairs, self.row_maps) != (other.widths, other.pairs, other.row_maps):
+            raise ValueError(
+                "[Moments.__add__] parts must have the same sides, pairs and row maps, got "
+                f"{self!r} and {other!r}; accumulate them alike."
+            )
+        merged = Moments(self.widths, self.pairs, self.row_maps)
+        merged.n = self.n + other.n
+        merged.dtype = _narrower(self.dtype, other.dtype)
+        merged.norms = {side: self.norms[side] + other.norms[side] for side in self.norms}
+        merged.distances = {p: self.distances[p] + other.distances[p] for p in self.distances}
+        merged._sums = {m: self._sums[m].merged(other._sums[m]) for m in self.row_maps}
+        return merged
+
+    def __radd__(self, other: object) -> "Moments":
+        """Let `sum(parts)` start from 0."""
+        empty = Moments(self.widths, self.pairs, self.row_maps)
+        return empty + self if other == 0 else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Moments(n={self.n}, widths={self.widths}, row_maps={self.row_maps})"
+
+    def pair(self, a: str, b: str) -> "Moments":
+        """Return the two-sided moments of sides `a` and `b`, a copy.
+
+        Raises:
+            KeyError: the pair is not kept.
+        """
+        stored = (a, b) if (a, b) in self.pairs else (b, a)
+        if stored not in self.pairs:
+            raise KeyError(
+                f"[Moments.pair] a and b must be a pair that is kept, got {(a, b)}; "
+                f"the pairs are {self.pairs}."
+            )
+        part = Moments({side: self.widths[side] for side in (a, b)}, [(a, b)], self.row_maps)
+        part.n, part.dtype = self.n, self.dtype
+        part.norms = {side: self.norms[side].clone() for side in (a, b)}
+        if stored in self.distances:
+            part.distances = {(a, b): self.distances[stored].clone()}
+        part._sums = {m: sums.pair(a, b) for m, sums in self._sums.items()}
+        return part
+
+    def under(self, row_map: RowMap) -> Sums:
+        """Return the sums under a row map.
+
+        Raises:
+            ValueError: the row map is not kept.
+        """
+        if row_map not in self._sums:
+            raise ValueError(
+                f"[Moments.under] row_map must be one that is kept, got {row_map!r} and "
+                f"{self.row_maps}; pass row_maps={(*self.row_maps, row_map)}."
+            )
+        return self._sums[row_map]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, atomically."""
+        save_moments(path, {"": self})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], name: str | None = None) -> "Moments":
+        """Read what `save` wrote, or the moments called `name` from a comparison's file.
+
+        Raises:
+            ValueError: not such a file, or `name` is unknown, or needed and not given.
+        """
+        parts = load_moments(path)
+        if name is None and len(parts) == 1:
+            return next(iter(parts.values()))
+        if name not in parts:
+            raise ValueError(
+                f"[Moments.load] name must be one of {list(parts)}, got {name!r}; pass name=."
+            )
+        return parts[name]
+
+    def _check(self) -> None:
+        for a, b in self.pairs:
+            if a not in self.widths or b not in self.widths or a == b:
+                raise ValueError(
+                    f"[Moments] pairs must join two different sides of {self.sides}, got "
+                    f"{(a, b)}; name the sides in widths."
+                )
+        for row_map in self.row_maps:
+            if row_map not in get_args(RowMap):
+                raise ValueError(
+                    f"[Moments] row_maps must be among {get_args(RowMap)}, got {row_map!r}; "
+                    "pass some of them."
+                )
+
+    def _checked_rows(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        checked = {side: as_rows(x, side) for side, x in rows.items()}
+        widths = {side: x.shape[1] for side, x in checked.items()}
+        if widths != self.widths or len({len(x) for x in checked.values()}) != 1:
+            raise ValueError(
+                f"[Moments.update] rows must be the same positions on sides of widths "
+                f"{self.widths}, got { {side: tuple(x.shape) for side, x in checked.items()} }; "
+                "pass every side, row for row."
+            )
+        for side, x in checked.items():
+            if not x.isfinite().all():
+                row = int((~x.isfinite()).any(dim=1).nonzero()[0, 0])
+                raise ValueError(
+                    f"[Moments.update] rows of {side!r} must be finite, got NaN or infinity in "
+                    f"row {row}; find where it arises, or drop the row on every side."
+                )
+        return {side: checked[side] for side in self.widths}
+
+    def _require_directions(self, rows: Mapping[str, Tensor]) -> None:
+        for side, x in rows.items():
+            if "unit" in self.row_maps:
+                _refuse(side, (x == 0).all(dim=1), "a zero row", "cosine", "rsa and cosine")
+            if "centered_unit" in self.row_maps:
+                constant = (x == x[:, :1]).all(dim=1)
+                _refuse(side, constant, "a constant row", "correlation", "rsa_correlation")
+
+    def _add(self, block: Mapping[str, Tensor], backend: str | None) -> None:
+        for sums in self._sums.values():
+            sums.add(list(block.values()), backend)
+        for side, x in block.items():
+            self.norms[side] += _sum_of_norms(x)
+        for (a, b), distance in self.distances.items():
+            distance += _sum_of_norms(_at_least_float32(block[a]) - _at_least_float32(block[b]))
+        for x in block.values():
+            self.dtype = _narrower(self.dtype, x.dtype)
+        self.n += len(x)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"norm/{i}": norm for i, norm in enumerate(self.norms.values())}
+        tensors |= {f"distance/{i}": sum_ for i, sum_ in enumerate(self.distances.values())}
+        for row_map, sums in self._sums.items():
+            tensors |= {f"{row_map}/{key}": tensor for key, tensor in sums.tensors()}
+        return tensors
+
+    def _describe(self) -> dict[str, Any]:
+        rows = str(self.dtype).removeprefix("torch.")
+        kept = {"widths": self.widths, "pairs": self.pairs, "row_maps": self.row_maps}
+        return {**kept, "n": self.n, "rows": rows}
+
+    @classmethod
+    def _restore(cls, described: dict[str, Any], tensors: Mapping[str, Tensor]) -> "Moments":
+        moments = cls(described["widths"], described["pairs"], described["row_maps"])
+        for key, tensor in moments._tensors().items():
+            tensor.copy_(tensors[key])
+        moments.n, moments.dtype = described["n"], getattr(torch, described["rows"])
+        for sums in moments._sums.values():
+            sums.n = moments.n
+        return moments
+
+
+def as_rows(x: Tensor | np.ndarray, name: str) -> Tensor:
+    """Return an array or tensor as a floating-point `(n, d)` tensor without gradient.
+
+    Raises:
+        TypeError: anything else.
+    """
+    tensor = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
+    if tensor.ndim != 2 or not tensor.dtype.is_floating_point:
+        raise TypeError(
+            f"[Moments] {name} must be a floating-point (n, d) array or tensor, got "
+            f"{tensor.dtype} of shape {tuple(tensor.shape)}; reshape or convert it."
+        )
+    return tensor
+
+
+def save_moments(path: str | os.PathLike[str], parts: Mapping[str, Moments]) -> None:
+    """Write several moments to one safetensors file, by name and atomically."""
+    tensors = {
+        f"{i}/{key}": tensor
+        for i, moments in enumerate(parts.values())
+        for key, tensor in moments._tensors().items()
+    }
+    described = [{"name": name, **moments._describe()} for name, moments in parts.items()]
+    save_tensors(Path(path), tensors, {"format": "bertft.moments", "version": 1, "parts": described})
+
+
+def load_moments(path: str | os.PathLike[str]) -> dict[str, Moments]:
+    """Read every set of moments in a file, by name.
+
+    Raises:
+        ValueError: not a file of moments.
+    """
+    tensors, described = load_tensors(Path(path), "bertft.moments")
+    parts = {}
+    for i, part in enumerate(described["parts"]):
+        prefix = f"{i}/"
+        own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        parts[part["name"]] = Moments._restore(part, own)
+    return parts
+
+
+def _refuse(side: str, flat: Tensor, found: str, kernel: str, measures: str) -> None:
+    if flat.any():
+        raise ValueError(
+            f"[Moments.update] rows of {side!r} must have a direction under a {kernel} kernel, got "
+            f"{found} at {int(flat.nonzero()[0, 0])}; drop it on every side, or leave out "
+            f"{measures}."
+        )
+
+
+def _sum_of_norms(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).sum()
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _narrower(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    """The type that products ran in: float32 if either of them did."""
+    return torch.float64 if a == b == torch.float64 else torch.float32

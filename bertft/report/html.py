@@ -1,0 +1,274 @@
+"""The report of a comparison: one HTML file without scripts that asks nothing of the network.
+
+Owns the words of the summary and the shape of the tables; `template.html` owns the page and
+`vocabulary` what each measure means.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from bertft.report.vocabulary import MEASURES, same_numbered
+
+DECIMALS = 4
+
+
+class Cell(NamedTuple):
+    """One value of a table as text, its interval, and its shade from 0 to 1 ("": not shaded)."""
+
+    text: str
+    interval: str
+    shade: str
+
+
+class Picture(NamedTuple):
+    """An inline SVG and the widths between which its text reads well."""
+
+    markup: Markup
+    least: str
+    most: str
+
+
+def summary_table(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """The values on one corpus: a row per layer, a column per measure in canonical order.
+
+    Args:
+        table: the tidy table of a comparison.
+        corpus: a name from its column `corpus`.
+
+    Returns:
+        A float64 frame indexed by `layer`; a value that the table lacks is NaN.
+
+    Raises:
+        ValueError: the corpus is not in the table, or the table is not what `same_numbered`
+            expects.
+    """
+    rows = same_numbered(table, "summary_table")
+    known = list(dict.fromkeys(rows["corpus"]))
+    if corpus not in known:
+        raise ValueError(
+            f"[summary_table] corpus must be in the table, got {corpus!r}; "
+            f"use one of {', '.join(map(repr, known))}."
+        )
+    return _pivot(rows[rows["corpus"] == corpus], "value")
+
+
+def summary_sentences(table: pd.DataFrame) -> list[str]:
+    """What the numbers say, in plain words: a sentence per corpus, then how the corpora compare.
+
+    Speaks of `rsa` where the table has it, else of `cka`, else of the first measure it has.
+
+    Args:
+        table: the tidy table of a comparison.
+
+    Raises:
+        ValueError: the table is not what `same_numbered` expects.
+    """
+    rows = same_numbered(table, "summary_sentences")
+    present = set(rows["measure"])
+    measure = next(name for name in ("rsa", "cka", *MEASURES) if name in present)
+    layers = {
+        str(corpus): group.set_index("layer")[["value", "low", "high"]].astype(float)
+        for corpus, group in rows[rows["measure"] == measure].groupby("corpus", sort=False)
+    }
+    sentences = [_corpus_sentence(corpus, measure, frame) for corpus, frame in layers.items()]
+    return sentences + _comparison_sentences(measure, layers)
+
+
+def render(table: pd.DataFrame, provenance: Mapping[str, Any], svg: str) -> str:
+    """The report as one self-contained HTML document, with every name, path and note escaped.
+
+    Args:
+        table: the tidy table of a comparison, of one pair of models.
+        provenance: the record kept with it. Every key is optional; `diagnostics` and `notes` have
+            sections of their own and the rest is listed as it comes, nested or not.
+        svg: the figure, from `svg_text` or a file of `write_svg`. It goes in as markup, unescaped,
+            so it must not come from anywhere else.
+
+    Raises:
+        ValueError: the table is not what `same_numbered` expects, or `svg` holds no SVG element.
+    """
+    rows = same_numbered(table, "render")
+    present = set(rows["measure"])
+    return _template().render(
+        pretrained=str(rows["pretrained"].iloc[0]),
+        finetuned=str(rows["finetuned"].iloc[0]),
+        summary=summary_sentences(table),
+        figure=_inline(svg),
+        tables=[_corpus_table(str(name), of) for name, of in rows.groupby("corpus", sort=False)],
+        measures={name: measure for name, measure in MEASURES.items() if name in present},
+        diagnostics=provenance.get("diagnostics"),
+        notes=_notes(provenance.get("notes"), left_out=len(table) - len(rows)),
+        provenance={
+            key: value for key, value in provenance.items() if key not in ("diagnostics", "notes")
+        },
+    )
+
+
+def _corpus_sentence(corpus: str, measure: str, frame: pd.DataFrame) -> str:
+    unchanged = MEASURES[measure].unchanged
+    known = frame["value"].dropna()
+    if known.empty:
+        return f"On {corpus}, {measure} has no value in any layer."
+    change = (known - unchanged).abs().round(DECIMALS)
+    most = [int(layer) for layer in change.index[change == change.max()]]
+    top = int(frame.index[-1])
+    value = f"{measure} is {_at(frame, most[0])}"
+    scale = f"({unchanged:.0f} = unchanged)"
+    among = f" of the {len(known)} with a value" if len(known) < len(frame) else ""
+    if len(known) == 1:
+        return f"On {corpus}, only layer {most[0]} has a value: {value} {scale}."
+    if change.max() == 0:
+        return f"On {corpus}, no layer{among} changed: {value} in all of them."
+    if len(most) == len(known):
+        return f"On {corpus}, every layer{among} changed equally: {value} {scale}."
+    noun = "layer" if len(most) == 1 else "layers"
+    names = _listed([_layer(layer, top) for layer in most])
+    others = [layer for layer in (int(frame.index[0]), top) if layer not in most]
+    ends = _listed([f"{_at(frame, layer)} at layer {_layer(layer, top)}" for layer in others])
+    against = f", against {ends}" if ends else ""
+    return f"On {corpus}, {noun} {names}{among} changed most: {value} there {scale}{against}."
+
+
+def _comparison_sentences(measure: str, layers: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Which corpus changed more at the highest layer that all of them have."""
+    shared = set.intersection(*(set(frame.index) for frame in layers.values()))
+    if not shared:
+        return []
+    top = max(shared)
+    change = {
+        corpus: round(abs(float(frame["value"][top]) - MEASURES[measure].unchanged), DECIMALS)
+        for corpus, frame in layers.items()
+        if not math.isnan(frame["value"][top])
+    }
+    if len(change) < 2:
+        return []
+    order = sorted(change, key=lambda corpus: -change[corpus])
+    at = [_at(layers[corpus], top) for corpus in order]
+    if change[order[0]] == change[order[-1]]:
+        claim = f"{_listed(order)} changed equally: {measure} is {at[0]}"
+    elif len(order) == 2:
+        claim = f"{order[0]} changed more than {order[1]}: {measure} is {at[0]} against {at[1]}"
+    else:
+        ranking = [f"{corpus} {value}" for corpus, value in zip(order, at, strict=True)]
+        claim = f"from most to least changed by {measure}: {', '.join(ranking)}"
+    return [f"At the top layer, {top}, {claim}."]
+
+
+def _layer(layer: int, top: int) -> str:
+    glosses = {0: " (the embeddings)", top: " (the top)"}
+    return f"{layer}{glosses.get(layer, '')}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _at(frame: pd.DataFrame, layer: int) -> str:
+    """The value at a layer, with its interval where there is one."""
+    value, low, high = (float(frame[name][layer]) for name in ("value", "low", "high"))
+    if math.isnan(value):
+        return "no value"
+    return f"{_number(value)} {_interval(low, high)}".strip()
+
+
+def _number(value: float) -> str:
+    """Four decimals, or one where the value is so large that four would be noise."""
+    digits = DECIMALS if abs(value) < 1000 else 1
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:,.{digits}f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) or math.isnan(high) else f"[{_number(low)}, {_number(high)}]"
+
+
+def _pivot(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    frame = rows.pivot(index="layer", columns="measure", values=column).astype(float)
+    return frame[[name for name in MEASURES if name in frame]]
+
+
+def _corpus_table(corpus: str, rows: pd.DataFrame) -> dict[str, Any]:
+    value, low, high = (_pivot(rows, column) for column in ("value", "low", "high"))
+    counts = rows["n"].dropna()
+    extremes = [] if counts.empty else sorted({int(counts.min()), int(counts.max())})
+    families = itertools.groupby(value.columns, key=lambda name: MEASURES[name].family)
+    return {
+        "corpus": corpus,
+        "n": " to ".join(f"{n:,}" for n in extremes),
+        "families": [(family, len(list(names))) for family, names in families],
+        "measures": list(value.columns),
+        "layers": {
+            layer: [
+                _cell(name, *(float(frame[name][layer]) for frame in (value, low, high)))
+                for name in value.columns
+            ]
+            for layer in value.index
+        },
+    }
+
+
+def _cell(measure: str, value: float, low: float, high: float) -> Cell:
+    change = 1.0 - value
+    # The root makes the small changes near 1, where most values lie, visible.
+    shaded = MEASURES[measure].panel == "similarity" and change > 0
+    shade = f"{min(change, 1.0) ** 0.5:.2f}" if shaded else ""
+    return Cell(_number(value), _interval(low, high), shade)
+
+
+def _notes(notes: str | Sequence[Any] | None, left_out: int) -> list[str]:
+    given = [notes] if isinstance(notes, str) else list(notes or [])
+    if left_out:
+        given.append(
+            f"{left_out} rows of the table compare differently numbered layers; "
+            "this report shows same-numbered layers only."
+        )
+    return [str(note) for note in given]
+
+
+def _inline(svg: str) -> Picture:
+    """An SVG file as an element of a page: without prolog, namespaces and metadata, with a name."""
+    found = re.search(r"<svg\b([^>]*)>(.*</svg>)", svg, flags=re.DOTALL)
+    if found is None:
+        raise ValueError(
+            f"[render] svg must hold an SVG element, got {svg[:40]!r}; pass svg_text(figure)."
+        )
+    attributes = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", found[1])
+    content = re.sub(r"<metadata>.*?</metadata>", "", found[2], flags=re.DOTALL)
+    width = re.search(r'\bwidth="([\d.]+)pt"', attributes)
+    return Picture(
+        Markup(f'<svg role="img" aria-labelledby="figure-caption"{attributes}>{content}'),
+        least=f"{0.8 * float(width[1]):.0f}pt" if width else "0",
+        most=f"{1.1 * float(width[1]):.0f}pt" if width else "none",
+    )
+
+
+def _columns(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every key that some record has, in the order of first appearance."""
+    return list(dict.fromkeys(key for record in records for key in record))
+
+
+def _breakable(name: str) -> Markup:
+    """A name in snake case that a narrow column may break after an underscore."""
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(breakable=_breakable, columns=_columns)
+    source = resources.files("bertft.report").joinpath("template.html").read_text("utf-8")
+    return environment.from_string(source)

@@ -1,0 +1,224 @@
+"""The measures a report knows: their order, family, direction, range and meaning.
+
+Also reads a tidy table in these terms. Owns no formula: those are in `bertft.similarity`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+COLUMNS = (
+    "pretrained",
+    "finetuned",
+    "corpus",
+    "pretrained_layer",
+    "finetuned_layer",
+    "measure",
+    "value",
+    "low",
+    "high",
+    "n",
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a reader should take one measure.
+
+    Attributes:
+        family: the name that groups it with its kin in legends and tables.
+        panel: the axis it shares; `l2` stands alone since it has no upper bound.
+        range: the values it can take, as text.
+        question: the question it answers, in one line.
+    """
+
+    family: str
+    panel: Literal["similarity", "distance", "l2"]
+    range: str
+    question: str
+
+    @property
+    def unchanged(self) -> float:
+        """The value of two identical representations."""
+        return 1.0 if self.panel == "similarity" else 0.0
+
+    @property
+    def direction(self) -> str:
+        """What a change does to the value."""
+        toward = "lower" if self.unchanged else "higher"
+        return f"{self.unchanged:.0f} = unchanged; {toward} = changed more"
+
+
+MEASURES = {
+    "rsa": Measure(
+        "RSA",
+        "similarity",
+        "-1 to 1",
+        "Do the same pairs of rows stay similar? Correlates all pairwise cosines before and after.",
+    ),
+    "rsa_dot": Measure(
+        "RSA",
+        "similarity",
+        "-1 to 1",
+        "The same with dot products, so the lengths of the vectors count too.",
+    ),
+    "rsa_sqeuclidean": Measure(
+        "RSA",
+        "similarity",
+        "-1 to 1",
+        "The same with squared distances, so a common shift of all rows does not count.",
+    ),
+    "rsa_correlation": Measure(
+        "RSA",
+        "similarity",
+        "-1 to 1",
+        "The same with correlations over features, so each row's own mean does not count.",
+    ),
+    "cka": Measure(
+        "CKA",
+        "similarity",
+        "0 to 1",
+        "Do the directions with most variance arrange the rows alike, up to rotation and scale?",
+    ),
+    "cka_debiased": Measure(
+        "CKA",
+        "similarity",
+        "-1 to 1",
+        "The same without the upward bias of few rows: about 0 for unrelated representations.",
+    ),
+    "cca": Measure(
+        "CCA",
+        "similarity",
+        "0 to 1",
+        "Can a linear map carry one space to the other? Mean correlation, all directions equal.",
+    ),
+    "cca_r2": Measure(
+        "CCA",
+        "similarity",
+        "0 to 1",
+        "The same with squared correlations: the mean share of variance that carries over.",
+    ),
+    "svcca": Measure(
+        "CCA",
+        "similarity",
+        "0 to 1",
+        "Mean correlation among the leading directions of each side only; small ones are ignored.",
+    ),
+    "pwcca": Measure(
+        "CCA",
+        "similarity",
+        "0 to 1",
+        "Mean correlation, weighted by how much each direction matters to the pretrained layer.",
+    ),
+    "pwcca_y": Measure(
+        "CCA",
+        "similarity",
+        "0 to 1",
+        "The same, weighted by how much each direction matters to the fine-tuned layer.",
+    ),
+    "regression": Measure(
+        "Regression",
+        "similarity",
+        "0 to 1",
+        "How much of the pretrained layer's variance does the fine-tuned layer predict linearly?",
+    ),
+    "regression_y": Measure(
+        "Regression",
+        "similarity",
+        "0 to 1",
+        "How much of the fine-tuned layer's variance does the pretrained layer predict linearly?",
+    ),
+    "cosine": Measure(
+        "First-order",
+        "similarity",
+        "-1 to 1",
+        "Does each row's vector keep its direction? Even a harmless rotation lowers it.",
+    ),
+    "procrustes": Measure(
+        "Shape",
+        "distance",
+        "0 to √2",
+        "What distance is left after the best rotation, with shift and scale removed?",
+    ),
+    "procrustes_angle": Measure(
+        "Shape",
+        "distance",
+        "0 to π/2 rad",
+        "The same remainder as an angle in radians.",
+    ),
+    "l2": Measure(
+        "First-order",
+        "l2",
+        "0 upwards",
+        "How far did each row's vector move, on average? In the model's own units.",
+    ),
+}
+
+
+def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
+    """The rows of a tidy table that compare same-numbered layers, in canonical order.
+
+    Corpora keep the order of the table; layers ascend; measures follow `MEASURES`. The layer is in
+    the column `layer`.
+
+    Args:
+        table: a tidy table with `COLUMNS`.
+        function: the public function that asks, for error messages.
+
+    Raises:
+        ValueError: a column is missing, a measure is unknown, several pairs of models are mixed, a
+            cell occurs twice, or no row compares same-numbered layers.
+    """
+    _check_columns(table, function)
+    rows = table[table["pretrained_layer"] == table["finetuned_layer"]]
+    rows = rows.assign(layer=rows["finetuned_layer"].astype(int))
+    _check_rows(rows, function)
+    rank = {
+        "corpus": {name: at for at, name in enumerate(dict.fromkeys(rows["corpus"]))},
+        "measure": {name: at for at, name in enumerate(MEASURES)},
+    }
+    return rows.sort_values(
+        ["corpus", "layer", "measure"],
+        key=lambda column: column.map(rank[column.name]) if column.name in rank else column,
+        ignore_index=True,
+    )
+
+
+def _check_columns(table: pd.DataFrame, function: str) -> None:
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise ValueError(
+            f"[{function}] table must have the columns {', '.join(COLUMNS)}, got none named "
+            f"{', '.join(missing)}; pass the table of a comparison."
+        )
+    unknown = sorted(set(map(str, table["measure"])) - set(MEASURES))
+    if unknown:
+        raise ValueError(
+            f"[{function}] table must hold known measures, got {', '.join(unknown)}; "
+            f"keep rows whose measure is one of {', '.join(MEASURES)}."
+        )
+
+
+def _check_rows(rows: pd.DataFrame, function: str) -> None:
+    if rows.empty:
+        raise ValueError(
+            f"[{function}] table must compare same-numbered layers, got no such row; "
+            "include the pairs (0, 0), (1, 1) and so on."
+        )
+    models = rows[["pretrained", "finetuned"]].drop_duplicates()
+    if len(models) > 1:
+        raise ValueError(
+            f"[{function}] table must hold one pair of models, got {len(models)}; "
+            "filter it by `pretrained` and `finetuned` and report each pair on its own."
+        )
+    keys = ["corpus", "layer", "measure"]
+    repeated = rows[rows.duplicated(keys)]
+    if len(repeated):
+        cell = tuple(repeated.iloc[0][keys])
+        raise ValueError(
+            f"[{function}] table must hold one row per corpus, layer and measure, got several for "
+            f"{cell}; drop the repeated rows."
+        )

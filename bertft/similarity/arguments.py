@@ -1,0 +1,114 @@
+"""What every measure asks of its arguments and of its result.
+
+Owns the way from two arrays or a `Moments` to two-sided sums, and the ranges that results must
+keep; the formulas are in the modules beside it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertft.moments import Moments
+from bertft.ops import RowMap
+from bertft.sums import Sums
+
+Rows = Tensor | np.ndarray
+
+
+class TwoSided(NamedTuple):
+    """The sums of two sides `x` and `y` under one row map, for the measure called `name`."""
+
+    name: str
+    sums: Sums
+    x: str
+    y: str
+    dtype: torch.dtype
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.sums.n
+
+    def scatter(self, a: str, b: str) -> Tensor:
+        """Centered cross-products of two sides."""
+        return self.sums.scatter(a, b)
+
+    def in_range(self, value: float, low: float, high: float) -> float:
+        """See the function of this name."""
+        return in_range(self.name, value, low, high, self.dtype)
+
+
+def in_range(name: str, value: float, low: float, high: float, dtype: torch.dtype) -> float:
+    """Return `value`, or the bound that it misses by round-off.
+
+    Raises:
+        torch.linalg.LinAlgError: the value leaves the range by more than round-off does.
+    """
+    slack = 1e-12 if dtype == torch.float64 else 1e-6
+    if not low - slack <= value <= high + slack:
+        raise torch.linalg.LinAlgError(
+            f"[{name}] value must lie in [{low}, {high}], got {value!r}; likely causes, in order: "
+            "directions at the edge of float32 (pass float64 rows, or ridge= where the measure has "
+            "it), rows far from the mean of the first block (shuffle them)."
+        )
+    return min(max(value, low), high)
+
+
+def two_sided(name: str, x: Rows | Moments, y: Rows | None, row_map: RowMap) -> TwoSided:
+    """Return the sums of two arrays, or of a two-sided `Moments`, with rows that vary.
+
+    Raises:
+        TypeError: a `Moments` beside something else, or one array alone.
+        ValueError: more or fewer than two sides, fewer than 2 rows, or a side that is constant.
+    """
+    moments = two_sided_moments(name, x, y, row_map)
+    first, second = moments.sides
+    two = TwoSided(name, moments.under(row_map), first, second, moments.dtype)
+    for side in (first, second):
+        _require_spread(two, side)
+    return two
+
+
+def two_sided_moments(name: str, x: Rows | Moments, y: Rows | None, row_map: RowMap) -> Moments:
+    """Return the moments of two arrays, or a `Moments` once it is checked to have two sides."""
+    if isinstance(x, Moments) != (y is None) or isinstance(y, Moments):
+        raise TypeError(
+            f"[{name}] arguments must be two arrays or one Moments, got {type(x).__name__} and "
+            f"{type(y).__name__}; pass rows of both sides."
+        )
+    if isinstance(x, Moments):
+        moments = x
+    else:
+        assert y is not None
+        moments = Moments.of(x, y, row_maps=[row_map])
+    if len(moments.sides) != 2 or not moments.pairs:
+        raise ValueError(
+            f"[{name}] moments must have two sides and their pair, got {moments.sides}; pass "
+            "moments.pair(a, b)."
+        )
+    if moments.n < 2:
+        raise ValueError(f"[{name}] rows must be at least 2, got {moments.n}; pass more rows.")
+    return moments
+
+
+def constant_columns(sums: Sums, side: str, dtype: torch.dtype) -> Tensor:
+    """Return which columns do not vary beyond the rounding of their own values, `(d,)` bool."""
+    variance = sums.scatter(side, side).diagonal() / sums.n
+    return variance <= (_noise(dtype) * sums.mean(side)).square()
+
+
+def _require_spread(two: TwoSided, side: str) -> None:
+    variance = two.scatter(side, side).trace() / two.n
+    mean = two.sums.mean(side)
+    if variance <= _noise(two.dtype) ** 2 * (mean @ mean):
+        raise ValueError(
+            f"[{two.name}] {side} must vary over its {two.n} rows, got columns that are all "
+            "constant; check that the layer is not collapsed and the rows differ."
+        )
+
+
+def _noise(dtype: torch.dtype) -> float:
+    """Relative spread that rounding alone gives to equal values."""
+    return 4 * torch.finfo(dtype).eps

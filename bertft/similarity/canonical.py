@@ -1,0 +1,214 @@
+"""The CCA family and regression: measures that invert a scatter matrix, from moments."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from bertft.moments import Moments
+from bertft.similarity.arguments import Rows, TwoSided, two_sided
+
+Side = Literal["x", "y"]
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """A measure of the CCA family with the ranks it stands on.
+
+    Attributes:
+        value: the measure; `float(result)` too.
+        rank_x: directions of x that were kept.
+        rank_y: directions of y that were kept.
+        correlations: canonical correlations, `(min(rank_x, rank_y),)`, descending.
+        r_squared: `R^2_CCA`, the sum of squared correlations over `min(rank_x, rank_y)`.
+    """
+
+    value: float
+    rank_x: int
+    rank_y: int
+    correlations: Tensor
+    r_squared: float
+
+    def __float__(self) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Variance explained by a linear map, with the rank it stands on; `float(result)` too."""
+
+    value: float
+    rank: int
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def cca(x: Rows | Moments, y: Rows | None = None, *, ridge: float | None = None) -> Canonical:
+    """Canonical correlation analysis; the value is the mean canonical correlation.
+
+    In [0, 1]: 1 where each side is an invertible linear map of the other. Rises with d / n even
+    for unrelated rows, so it needs many more rows than columns. Directions of a scatter matrix
+    below 1e-8 of its largest eigenvalue (1e-12 for float64 rows) are dropped on each side, and the
+    kept ranks are in the result. Cost: O(d^3).
+
+    Args:
+        x: `(n, d_x)` rows, or the `Moments` of both sides (row map "raw").
+        y: `(n, d_y)` rows of the same positions.
+        ridge: added to each side's eigenvalues, as a share of their mean; lifts n > d.
+
+    Raises:
+        ValueError: n <= d without `ridge`, unequal n, or a side that does not vary.
+        torch.linalg.LinAlgError: correlations above 1 beyond round-off.
+
+    Reference: Hotelling 1936; Raghu et al. 2017.
+
+    >>> x = torch.randn(50, 4, dtype=torch.float64)
+    >>> round(cca(x, x @ torch.randn(4, 4, dtype=torch.float64)).value, 9)
+    1.0
+    """
+    two = _determined("cca", x, y, ridge)
+    solution = _solve(two, ridge)
+    return _canonical(two, solution, float(solution.rho.mean()))
+
+
+def svcca(x: Rows | Moments, y: Rows | None = None, *, threshold: float = 0.99) -> Canonical:
+    """Mean canonical correlation of the leading principal directions of each side.
+
+    Keeps the fewest directions that hold the share `threshold` of a side's variance. In [0, 1];
+    not invariant to scaling one direction, unlike CCA, and usable with fewer rows.
+
+    Args:
+        x: `(n, d_x)` rows, or the `Moments` of both sides (row map "raw").
+        y: `(n, d_y)` rows of the same positions.
+        threshold: share of the variance to keep, in (0, 1].
+
+    Raises:
+        ValueError: a threshold out of range, unequal n, or a side that does not vary.
+
+    Reference: Raghu et al. 2017.
+    """
+    if not 0.0 < threshold <= 1.0:
+        raise ValueError(f"[svcca] threshold must be in (0, 1], got {threshold}; pass 0.99.")
+    two = two_sided("svcca", x, y, "raw")
+    white_x, white_y = (_whitening(two, side, threshold=threshold) for side in (two.x, two.y))
+    solution = _solution(two, white_x, white_y)
+    return _canonical(two, solution, float(solution.rho.mean()))
+
+
+def pwcca(
+    x: Rows | Moments, y: Rows | None = None, *, side: Side = "x", ridge: float | None = None
+) -> Canonical:
+    """Canonical correlations weighted by how much of one side's neurons they account for.
+
+    `sum_i a_i rho_i / sum_i a_i`, where `a_i` sums over neurons `j` the absolute product of the
+    i-th canonical variate with `x_j`. In [0, 1]; not symmetric.
+
+    Args:
+        x: `(n, d_x)` rows, or the `Moments` of both sides (row map "raw").
+        y: `(n, d_y)` rows of the same positions.
+        side: whose neurons give the weights.
+        ridge: as in `cca`.
+
+    Raises:
+        ValueError: as `cca`, or an unknown side.
+
+    Reference: Morcos et al. 2018, with the whitening that its published code leaves out.
+    """
+    if side not in get_args(Side):
+        raise ValueError(f'[pwcca] side must be "x" or "y", got {side!r}; pass one.')
+    two = _determined("pwcca", x, y, ridge)
+    solution = _solve(two, ridge)
+    own, directions = (two.x, solution.x) if side == "x" else (two.y, solution.y)
+    weights = (directions.T @ two.scatter(own, own)).abs().sum(dim=1)
+    return _canonical(two, solution, float(weights @ solution.rho / weights.sum()))
+
+
+def regression(
+    x: Rows | Moments, y: Rows | None = None, *, side: Side = "x", ridge: float | None = None
+) -> Regression:
+    """Share of one side's variance that a linear map of the other explains (R^2).
+
+    `tr(C_xy C_yy^+ C_yx) / tr C_xx`, weighted by variance over the columns; in [0, 1].
+
+    Args:
+        x: `(n, d_x)` rows, or the `Moments` of both sides (row map "raw").
+        y: `(n, d_y)` rows of the same positions.
+        side: the side that is explained: "x" regresses x on y.
+        ridge: as in `cca`.
+
+    Raises:
+        ValueError: as `cca`, or an unknown side.
+    """
+    if side not in get_args(Side):
+        raise ValueError(f'[regression] side must be "x" or "y", got {side!r}; pass one.')
+    two = _determined("regression", x, y, ridge)
+    target, source = (two.x, two.y) if side == "x" else (two.y, two.x)
+    white = _whitening(two, source, ridge=ridge)
+    explained = (two.scatter(target, source) @ white).square().sum()
+    value = float(explained / two.scatter(target, target).trace())
+    return Regression(two.in_range(value, 0.0, 1.0), white.shape[1])
+
+
+def _determined(name: str, x: Rows | Moments, y: Rows | None, ridge: float | None) -> TwoSided:
+    """Two sides with more rows than columns, unless a ridge makes up for it."""
+    two = two_sided(name, x, y, "raw")
+    if ridge is not None and not ridge > 0.0:
+        raise ValueError(f"[{name}] ridge must be positive, got {ridge}; leave it out for none.")
+    d = max(len(two.sums.totals[side]) for side in (two.x, two.y))
+    if two.n <= d and ridge is None:
+        raise ValueError(
+            f"[{name}] rows must outnumber columns, got n={two.n} and d={d}, where every value is "
+            "1; pass more rows, or ridge=, or use svcca or cka(debiased=True)."
+        )
+    return two
+
+
+class _Solution(NamedTuple):
+    """Canonical directions `(d, min(r_x, r_y))` of each side, correlations, and kept ranks."""
+
+    x: Tensor
+    y: Tensor
+    rho: Tensor
+    rank_x: int
+    rank_y: int
+
+
+def _solve(two: TwoSided, ridge: float | None) -> _Solution:
+    def compute() -> _Solution:
+        white_x, white_y = (_whitening(two, side, ridge=ridge) for side in (two.x, two.y))
+        return _solution(two, white_x, white_y)
+
+    return two.sums.memo(("canonical", ridge), compute)
+
+
+def _solution(two: TwoSided, white_x: Tensor, white_y: Tensor) -> _Solution:
+    left, rho, right = torch.linalg.svd(
+        white_x.T @ two.scatter(two.x, two.y) @ white_y, full_matrices=False
+    )
+    ranks = white_x.shape[1], white_y.shape[1]
+    return _Solution(white_x @ left, white_y @ right.T, rho, *ranks)
+
+
+def _canonical(two: TwoSided, solution: _Solution, value: float) -> Canonical:
+    r_squared = two.in_range(float(solution.rho.square().mean()), 0.0, 1.0)
+    value = two.in_range(value, 0.0, 1.0)
+    return Canonical(value, solution.rank_x, solution.rank_y, solution.rho, r_squared)
+
+
+def _whitening(
+    two: TwoSided, side: str, *, threshold: float = 1.0, ridge: float | None = None
+) -> Tensor:
+    """`W (d, r)` with `W^T C W = I` on the kept eigen-directions of a side."""
+    values, vectors = two.sums.memo(
+        ("spectrum", side), lambda: torch.linalg.eigh(two.scatter(side, side))
+    )
+    values, vectors = values.flip(0), vectors.flip(1)
+    tolerance = 1e-12 if two.dtype == torch.float64 else 1e-8
+    rank = int((values > tolerance * values[0]).sum())
+    if threshold < 1.0:
+        share = values[:rank].cumsum(0) / values[:rank].sum()
+        rank = int((share < threshold).sum()) + 1
+    kept = values[:rank] + (ridge * values.mean() if ridge is not None else 0.0)
+    return vectors[:, :rank] / kept.sqrt()

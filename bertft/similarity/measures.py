@@ -1,0 +1,53 @@
+"""The measures of a comparison by the names they have in its table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bertft.moments import Moments
+from bertft.ops import RowMap
+from bertft.similarity.alignment import cka
+from bertft.similarity.canonical import cca, pwcca, regression, svcca
+from bertft.similarity.representational import rsa
+from bertft.similarity.shape import cosine, l2, procrustes
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number for a pair of layers, and what it needs.
+
+    Attributes:
+        compute: from the moments of two sides to the value.
+        row_map: the sums that it reads.
+        n_above_d: whether it is trivial unless rows outnumber columns.
+        same_width: whether both sides must have the same width.
+        default: whether it is computed when no measures are named.
+    """
+
+    compute: Callable[[Moments], float]
+    row_map: RowMap = "raw"
+    n_above_d: bool = False
+    same_width: bool = False
+    default: bool = True
+
+
+MEASURES: dict[str, Measure] = {
+    "rsa": Measure(rsa, "unit"),
+    "rsa_dot": Measure(lambda m: rsa(m, kernel="dot")),
+    "rsa_sqeuclidean": Measure(lambda m: rsa(m, kernel="sqeuclidean")),
+    "rsa_correlation": Measure(
+        lambda m: rsa(m, kernel="correlation"), "centered_unit", default=False
+    ),
+    "cka": Measure(cka),
+    "cka_debiased": Measure(lambda m: cka(m, debiased=True)),
+    "cca": Measure(lambda m: cca(m).value, n_above_d=True),
+    "cca_r2": Measure(lambda m: cca(m).r_squared, n_above_d=True),
+    "svcca": Measure(lambda m: svcca(m).value),
+    "pwcca": Measure(lambda m: pwcca(m).value, n_above_d=True),
+    "pwcca_y": Measure(lambda m: pwcca(m, side="y").value, n_above_d=True),
+    "procrustes": Measure(lambda m: procrustes(m).value),
+    "procrustes_angle": Measure(lambda m: procrustes(m).angle),
+    "regression": Measure(lambda m: regression(m).value, n_above_d=True),
+    "regression_y": Measure(lambda m: regression(m, side="y").value, n_above_d=True),
+    "cosine": Measure(cosine, "unit", same_width=True),
+    "l2": Measure(l2, same_width=True),
+}

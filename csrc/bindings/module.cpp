@@ -1,0 +1,11 @@
+#include "bindings/view.h"
+#include "isa/table.h"
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "The compiled core; bertft.ops.native is its only caller.";
+  bertft::register_view(module);
+  bertft::register_row_pooling(module);
+  bertft::register_cross_moments(module);
+  module.def("isa", [] { return bertft::isa::active().name; },
+             "The instruction set that the kernels run on.");
+}

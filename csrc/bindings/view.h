@@ -1,0 +1,45 @@
+// How tensors cross the boundary: an address with dtype, shape and strides, and their checks.
+//
+// No array library's ABI is involved; the caller keeps the memory alive during the call.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "kernels/cross_moments.h"
+
+namespace bertft {
+
+struct View {
+  std::uintptr_t address;
+  DType dtype;
+  std::vector<std::int64_t> shape;
+  std::vector<std::int64_t> strides;
+
+  // Bytes [first, last) that the view touches.
+  std::uintptr_t first() const { return address; }
+  std::uintptr_t last() const;
+};
+
+// Each throws std::invalid_argument in the house grammar, "[function] name must ...".
+struct Checker {
+  std::string function;
+
+  Matrix matrix(const View& view, const char* name) const;
+  // A contiguous array of exactly this shape and type, aligned to its elements.
+  void contiguous(const View& view, const char* name, DType dtype,
+                  std::initializer_list<std::int64_t> shape) const;
+  void disjoint(const View& out, const char* out_name, const View& other, const char* name) const;
+  int threads(int threads) const;
+  [[noreturn]] void fail(const std::string& text) const;
+};
+
+void register_view(pybind11::module_& module);
+void register_row_pooling(pybind11::module_& module);
+void register_cross_moments(pybind11::module_& module);
+
+}  // namespace bertft

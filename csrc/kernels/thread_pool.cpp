@@ -1,0 +1,107 @@
+#include "kernels/thread_pool.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace bertft {
+namespace {
+
+class Pool {
+ public:
+  bool try_run(std::int64_t tasks, int threads, const std::function<void(std::int64_t)>& task) {
+    std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
+    if (!busy.owns_lock()) return false;
+    const int helpers = grow(std::min<std::int64_t>(threads, tasks) - 1);
+    if (helpers == 0) return false;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      task_ = &task;
+      tasks_ = tasks;
+      next_.store(0, std::memory_order_relaxed);
+      wanted_ = helpers;
+      active_ = helpers;
+      ++generation_;
+    }
+    wake_.notify_all();
+    drain();
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return active_ == 0; });
+    return true;
+  }
+
+ private:
+  // Starts threads until `count` exist; a machine that gives fewer is used with fewer.
+  int grow(std::int64_t count) {
+    try {
+      while (size_ < count) {
+        std::thread(&Pool::serve, this, size_, generation_).detach();
+        ++size_;
+      }
+    } catch (const std::system_error&) {
+      return size_;
+    }
+    return static_cast<int>(std::max<std::int64_t>(count, 0));
+  }
+
+  void serve(int index, std::uint64_t seen) {
+    for (;;) {
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return generation_ != seen; });
+        seen = generation_;
+        if (index >= wanted_) continue;
+      }
+      drain();
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (--active_ == 0) done_.notify_one();
+    }
+  }
+
+  void drain() {
+    for (;;) {
+      const std::int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
+      if (index >= tasks_) return;
+      (*task_)(index);
+    }
+  }
+
+  std::mutex busy_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable done_;
+  const std::function<void(std::int64_t)>* task_ = nullptr;
+  std::int64_t tasks_ = 0;
+  std::atomic<std::int64_t> next_{0};
+  std::uint64_t generation_ = 0;
+  int wanted_ = 0;
+  int active_ = 0;
+  int size_ = 0;
+};
+
+// Never destroyed: its threads wait on it until the process ends.
+Pool* pool = nullptr;
+
+Pool& the_pool() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    pool = new Pool;
+    // Threads and lock states do not survive fork(); the child abandons the parent's pool.
+    pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+  });
+  return *pool;
+}
+
+}  // namespace
+
+void parallel_for(std::int64_t tasks, int threads, const std::function<void(std::int64_t)>& task) {
+  if (threads > 1 && tasks > 1 && the_pool().try_run(tasks, threads, task)) return;
+  for (std::int64_t index = 0; index < tasks; ++index) task(index);
+}
+
+}  // namespace bertft

@@ -1,0 +1,16 @@
+// Runs independent tasks on a few threads of our own (no OpenMP runtime beside torch's).
+//
+// Tasks are handed out by a counter, so which thread runs a task is not fixed: callers give
+// every task its own outputs, and the result is then the same for any number of threads.
+// A second caller that arrives while the pool is busy runs its tasks on its own thread.
+// Safe after fork(): the child starts with a fresh pool. Tasks must not throw.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace bertft {
+
+void parallel_for(std::int64_t tasks, int threads, const std::function<void(std::int64_t)>& task);
+
+}  // namespace bertft
