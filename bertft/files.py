@@ -16,8 +16,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.touch()
+    permissions = temporary.stat().st_mode
     try:
         yield temporary
+        # safetensors makes files that only their owner may read, whatever the umask says.
+        temporary.chmod(permissions)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -64,4 +68,3 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, "Tensor"], dict[str, 
             "pass a file that bertft saved."
         )
     return tensors, described
-

@@ -298,7 +298,9 @@ def save_moments(path: str | os.PathLike[str], parts: Mapping[str, Moments]) -> 
         for key, tensor in moments._tensors().items()
     }
     described = [{"name": name, **moments._describe()} for name, moments in parts.items()]
-    save_tensors(Path(path), tensors, {"format": "bertft.moments", "version": 1, "parts": described})
+    save_tensors(
+        Path(path), tensors, {"format": "bertft.moments", "version": 1, "parts": described}
+    )
 
 
 def load_moments(path: str | os.PathLike[str]) -> dict[str, Moments]:
@@ -326,7 +328,8 @@ def _refuse(side: str, flat: Tensor, found: str, kernel: str, measures: str) -> 
 
 
 def _sum_of_norms(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).sum()
+    norms: Tensor = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+    return norms.sum()
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -94,7 +94,10 @@ class Sums:
         for a, b in self.crosses:
             x = (shifts[a], self.totals[a], squares[a])
             y = (shifts[b], self.totals[b], squares[b])
-            moved.crosses[a, b] = _move(self.cross(a, b), self.n, x, y)
+            cross = _move(self.cross(a, b), self.n, x, y)
+            if a == b:
+                cross = cross._replace(product=cross.product.triu(), right=0 * cross.right)
+            moved.crosses[a, b] = cross
         return moved
 
     def about_zero(self) -> "Sums":

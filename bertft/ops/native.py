@@ -40,7 +40,8 @@ def accumulate(
     for block, total in zip(blocks, totals, strict=True):
         _native.add_total(block, _view(total), threads)
     for (a, b), cross in zip(pairs, crosses, strict=True):
-        _native.add_cross(blocks[a], blocks[b], *map(_view, cross), threads)
+        product, left, right, weight = map(_view, cross)
+        _native.add_cross(blocks[a], blocks[b], product, left, right, weight, threads)
 
 
 def _view(x: Tensor) -> _native.View:

@@ -51,4 +51,5 @@ def map_rows(x: Tensor, row_map: RowMap) -> Tensor:
         what = "not be zero" if row_map == "unit" else "vary over their features"
         raise ValueError(f"[accumulate] rows must {what}, got row {row} that cannot be scaled.")
     x = torch.ldexp(x, -torch.frexp(largest).exponent)
-    return x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    unit: Tensor = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return unit

@@ -151,6 +151,13 @@ def regression(
     return Regression(two.in_range(value, 0.0, 1.0), white.shape[1])
 
 
+def kept_ranks(moments: Moments) -> tuple[int, int]:
+    """Return how many directions of each side the rank rule keeps."""
+    two = two_sided("kept_ranks", moments, None, "raw")
+    rank_x, rank_y = (_whitening(two, side).shape[1] for side in (two.x, two.y))
+    return rank_x, rank_y
+
+
 def _determined(name: str, x: Rows | Moments, y: Rows | None, ridge: float | None) -> TwoSided:
     """Two sides with more rows than columns, unless a ridge makes up for it."""
     two = two_sided(name, x, y, "raw")
@@ -211,4 +218,5 @@ def _whitening(
         share = values[:rank].cumsum(0) / values[:rank].sum()
         rank = int((share < threshold).sum()) + 1
     kept = values[:rank] + (ridge * values.mean() if ridge is not None else 0.0)
-    return vectors[:, :rank] / kept.sqrt()
+    white: Tensor = vectors[:, :rank] / kept.sqrt()
+    return white

@@ -1,7 +1,6 @@
 """Representational similarity analysis (RSA) without a matrix over pairs of rows, from moments."""
 
 import math
-from collections.abc import Callable
 from typing import Literal, get_args
 
 from bertft.moments import Moments
@@ -47,31 +46,29 @@ def rsa(x: Rows | Moments, y: Rows | None = None, *, kernel: Kernel = "cosine") 
     two = two_sided("rsa", x, y, _ROW_MAPS[kernel])
     if two.n < 3:
         raise ValueError(f"[rsa] rows must be at least 3, got {two.n}; pass more rows.")
-    if kernel in ("cosine", "correlation"):
-        return _correlation(two, lambda a, b: _unit_covariance(two, a, b))
-    if kernel == "dot":
-        return _correlation(two, lambda a, b: _dot_covariance(two, a, b))
-    return _correlation(two, lambda a, b: _distance_covariance(two, a, b))
-
-
-def _correlation(two: TwoSided, covariance: Callable[[str, str], float]) -> float:
-    """Pearson correlation from sums over pairs i != j."""
-    own_x, own_y = covariance(two.x, two.x), covariance(two.y, two.y)
+    covariance = _dot_covariance if kernel == "dot" else _distance_covariance
+    own_x, own_y = covariance(two, two.x, two.x), covariance(two, two.y, two.y)
     if min(own_x, own_y) <= 0.0:
         raise ValueError(
-            f"[rsa] pairs of rows must differ in similarity on each side, got variances {own_x:.3g} "
-            f"and {own_y:.3g} times the pairs; check that the layer is not collapsed."
+            f"[rsa] pairs of rows must differ in similarity on each side, got variances "
+            f"{own_x:.3g} and {own_y:.3g} times the pairs; check that the layer is not collapsed."
         )
-    return two.in_range(covariance(two.x, two.y) / math.sqrt(own_x * own_y), -1.0, 1.0)
+    value = covariance(two, two.x, two.y) / math.sqrt(own_x * own_y)
+    return two.in_range(value, -1.0, 1.0)
 
 
-def _unit_covariance(two: TwoSided, a: str, b: str) -> float:
-    """`2n m_x^T C_xy m_y + |C_xy|_F^2 - n^2 u_x u_y / (n - 1)`, `u = tr C / n = 1 - |m|^2`."""
-    n, sums = two.n, two.sums
-    c = sums.scatter(a, b)
-    u_a, u_b = (float(sums.scatter(side, side).trace()) / n for side in (a, b))
-    between = 2 * n * float(sums.mean(a) @ c @ sums.mean(b))
-    return between + float(c.square().sum()) - n * n * u_a * u_b / (n - 1)
+def _distance_covariance(two: TwoSided, a: str, b: str) -> float:
+    """About the means: `2n q + 2 kl + 4 |C_xy|_F^2 - (2n)^2 kl / P`; `k`, `l` sums, `P` pairs.
+
+    Serves cosine and correlation too: between unit rows the squared distance is 2 - 2 cos, so the
+    correlation over pairs is the same. Unlike the form in `m_x^T C_xy m_y` it does not cancel when
+    all rows point the same way.
+    """
+    n, sums = two.n, two.sums.about_means()
+    cross = sums.cross(a, b)
+    k, l = (float(sums.cross(side, side).product.trace()) for side in (a, b))  # noqa: E741
+    second = 2 * n * float(cross.weight) + 2 * k * l + 4 * float(cross.product.square().sum())
+    return second - 4 * n * k * l / (n - 1)
 
 
 def _dot_covariance(two: TwoSided, a: str, b: str) -> float:
@@ -84,12 +81,3 @@ def _dot_covariance(two: TwoSided, a: str, b: str) -> float:
     )
     second = float(cross.product.square().sum() - cross.weight)
     return second - first_a * first_b / (n * (n - 1))
-
-
-def _distance_covariance(two: TwoSided, a: str, b: str) -> float:
-    """About the means: `2n q + 2 (sum k)(sum l) + 4 |C_xy|_F^2`, less `(2n)^2 (sum k)(sum l) / P`."""
-    n, sums = two.n, two.sums.about_means()
-    cross = sums.cross(a, b)
-    k, l = (float(sums.cross(side, side).product.trace()) for side in (a, b))  # noqa: E741
-    second = 2 * n * float(cross.weight) + 2 * k * l + 4 * float(cross.product.square().sum())
-    return second - 4 * n * k * l / (n - 1)

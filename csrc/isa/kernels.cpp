@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::int64_t kTileHeight = BERTFT_TILE_HEIGHT;
 // Rows of a float32 accumulation; longer blocks add up in float64 between such runs.
-constexpr std::int64_t kDepth = 512;
+constexpr std::int64_t kDepth = 128;
 // Independent float64 partial sums, enough to hide the latency of an addition.
 constexpr std::int64_t kLanes = 16;
 

@@ -1,0 +1,59 @@
+# The first of these that runs and is Python 3.11 to 3.13 makes the virtual environment.
+PYTHONS ?= python3.13 python3.12 python3.11 python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+# The installation points at this folder, so only these need it done again.
+BUILT_FROM := CMakeLists.txt pyproject.toml constraints.txt $(CXX_FILES)
+
+.PHONY: demo test real check bench format wheel clean
+
+demo: $(VENV)/.installed
+	$(BIN)/bertft demo
+
+test: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest
+
+real: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest -m real_long
+
+bench: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest benchmarks --benchmark-only -m ''
+
+check: $(VENV)/.dev-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict bertft
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/python -m pytest --quiet tests/test_codebase.py
+
+format: $(VENV)/.dev-installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+wheel: $(VENV)/.venv
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+$(VENV)/.venv:
+	@for python in $(PYTHONS); do \
+	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	      2>/dev/null; then \
+	    echo "using $$($$python --version)" && $$python -m venv $(VENV) && touch $@ && exit 0; \
+	  fi; \
+	done; \
+	echo "bertft needs Python 3.11 to 3.13; none of these is one: $(PYTHONS)." \
+	  "Install one, or name it: make PYTHONS=/path/to/python3" >&2; exit 1
+
+$(VENV)/.installed: $(VENV)/.venv $(BUILT_FROM)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev-installed: $(VENV)/.venv $(BUILT_FROM)
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build dist

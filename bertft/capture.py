@@ -1,0 +1,125 @@
+"""Hidden states as a forward pass makes them, handed on layer by layer and let go.
+
+Owns the hooks on a model and the blocks of rows that products run on. Nothing here keeps a hidden
+state longer than its layer's hook, nor more rows than one block for each side.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bertft import ops
+from bertft.models import Blocks, first_tensor, input_tensor, last_hidden_state
+from bertft.rows import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Receive = Callable[[int, Tensor], None]
+
+
+def capture(
+    encoder: "PreTrainedModel", blocks: Blocks, ids: Tensor, mask: Tensor, receive: Receive
+) -> None:
+    """Run an encoder on a batch and hand every layer on as it appears.
+
+    `receive(layer, hidden)` is called in the order of layers 0..L, during the run; `hidden` is
+    `(batch, length, d)`, the same as that entry of `hidden_states`.
+
+    Args:
+        encoder: in eval mode.
+        blocks: where its layers come from (`find_blocks`).
+        ids: `(batch, length)` token ids.
+        mask: `(batch, length)`, 1 for tokens and 0 for padding.
+        receive: takes a layer's number and hidden states.
+
+    Raises:
+        RuntimeError: a layer whose hook did not fire.
+    """
+    fired = 0
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        hidden = input_tensor(args, kwargs)
+        if fired == 0 and hidden is not None:
+            receive(0, hidden)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal fired
+        hidden = first_tensor(output)
+        if fired < blocks.depth and module is blocks.calls[fired] and hidden is not None:
+            fired += 1
+            if fired < blocks.depth:
+                receive(fired, hidden)
+
+    handles = [blocks.calls[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [module.register_forward_hook(after) for module in dict.fromkeys(blocks.calls)]
+    try:
+        last = last_hidden_state(encoder, ids.to(encoder.device), mask.to(encoder.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if fired != blocks.depth:
+        raise RuntimeError(
+            f"[capture] layer {fired + 1} of {type(encoder).__name__} must fire once in a pass, "
+            "got none; the model skips it (LayerDrop?), or modules were replaced after it was read."
+        )
+    receive(fired, last)
+
+
+class RowBlock:
+    """Gathers the rows of several batches for every side, so that small batches cost no more.
+
+    Args:
+        widths: name and number of columns of every side.
+        capacity: most rows of a block; no batch may have more.
+        dtype: float64 for float64 models, else float32.
+        hand_on: what a full block is given to; its tensors are overwritten afterwards.
+        backend: of `ops`; None for that of the CPU.
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        capacity: int,
+        dtype: torch.dtype,
+        hand_on: Callable[[Mapping[str, Tensor]], None],
+        backend: str | None = None,
+    ) -> None:
+        self._rows = {side: torch.empty(capacity, d, dtype=dtype) for side, d in widths.items()}
+        self._capacity = capacity
+        self._hand_on = hand_on
+        self._backend = backend
+        self._filled = 0
+        self._batch: Batch | None = None
+
+    def open(self, batch: Batch) -> None:
+        """Make room for the rows of a batch."""
+        if self._filled + len(batch.starts) > self._capacity:
+            self.flush()
+        self._batch = batch
+
+    def receive(self, side: str, hidden: Tensor) -> bool:
+        """Pool a layer `(batch, length, d)` into this batch's rows of a side.
+
+        Returns whether all of them are finite. Rows of a model on another device are copied to
+        the CPU here, and only here.
+        """
+        assert self._batch is not None
+        starts, stops = self._batch.starts, self._batch.stops
+        out = self._rows[side][self._filled : self._filled + len(starts)]
+        flat = hidden.detach().reshape(-1, hidden.shape[-1]).to("cpu")
+        return ops.pool_rows(flat, starts, stops, out, backend=self._backend)
+
+    def close(self) -> None:
+        """Count the batch's rows as there, on every side."""
+        assert self._batch is not None
+        self._filled += len(self._batch.starts)
+        self._batch = None
+
+    def flush(self) -> None:
+        """Hand the rows on, and start over."""
+        if self._filled:
+            self._hand_on({side: rows[: self._filled] for side, rows in self._rows.items()})
+        self._filled = 0

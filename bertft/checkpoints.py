@@ -1,0 +1,252 @@
+"""Checkpoints: an encoder with its tokenizer, from a folder, the hub, or memory.
+
+Owns what a name means, which weights may be missing, and what counts as the same vocabulary.
+Nothing is unpickled, and no code that comes with a checkpoint is run.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from bertft.models import Blocks, encoder_of, find_blocks, positions
+from bertft.quiet import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An encoder under a name, with its layers and its tokenizer."""
+
+    name: str
+    encoder: "PreTrainedModel"
+    blocks: Blocks
+    tokenizer: "PreTrainedTokenizerBase"
+
+    @classmethod
+    def open(
+        cls,
+        model: "str | Path | PreTrainedModel",
+        dtype: torch.dtype | None = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
+    ) -> "Checkpoint":
+        """Open a checkpoint by name or path, or a model that is in memory already.
+
+        Args:
+            model: a folder, `NAME`, `NAME@revision`, or a `PreTrainedModel` with any head.
+            dtype: of the weights; float32 by default, and that of a model in memory.
+            tokenizer: by default the one beside the weights.
+
+        Raises:
+            FileNotFoundError: no such model or tokenizer.
+            ValueError: incomplete or pickled weights, or another dtype asked of a model in memory.
+        """
+        if isinstance(model, (str, Path)):
+            name = str(model)
+            encoder = load_encoder(name, dtype or torch.float32)
+        else:
+            encoder = encoder_of(model)
+            name = encoder.name_or_path or type(model).__name__
+            if dtype is not None and encoder.dtype != dtype:
+                raise ValueError(
+                    f"[Checkpoint.open] dtype must be that of a model in memory ({encoder.dtype}), "
+                    f"got {dtype}; convert the model, or pass its path."
+                )
+        return cls(name, encoder, find_blocks(encoder), tokenizer or load_tokenizer(name))
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens of a text, special ones included; None where nothing bounds them."""
+        # Tokenizers without a limit of their own report a huge number.
+        limits = [positions(self.encoder), self.tokenizer.model_max_length]
+        return min((limit for limit in limits if limit and limit < 1 << 30), default=None)
+
+    @property
+    def pad_id(self) -> int:
+        """Token id for positions that the mask hides."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a checkpoint.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    source, revision = locate(name)
+    try:
+        with quiet():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                source, revision=revision
+            )
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"[load_tokenizer] model must come with a tokenizer, got {name!r} "
+            f"({_first_line(error)}); save the tokenizer beside the weights, or pass tokenizer=."
+        ) from error
+    return tokenizer
+
+
+def require_same_tokens(a: Checkpoint, b: Checkpoint, texts: Sequence[str]) -> None:
+    """Refuse two checkpoints that turn the same text into different token ids.
+
+    What a tokenizer file says about padding and truncation does not count.
+
+    Raises:
+        ValueError: the vocabularies differ, or a text gets different ids.
+    """
+    if a.tokenizer is b.tokenizer or _rules(a.tokenizer) == _rules(b.tokenizer):
+        return
+    vocabularies = a.tokenizer.get_vocab(), b.tokenizer.get_vocab()
+    if vocabularies[0] != vocabularies[1]:
+        differing = len(set(vocabularies[0].items()) ^ set(vocabularies[1].items()))
+        raise ValueError(
+            f"[compare] models must share their vocabulary, got {a.name!r} and {b.name!r}, which "
+            f"differ in {differing} entries; compare models fine-tuned from one another."
+        )
+    options = {"padding": False, "truncation": False, "verbose": False}
+    ids_a = a.tokenizer(list(texts), **options)["input_ids"]
+    ids_b = b.tokenizer(list(texts), **options)["input_ids"]
+    for text, own, other in zip(texts, ids_a, ids_b, strict=True):
+        if own != other:
+            raise ValueError(
+                f"[compare] models must turn texts into the same tokens, got {text[:60]!r}, which "
+                f"{a.name!r} and {b.name!r} split differently; pass tokenizer= for both."
+            )
+
+
+def _rules(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any] | None:
+    """What a fast tokenizer's file says, less padding and truncation."""
+    if not tokenizer.is_fast:
+        return None
+    rules: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
+
+
+def load_encoder(name: str, dtype: torch.dtype) -> "PreTrainedModel":
+    """Load the encoder of a checkpoint, whatever head it was saved with, in the dtype asked for.
+
+    Args:
+        name: a folder, or a hub name as `NAME` or `NAME@revision`.
+        dtype: of the weights in memory, whatever the files hold.
+
+    Raises:
+        FileNotFoundError: no such folder or model.
+        ValueError: weights that exist only as pickles, or an encoder weight that is missing from
+            the checkpoint or has another shape there (transformers would draw it at random).
+    """
+    from transformers import AutoModel
+
+    source, revision = locate(name)
+    if (folder := Path(source)).is_dir():
+        _require_weights(folder, name)
+    try:
+        with quiet():
+            loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModel.from_pretrained(
+                source,
+                revision=revision,
+                dtype=dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"[load_encoder] model must be a folder or hub name with safetensors weights, got "
+            f"{name!r} ({_first_line(error)}); check the name, or download it first."
+        ) from error
+    model, loading = loaded
+    _require_all_weights(name, model, loading)
+    return model
+
+
+def locate(name: str) -> tuple[str, str | None]:
+    """Return what transformers should load for a folder or `NAME[@revision]`, and the revision.
+
+    Raises:
+        FileNotFoundError: `name` is written as a path, and there is no such folder.
+    """
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return str(folder), None
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise FileNotFoundError(
+            f"[load_encoder] model must be an existing folder or a hub name, got {name!r}; "
+            "check the path."
+        )
+    source, _, revision = name.partition("@")
+    return source, revision or None
+
+
+def fingerprint(encoder: nn.Module) -> str:
+    """Return a hash of every weight and its name: equal for equal encoders, wherever they lie."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def _require_weights(folder: Path, name: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"[load_encoder] model must be a folder with config.json, got {name!r}; pass the "
+            "folder that save_pretrained wrote."
+        )
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        raise ValueError(
+            f"[load_encoder] weights must be safetensors, got only pickles in {name!r}; if you "
+            "trust them, load them with transformers and call save_pretrained, which writes "
+            "safetensors."
+        )
+    raise FileNotFoundError(
+        f"[load_encoder] model must have weights, got no *.safetensors in {name!r}; pass the "
+        "folder that save_pretrained wrote."
+    )
+
+
+def _require_all_weights(name: str, model: "PreTrainedModel", loading: dict[str, Any]) -> None:
+    late = tuple(f"{module}." for module in find_blocks(model).late)
+    missing = sorted(key for key in loading["missing_keys"] if not key.startswith(late))
+    if missing:
+        raise ValueError(
+            f"[load_encoder] checkpoint must hold every encoder weight, got {name!r} without "
+            f"{_some(missing)}; it is another architecture, or was saved in part."
+        )
+    mismatched = sorted(
+        entry for entry in loading["mismatched_keys"] if not entry[0].startswith(late)
+    )
+    if mismatched:
+        key, found, wanted = mismatched[0]
+        raise ValueError(
+            f"[load_encoder] weight {key!r} must have shape {tuple(wanted)}, got {tuple(found)} in "
+            f"{name!r}; the configuration and the weights do not belong together."
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

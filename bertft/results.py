@@ -1,0 +1,96 @@
+"""Tidy tables and their provenance: the files of a run, written whole or not at all."""
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+PROVENANCE = "provenance.json"
+PACKAGES = ("bertft", "torch", "transformers", "tokenizers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def require_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that holds another run.
+
+    Raises:
+        FileExistsError: it holds one and `overwrite` is not set.
+        NotADirectoryError: it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(
+            f"[save] out must be a folder, got the file {str(folder)!r}; pass another path."
+        )
+    if (folder / PROVENANCE).exists() and not overwrite:
+        raise FileExistsError(
+            f"[save] out must not hold another run, got {str(folder)!r}; pass another folder, or "
+            "overwrite (--overwrite)."
+        )
+
+
+def save_run(
+    folder: Path,
+    table: pd.DataFrame,
+    provenance: Mapping[str, Any],
+    writers: Mapping[str, Callable[[Path], None]],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write `results.parquet`, `results.csv`, further files and last the provenance.
+
+    All of them are written beside the folder first and then moved in, the provenance last, so a
+    folder with provenance holds a whole run.
+    """
+    require_free(folder, overwrite=overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+        staged = Path(name)
+        table.to_parquet(staged / "results.parquet", index=False)
+        table.to_csv(staged / "results.csv", index=False)
+        for file, write in writers.items():
+            write(staged / file)
+        text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
+        (staged / PROVENANCE).write_text(text, encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        (folder / PROVENANCE).unlink(missing_ok=True)
+        for file in ("results.parquet", "results.csv", *writers, PROVENANCE):
+            shutil.move(staged / file, folder / file)
+
+
+def load_run(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read the table and the provenance of a run.
+
+    Raises:
+        FileNotFoundError: the folder holds no (whole) run.
+        ValueError: its files are damaged.
+    """
+    folder = Path(folder)
+    if not (folder / PROVENANCE).is_file() or not (folder / "results.parquet").is_file():
+        raise FileNotFoundError(
+            f"[load] folder must hold a run, got {str(folder)!r} without {PROVENANCE} or "
+            "results.parquet; pass the folder given as out."
+        )
+    try:
+        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        return pd.read_parquet(folder / "results.parquet"), provenance
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"[load] files of a run must be whole, got {str(folder)!r} ({error}); run it again."
+        ) from error

@@ -1,0 +1,189 @@
+"""Which positions become rows: words or tokens, a uniform draw of them, and batches.
+
+Owns the way from texts to token ids with the runs of positions that each row averages. Special
+tokens and padding never enter a row.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bertft.corpora import Text
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerBase
+
+RowKind = Literal["words", "tokens"]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a text, and for each of its rows the run of positions [start, stop)."""
+
+    ids: Integers
+    starts: Integers
+    stops: Integers
+
+
+@dataclass
+class Rows:
+    """The rows of a corpus: encoded texts and what was left out on the way.
+
+    Attributes:
+        texts: encoded texts; after `draw` only those with a row.
+        truncated_texts: texts that are longer than the model or `max_length` allows.
+        truncated_words: words that such a cut took off, whole or in part.
+        dropped_words: words for which the tokenizer has no piece.
+    """
+
+    texts: list[Encoded] = field(default_factory=list)
+    truncated_texts: int = 0
+    truncated_words: int = 0
+    dropped_words: int = 0
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return sum(len(text.starts) for text in self.texts)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, special ones included and padding not."""
+        return sum(len(text.ids) for text in self.texts)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded token ids `(batch, length)` with mask, and runs over the flattened positions."""
+
+    ids: Tensor
+    mask: Tensor
+    starts: Tensor
+    stops: Tensor
+
+
+def encode(
+    texts: Sequence[Text],
+    tokenizer: "PreTrainedTokenizerBase",
+    kind: RowKind = "words",
+    max_length: int | None = None,
+) -> Rows:
+    """Tokenize texts and find the run of positions of each row.
+
+    Raises:
+        ValueError: an unknown kind, or a tokenizer that does not tell character offsets.
+    """
+    if kind not in ("words", "tokens"):
+        raise ValueError(f'[encode] rows must be "words" or "tokens", got {kind!r}; pass one.')
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"[encode] tokenizer must tell character offsets, got {type(tokenizer).__name__}; save "
+            "it as a fast tokenizer (tokenizer.json)."
+        )
+    rows = Rows()
+    specials = np.array(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}), np.int64)
+    for text, encoding in zip(texts, _encodings(texts, tokenizer, max_length), strict=True):
+        ids = np.array(encoding.ids, np.int64)
+        special = np.array(encoding.special_tokens_mask, bool) | np.isin(ids, specials)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        pieces = np.flatnonzero(~special & (offsets[:, 1] > offsets[:, 0]))
+        cut = bool(encoding.overflowing)
+        rows.truncated_texts += cut
+        if kind == "tokens":
+            starts, stops = pieces, pieces + 1
+        else:
+            starts, stops = _runs(rows, text, offsets, pieces, cut)
+        rows.texts.append(Encoded(ids, starts, stops))
+    return rows
+
+
+def draw(rows: Rows, limit: int | None, seed: int) -> Rows:
+    """Keep `limit` rows drawn uniformly without replacement, or all of them.
+
+    The draw depends on the seed and on the number of rows only, not on how they are batched.
+    """
+    chosen = np.ones(rows.n, bool)
+    if limit is not None and limit < rows.n:
+        chosen[:] = False
+        chosen[np.random.default_rng(seed).choice(rows.n, limit, replace=False)] = True
+    kept, first = [], 0
+    for text in rows.texts:
+        own = chosen[first : first + len(text.starts)]
+        first += len(text.starts)
+        if own.any():
+            kept.append(Encoded(text.ids, text.starts[own], text.stops[own]))
+    return Rows(kept, rows.truncated_texts, rows.truncated_words, rows.dropped_words)
+
+
+def batches(rows: Rows, batch_size: int, most_rows: int, pad_id: int) -> list[Batch]:
+    """Return padded batches of texts of similar length, the longest first.
+
+    A batch holds at most `batch_size` texts and, unless it is a single text, `most_rows` rows.
+    """
+    ordered = sorted(rows.texts, key=lambda text: -len(text.ids))
+    return [_pad(group, pad_id) for group in _groups(ordered, batch_size, most_rows)]
+
+
+def _encodings(
+    texts: Iterable[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
+) -> "list[Encoding]":
+    encoded = tokenizer(
+        [text.text for text in texts],
+        truncation=max_length is not None,
+        max_length=max_length,
+        padding=False,
+    )
+    encodings: list[Encoding] = encoded.encodings
+    return encodings
+
+
+def _runs(
+    rows: Rows, text: Text, offsets: Integers, pieces: Integers, cut: bool
+) -> tuple[Integers, Integers]:
+    """Runs of positions that cover each word; words without pieces, or cut, are counted."""
+    words = np.array(text.words, np.int64).reshape(-1, 2)
+    starts, stops = offsets[pieces, 0], offsets[pieces, 1]
+    if cut:
+        whole = words[:, 1] <= (stops[-1] if len(stops) else 0)
+        rows.truncated_words += int((~whole).sum())
+        words = words[whole]
+    first = np.searchsorted(stops, words[:, 0], side="right")
+    last = np.searchsorted(starts, words[:, 1], side="left")
+    covered = last > first
+    first, last = pieces[first[covered]], pieces[last[covered] - 1] + 1
+    rows.dropped_words += int((~covered).sum())
+    return first, last
+
+
+def _groups(
+    texts: Sequence[Encoded], batch_size: int, most_rows: int
+) -> Iterator[Sequence[Encoded]]:
+    group: list[Encoded] = []
+    n = 0
+    for text in texts:
+        if group and (len(group) == batch_size or n + len(text.starts) > most_rows):
+            yield group
+            group, n = [], 0
+        group.append(text)
+        n += len(text.starts)
+    if group:
+        yield group
+
+
+def _pad(texts: Sequence[Encoded], pad_id: int) -> Batch:
+    length = max(len(text.ids) for text in texts)
+    ids = np.full((len(texts), length), pad_id, np.int64)
+    mask = np.zeros((len(texts), length), np.int64)
+    for i, text in enumerate(texts):
+        ids[i, : len(text.ids)] = text.ids
+        mask[i, : len(text.ids)] = 1
+    starts = np.concatenate([i * length + text.starts for i, text in enumerate(texts)])
+    stops = np.concatenate([i * length + text.stops for i, text in enumerate(texts)])
+    return Batch(*(torch.from_numpy(array) for array in (ids, mask, starts, stops)))

@@ -1,0 +1,88 @@
+"""One pass over a corpus: both encoders on every batch, rows into moments as layers appear."""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bertft.capture import RowBlock, capture
+from bertft.checkpoints import Checkpoint
+from bertft.moments import BLOCK_ROWS, Moments
+from bertft.planning import Task
+from bertft.progress import Display
+from bertft.rows import Batch, batches
+
+
+def side_name(role: str, layer: int) -> str:
+    """Return the name that a layer of a model has among the sides of the moments."""
+    return f"{role}.{layer}"
+
+
+def stream(
+    task: Task,
+    sides: Mapping[str, Checkpoint],
+    batch_size: int,
+    backend: str | None,
+    display: Display,
+) -> Moments:
+    """Return the sums of all layers, and of pairs of same-numbered ones, over a corpus.
+
+    Holds one block of rows for each layer and model, whatever the size of the corpus.
+
+    Raises:
+        ValueError: an activation that is not finite, or a zero row under a cosine kernel.
+    """
+    moments = _empty_moments(task, sides)
+    first = next(iter(sides.values()))
+    parts = batches(task.rows, batch_size, BLOCK_ROWS, first.pad_id)
+    block = RowBlock(
+        moments.widths,
+        min(task.rows.n, max(BLOCK_ROWS, *(len(batch.starts) for batch in parts))),
+        torch.float64 if first.encoder.dtype == torch.float64 else torch.float32,
+        partial(moments.update, backend=backend),
+        backend,
+    )
+    display.note(task.plan(first.blocks.depth, moments.nbytes))
+    with display.bar(task.corpus.name, task.rows.tokens, "tokens") as bar:
+        for number, batch in enumerate(parts):
+            started = time.perf_counter()
+            _run(batch, number, sides, block, task.corpus.name)
+            done = int(batch.mask.sum())
+            if number == 0:
+                seconds = (time.perf_counter() - started) * task.rows.tokens / done
+                display.note(f"{task.corpus.name}: about {seconds:,.0f} s, by the first batch")
+            bar.advance(done)
+    block.flush()
+    return moments
+
+
+def _empty_moments(task: Task, sides: Mapping[str, Checkpoint]) -> Moments:
+    widths = {
+        side_name(role, layer): width
+        for role, side in sides.items()
+        for layer, width in enumerate(side.blocks.widths)
+    }
+    first, second = sides
+    layers = range(sides[first].blocks.depth + 1)
+    pairs = [(side_name(first, layer), side_name(second, layer)) for layer in layers]
+    return Moments(widths, pairs, task.row_maps)
+
+
+def _run(
+    batch: Batch, number: int, sides: Mapping[str, Checkpoint], block: RowBlock, corpus: str
+) -> None:
+    block.open(batch)
+    for role, side in sides.items():
+
+        def receive(layer: int, hidden: Tensor, role: str = role, side: Checkpoint = side) -> None:
+            if not block.receive(side_name(role, layer), hidden):
+                raise ValueError(
+                    f"[compare] activations must be finite, got NaN or infinity in layer {layer} "
+                    f"of the {role} model {side.name!r}, batch {number} of {corpus!r}; check its "
+                    "weights, or use float32."
+                )
+
+        capture(side.encoder, side.blocks, batch.ids, batch.mask, receive)
+    block.close()
