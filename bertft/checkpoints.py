@@ -100,6 +100,12 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
             f"[load_tokenizer] model must come with a tokenizer, got {name!r} "
             f"({_first_line(error)}); save the tokenizer beside the weights, or pass tokenizer=."
         ) from error
+    # Where no tokenizer file exists, transformers makes a tokenizer that knows no word.
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        raise FileNotFoundError(
+            f"[load_tokenizer] model must come with a tokenizer, got {name!r} without its files; "
+            "save the tokenizer beside the weights, or pass tokenizer=."
+        )
     return tokenizer
 
 

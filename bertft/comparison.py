@@ -174,6 +174,7 @@ def compare(
     >>> compare("bert-base-uncased", "./bert-mnli", ["A text."], measures=["rsa"])  # doctest: +SKIP
     """
     display = Display(progress)
+    _require_counts(batch_size=(batch_size, 1), limit=(limit, 2), max_length=(max_length, 1))
     named = known_measures(measures)
     corpora = corpora_of(data)
     sides = _open_sides(pretrained, finetuned, dtype, tokenizer)
@@ -220,6 +221,14 @@ def compare(
         "notes": [note for task in work for note in task.notes],
     }
     return Comparison(table, provenance, moments)
+
+
+def _require_counts(**counts: tuple[int | None, int]) -> None:
+    for name, (count, least) in counts.items():
+        if count is not None and count < least:
+            raise ValueError(
+                f"[compare] {name} must be at least {least}, got {count}; pass more, or leave it out."
+            )
 
 
 def _open_sides(

@@ -112,6 +112,7 @@ def prepare(
         )
     bound = max_length or min(limits, default=None)
     everything = encode(corpus.texts, a.tokenizer, kind, bound)
+    _require_known_tokens(everything, sides)
     rows = draw(everything, limit, seed)
     if rows.n < 2:
         raise ValueError(
@@ -121,6 +122,17 @@ def prepare(
     notes = _notes_on(corpus.name, rows, bound)
     chosen = _choose(named, rows.n, sides, corpus.name, notes)
     return Task(corpus, rows, everything.n, chosen, bound, notes)
+
+
+def _require_known_tokens(rows: Rows, sides: Mapping[str, Checkpoint]) -> None:
+    largest = max(int(text.ids.max()) for text in rows.texts)
+    for side in sides.values():
+        known = side.encoder.get_input_embeddings().weight.shape[0]
+        if largest >= known:
+            raise ValueError(
+                f"[compare] token ids must be below the {known} that {side.name!r} embeds, got "
+                f"{largest}; pass the tokenizer that belongs to the model."
+            )
 
 
 def _notes_on(name: str, rows: Rows, bound: int | None) -> list[str]:

@@ -42,7 +42,7 @@ def tokenizer(tmp_path_factory):
     entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split(), *letters]
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     path.write_text("\n".join(dict.fromkeys(entries)))
-    return BertTokenizerFast(str(path), model_max_length=32)
+    return BertTokenizerFast(str(path), model_max_length=64)
 
 
 def tiny_config(kind, **options):
@@ -55,7 +55,7 @@ def tiny_config(kind, **options):
         "num_hidden_layers": 3,
         "num_attention_heads": 2,
         "intermediate_size": 40,
-        "max_position_embeddings": 32,
+        "max_position_embeddings": 64,
     }
     configs = {
         "bert": lambda: BertConfig(**{**common, **bert, **options}),
@@ -66,10 +66,10 @@ def tiny_config(kind, **options):
         ),
         "distilbert": lambda: DistilBertConfig(
             **{**common, "dim": 24, "n_layers": 3, "n_heads": 2, "hidden_dim": 40}
-            | {"max_position_embeddings": 32, **options}
+            | {"max_position_embeddings": 64, **options}
         ),
         "gpt2": lambda: GPT2Config(
-            **{"vocab_size": 90, "n_embd": 24, "n_layer": 3, "n_head": 2, "n_positions": 32}
+            **{"vocab_size": 90, "n_embd": 24, "n_layer": 3, "n_head": 2, "n_positions": 64}
             | {"bos_token_id": 0, "eos_token_id": 0, **options}
         ),
     }

@@ -270,7 +270,7 @@ def test_a_large_common_mean(name):
     x, y = (torch.from_numpy(rows).float() for rows in (x + 1e4, y + 1e4))
     # What remains is the rounding of the rows themselves, so their float64 copies are the truth.
     expected = value(name, x.double(), y.double())
-    tolerance = 1e-3 if name == "rsa_dot" else 2e-4 if "rsa" in name else 1e-6
+    tolerance = 1e-6
     assert value(name, x, y) == pytest.approx(expected, abs=tolerance)
 
 

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from bertft.files import write_text
 from bertft.report.vocabulary import MEASURES, same_numbered
 
 STYLE = {
@@ -35,7 +36,7 @@ STYLE = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "axes.formatter.limits": (-3, 4),
+    "axes.formatter.limits": (-2, 4),
     "axes.formatter.useoffset": False,
     "grid.color": "#e4e6ea",
     "grid.linewidth": 0.6,
@@ -116,7 +117,7 @@ def svg_text(figure: Figure) -> str:
         warnings.catch_warnings(),
     ):
         # The reader's browser picks the font, so a glyph that is missing here is not lost.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=metadata)
     return buffer.getvalue()
@@ -124,13 +125,7 @@ def svg_text(figure: Figure) -> str:
 
 def write_svg(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes the figure as SVG, atomically; the same figure gives the same bytes."""
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(svg_text(figure).encode())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(Path(path), svg_text(figure))
 
 
 def _canvas(columns: int, panels: dict[str, list[str]]) -> tuple[Figure, list[list[Axes]]]:
@@ -213,9 +208,12 @@ def _scale(axes: Sequence[Axes], rows: pd.DataFrame, panel: str) -> None:
     margin = 0.03 * (highest - lowest)
     for at, ax in enumerate(axes):
         ax.set_ylim(lowest - margin, highest + margin)
+        # Ticks left to the moment of drawing would take the style in force then.
+        ax.set_yticks([tick for tick in ax.get_yticks() if lowest <= tick <= highest + margin])
         ax.tick_params(labelleft=at == 0)
         # A power of ten stays left of the axis, clear of the title.
-        ax.yaxis.get_offset_text().set(horizontalalignment="right", visible=at == 0)
+        power = ax.yaxis.get_offset_text()
+        power.set(x=-0.08 / _width(ax), horizontalalignment="right", visible=at == 0)
     axes[0].set_ylabel(YLABELS[panel])
     axes[0].yaxis.set_label_coords(-0.46 / _width(axes[0]), 0.5)
 
@@ -262,7 +260,7 @@ def _label(
             ax.tick_params(labelbottom=axes is grid[-1])
     for corpus, upper, lower in zip(corpora, grid[0], grid[-1], strict=True):
         name = _elide(str(corpus["corpus"].iloc[0]), room=int(_width(upper) / 0.09))
-        upper.set_title(name, loc="left", parse_math=False)
+        upper.set_title(name, loc="left", y=1.0, parse_math=False)
         lower.set_xlabel("layer (0 = embeddings)")
 
 

@@ -73,6 +73,13 @@ def summary_sentences(table: pd.DataFrame) -> list[str]:
 
     Raises:
         ValueError: the table is not what `same_numbered` expects.
+
+    Example:
+        >>> table = pd.DataFrame({"pretrained_layer": [0, 1], "value": [0.99, 0.5]})
+        >>> table = table.assign(finetuned_layer=[0, 1], corpus="ewt", measure="rsa", n=4096)
+        >>> table = table.assign(pretrained="base", finetuned="tuned", low=None, high=None)
+        >>> print(summary_sentences(table)[0])  # doctest: +ELLIPSIS
+        On ewt, layer 1 (the top) changed most: rsa is 0.5000 there ... at layer 0 (the embeddings).
     """
     rows = same_numbered(table, "summary_sentences")
     present = set(rows["measure"])
@@ -125,31 +132,30 @@ def _corpus_sentence(corpus: str, measure: str, frame: pd.DataFrame) -> str:
     top = int(frame.index[-1])
     value = f"{measure} is {_at(frame, most[0])}"
     scale = f"({unchanged:.0f} = unchanged)"
-    among = f" of the {len(known)} with a value" if len(known) < len(frame) else ""
+    partial = len(known) < len(frame)
+    on = f"On {corpus}, of the {len(known)} layers with a value," if partial else f"On {corpus},"
     if len(known) == 1:
         return f"On {corpus}, only layer {most[0]} has a value: {value} {scale}."
     if change.max() == 0:
-        return f"On {corpus}, no layer{among} changed: {value} in all of them."
+        return f"{on} {'none' if partial else 'no layer'} changed: {value} in all of them."
     if len(most) == len(known):
-        return f"On {corpus}, every layer{among} changed equally: {value} {scale}."
+        return f"{on} {'all' if partial else 'every layer'} changed equally: {value} {scale}."
     noun = "layer" if len(most) == 1 else "layers"
     names = _listed([_layer(layer, top) for layer in most])
     others = [layer for layer in (int(frame.index[0]), top) if layer not in most]
     ends = _listed([f"{_at(frame, layer)} at layer {_layer(layer, top)}" for layer in others])
     against = f", against {ends}" if ends else ""
-    return f"On {corpus}, {noun} {names}{among} changed most: {value} there {scale}{against}."
+    return f"{on} {noun} {names} changed most: {value} there {scale}{against}."
 
 
 def _comparison_sentences(measure: str, layers: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Which corpus changed more at the highest layer that all of them have."""
-    shared = set.intersection(*(set(frame.index) for frame in layers.values()))
-    if not shared:
-        return []
-    top = max(shared)
+    """Which corpus changed more at the top layer."""
+    top = int(max(frame.index[-1] for frame in layers.values()))
+    values = {corpus: frame["value"].get(top, math.nan) for corpus, frame in layers.items()}
     change = {
-        corpus: round(abs(float(frame["value"][top]) - MEASURES[measure].unchanged), DECIMALS)
-        for corpus, frame in layers.items()
-        if not math.isnan(frame["value"][top])
+        corpus: round(abs(float(value) - MEASURES[measure].unchanged), DECIMALS)
+        for corpus, value in values.items()
+        if not math.isnan(value)
     }
     if len(change) < 2:
         return []
@@ -162,7 +168,9 @@ def _comparison_sentences(measure: str, layers: Mapping[str, pd.DataFrame]) -> l
     else:
         ranking = [f"{corpus} {value}" for corpus, value in zip(order, at, strict=True)]
         claim = f"from most to least changed by {measure}: {', '.join(ranking)}"
-    return [f"At the top layer, {top}, {claim}."]
+    absent = [corpus for corpus in layers if corpus not in change]
+    without = f"; no value there on {_listed(absent)}" if absent else ""
+    return [f"At the top layer, {top}, {claim}{without}."]
 
 
 def _layer(layer: int, top: int) -> str:
@@ -183,15 +191,16 @@ def _at(frame: pd.DataFrame, layer: int) -> str:
     return f"{_number(value)} {_interval(low, high)}".strip()
 
 
-def _number(value: float) -> str:
-    """Four decimals, or one where the value is so large that four would be noise."""
-    digits = DECIMALS if abs(value) < 1000 else 1
+def _number(value: float, decimals: int = DECIMALS) -> str:
+    """With four decimals, or one where the value is so large that four would be noise."""
+    digits = decimals if abs(value) < 1000 else 1
     # Adding 0.0 turns a rounded -0.0 into 0.0.
-    return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:,.{digits}f}"
+    return "—" if math.isnan(value) else f"{round(value, digits) + 0.0:,.{digits}f}"
 
 
 def _interval(low: float, high: float) -> str:
-    return "" if math.isnan(low) or math.isnan(high) else f"[{_number(low)}, {_number(high)}]"
+    ends = [_number(end, DECIMALS - 1) for end in (low, high)]
+    return "" if math.isnan(low) or math.isnan(high) else f"[{', '.join(ends)}]"
 
 
 def _pivot(rows: pd.DataFrame, column: str) -> pd.DataFrame:

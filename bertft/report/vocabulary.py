@@ -47,9 +47,8 @@ class Measure:
 
     @property
     def direction(self) -> str:
-        """What a change does to the value."""
-        toward = "lower" if self.unchanged else "higher"
-        return f"{self.unchanged:.0f} = unchanged; {toward} = changed more"
+        """Where the value goes when the representations change more."""
+        return "lower" if self.unchanged else "higher"
 
 
 MEASURES = {
@@ -63,19 +62,19 @@ MEASURES = {
         "RSA",
         "similarity",
         "-1 to 1",
-        "The same with dot products, so the lengths of the vectors count too.",
+        "Do pairs of rows keep their dot products? The lengths of the vectors count too.",
     ),
     "rsa_sqeuclidean": Measure(
         "RSA",
         "similarity",
         "-1 to 1",
-        "The same with squared distances, so a common shift of all rows does not count.",
+        "Do pairs of rows keep their squared distances? A shift of all rows does not count.",
     ),
     "rsa_correlation": Measure(
         "RSA",
         "similarity",
         "-1 to 1",
-        "The same with correlations over features, so each row's own mean does not count.",
+        "Do pairs of rows keep their correlations over features? A row's own mean does not count.",
     ),
     "cka": Measure(
         "CKA",
@@ -87,7 +86,7 @@ MEASURES = {
         "CKA",
         "similarity",
         "-1 to 1",
-        "The same without the upward bias of few rows: about 0 for unrelated representations.",
+        "Are the rows arranged alike beyond chance? CKA without its upward bias on few rows.",
     ),
     "cca": Measure(
         "CCA",
@@ -99,25 +98,25 @@ MEASURES = {
         "CCA",
         "similarity",
         "0 to 1",
-        "The same with squared correlations: the mean share of variance that carries over.",
+        "What share of a direction's variance does a linear map carry over, on average?",
     ),
     "svcca": Measure(
         "CCA",
         "similarity",
         "0 to 1",
-        "Mean correlation among the leading directions of each side only; small ones are ignored.",
+        "Do the leading directions of both sides correspond? Mean correlation, the rest ignored.",
     ),
     "pwcca": Measure(
         "CCA",
         "similarity",
         "0 to 1",
-        "Mean correlation, weighted by how much each direction matters to the pretrained layer.",
+        "Do the directions that matter to the pretrained layer survive? Mean correlation.",
     ),
     "pwcca_y": Measure(
         "CCA",
         "similarity",
         "0 to 1",
-        "The same, weighted by how much each direction matters to the fine-tuned layer.",
+        "Were the directions that matter to the fine-tuned layer there already? Mean correlation.",
     ),
     "regression": Measure(
         "Regression",
@@ -147,7 +146,7 @@ MEASURES = {
         "Shape",
         "distance",
         "0 to π/2 rad",
-        "The same remainder as an angle in radians.",
+        "What angle is left after the best rotation, with shift and scale removed?",
     ),
     "l2": Measure(
         "First-order",
@@ -159,10 +158,9 @@ MEASURES = {
 
 
 def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
-    """The rows of a tidy table that compare same-numbered layers, in canonical order.
+    """The rows of a tidy table that compare same-numbered layers, checked and in order.
 
-    Corpora keep the order of the table; layers ascend; measures follow `MEASURES`. The layer is in
-    the column `layer`.
+    Corpora keep the order of the table and layers ascend; the column `layer` holds the number.
 
     Args:
         table: a tidy table with `COLUMNS`.
@@ -176,13 +174,10 @@ def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
     rows = table[table["pretrained_layer"] == table["finetuned_layer"]]
     rows = rows.assign(layer=rows["finetuned_layer"].astype(int))
     _check_rows(rows, function)
-    rank = {
-        "corpus": {name: at for at, name in enumerate(dict.fromkeys(rows["corpus"]))},
-        "measure": {name: at for at, name in enumerate(MEASURES)},
-    }
+    rank = {name: at for at, name in enumerate(dict.fromkeys(rows["corpus"]))}
     return rows.sort_values(
-        ["corpus", "layer", "measure"],
-        key=lambda column: column.map(rank[column.name]) if column.name in rank else column,
+        ["corpus", "layer"],
+        key=lambda column: column.map(rank) if column.name == "corpus" else column,
         ignore_index=True,
     )
 
@@ -217,8 +212,8 @@ def _check_rows(rows: pd.DataFrame, function: str) -> None:
     keys = ["corpus", "layer", "measure"]
     repeated = rows[rows.duplicated(keys)]
     if len(repeated):
-        cell = tuple(repeated.iloc[0][keys])
+        corpus, layer, measure = repeated.iloc[0][keys]
         raise ValueError(
             f"[{function}] table must hold one row per corpus, layer and measure, got several for "
-            f"{cell}; drop the repeated rows."
+            f"corpus {corpus!r}, layer {layer}, measure {measure}; drop the repeated rows."
         )

@@ -10,6 +10,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
+
+_Option = TypeVar("_Option")
 
 
 @dataclass(frozen=True)
@@ -206,8 +209,13 @@ class _Register:
     def maybe(self, share: float) -> bool:
         return self.rng.random() < share
 
+    def pick(self, options: Sequence[_Option]) -> _Option:
+        """One of `options`, the earlier the likelier: the k-th as the square root of k grows."""
+        chance = self.rng.random()
+        return options[int(chance * chance * len(options))]
+
     def word(self, forms: Sequence[str], tag: str) -> _Phrase:
-        return _leaf(self.rng.choice(forms), tag)
+        return _leaf(self.pick(forms), tag)
 
     def noun_phrase(self, nouns: Sequence[str], depth: int) -> _Phrase:
         if depth < 2 and self.maybe(0.08):
@@ -216,7 +224,7 @@ class _Register:
             return _join(head, first, _leaf("and", "CCONJ"), last)
         if nouns is not self.lexicon.people and self.maybe(0.12):
             return self.word(self.lexicon.mass, "NOUN")
-        noun = self.rng.choice(nouns)
+        noun = self.pick(nouns)
         nominal = self.nominal(noun, self.maybe(0.4))
         if self.maybe(self.articles[nominal.plural]):
             nominal = _join(nominal, self.determiner(nominal.plural), nominal)
@@ -236,7 +244,7 @@ class _Register:
             )
         fates = [frame for frame in self.lexicon.transitive if noun in frame.patients]
         if fates and self.maybe(0.15):
-            verb = self.rng.choice(self.rng.choice(fates).verbs)
+            verb = self.pick(self.pick(fates).verbs)
             before.append(_leaf(_conjugate(verb)["participle"], "ADJ"))
         if not person and self.maybe(0.2):
             modifiers = self.lexicon.mass if self.maybe(0.4) else self.lexicon.nouns
@@ -254,11 +262,11 @@ class _Register:
         fates = [frame for frame in self.lexicon.transitive if noun in frame.patients]
         choice = self.rng.random()
         if deeds and choice < 0.25:
-            clause = self.predicate(self.rng.choice(deeds), plural, depth)
+            clause = self.predicate(self.pick(deeds), plural, depth)
             return _join(clause, self.word(("that", "that", "which"), "PRON"), clause)
         if fates and choice < 0.7:
-            frame = self.rng.choice(fates)
-            verb = self.rng.choice(frame.verbs)
+            frame = self.pick(fates)
+            verb = self.pick(frame.verbs)
             if choice < 0.45:
                 agent, participle = self.subject(frame.agents, 2), _verb(verb, "participle")
                 return _join(
@@ -281,7 +289,7 @@ class _Register:
 
     def subject(self, nouns: Sequence[str], depth: int) -> _Phrase:
         if nouns is self.lexicon.people and self.maybe(self.pronouns):
-            form, plural = self.rng.choice(_SUBJECTS)
+            form, plural = self.pick(_SUBJECTS)
             return _leaf(form, "PRON", plural)
         return self.noun_phrase(nouns, depth)
 
@@ -292,7 +300,7 @@ class _Register:
 
     def group(self, verb: str, plural: bool) -> _Phrase:
         """A verb after its auxiliaries, negation and adverb."""
-        auxiliaries, form = self.rng.choice(self.groups)[plural]
+        auxiliaries, form = self.pick(self.groups)[plural]
         before = [_leaf(word, "AUX") for word in auxiliaries.split()]
         if auxiliaries == "did" or (auxiliaries and self.maybe(0.1)):
             before.append(_leaf("not", "PART"))
@@ -319,8 +327,8 @@ class _Register:
             return self.described(person, plural)
         if person and choice < 0.2:
             control, verb = (
-                self.group(self.rng.choice(_CONTROLS), plural),
-                self.rng.choice(frame.verbs),
+                self.group(self.pick(_CONTROLS), plural),
+                self.pick(frame.verbs),
             )
             rest = self.complemented(_verb(verb, "base"), frame, depth)
             return _join(control, control, _leaf("to", "PART"), rest)
@@ -328,10 +336,10 @@ class _Register:
             have = _leaf(self.possession[plural], "VERB")
             return _join(have, have, self.object(frame.patients or self.lexicon.nouns, depth + 1))
         if person and choice < 0.42 and depth < 2:
-            report = self.group(self.rng.choice(self.lexicon.reports), plural)
+            report = self.group(self.pick(self.lexicon.reports), plural)
             that = [_leaf("that", "SCONJ")] if self.maybe(0.75) else []
             return _join(report, report, *that, self.clause(depth + 1))
-        return self.complemented(self.group(self.rng.choice(frame.verbs), plural), frame, depth)
+        return self.complemented(self.group(self.pick(frame.verbs), plural), frame, depth)
 
     def described(self, person: bool, plural: bool) -> _Phrase:
         lexicon = self.lexicon
@@ -340,7 +348,7 @@ class _Register:
         return _join(quality, _leaf(self.copula[plural], "AUX"), *degree, quality)
 
     def clause(self, depth: int) -> _Phrase:
-        frame = self.rng.choice(self.lexicon.frames)
+        frame = self.pick(self.lexicon.frames)
         if frame.patients and self.maybe(0.15):
             return self.passive(frame, depth)
         subject = self.subject(frame.agents, depth)
@@ -348,7 +356,7 @@ class _Register:
         return _join(predicate, subject, predicate)
 
     def passive(self, frame: _Frame, depth: int) -> _Phrase:
-        subject, verb = self.noun_phrase(frame.patients, depth), self.rng.choice(frame.verbs)
+        subject, verb = self.noun_phrase(frame.patients, depth), self.pick(frame.verbs)
         participle = _verb(verb, "participle")
         parts = [subject, _leaf(self.copula[subject.plural], "AUX"), participle]
         if self.maybe(0.5):
@@ -394,12 +402,12 @@ class _Narrative(_Register):
         return _join(clause, *parts, self.word("...!", "PUNCT"))
 
     def question(self) -> _Phrase:
-        frame = self.rng.choice(self.lexicon.frames)
+        frame = self.pick(self.lexicon.frames)
         subject = self.subject(frame.agents, 1)
         being = (self.copula[subject.plural], "gerund")
         forms = (("did", "base"), ("could", "base"), ("had", "participle"), being)
-        auxiliary, form = self.rng.choice(forms)
-        verb = _verb(self.rng.choice(frame.verbs), form)
+        auxiliary, form = self.pick(forms)
+        verb = _verb(self.pick(frame.verbs), form)
         rest = self.complemented(verb, frame, 1)
         return _join(rest, _leaf(auxiliary, "AUX"), subject, rest, _leaf("?", "PUNCT"))
 
@@ -450,17 +458,17 @@ class _Log(_Register):
         if choice < 0.6:
             return self.status()
         if choice < 0.85:
-            frame = self.rng.choice(self.lexicon.transitive)
-            order = _verb(self.rng.choice(frame.verbs), "base")
+            frame = self.pick(self.lexicon.transitive)
+            order = _verb(self.pick(frame.verbs), "base")
             return self.complemented(order, frame, 0)
         return self.weather()
 
     def status(self) -> _Phrase:
         """A clause without its auxiliary: `barge moored at pier 3`, `boats drifting off`."""
-        frame = self.rng.choice(self.lexicon.frames)
+        frame = self.pick(self.lexicon.frames)
         subject = self.noun_phrase(frame.patients or frame.agents, 1)
         form = "participle" if frame.patients else "gerund"
-        verb = _verb(self.rng.choice(frame.verbs), form)
+        verb = _verb(self.pick(frame.verbs), form)
         return _join(verb, subject, verb, self.adjunct(1))
 
     def weather(self) -> _Phrase:

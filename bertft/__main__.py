@@ -1,0 +1,5 @@
+"""`python -m bertft`."""
+
+from bertft.cli import main
+
+main()
