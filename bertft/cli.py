@@ -11,6 +11,8 @@ import bertft
 if TYPE_CHECKING:
     from bertft.comparison import Comparison
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     help="See what fine-tuning does inside a transformer, layer by layer.",
     no_args_is_help=True,
@@ -23,8 +25,11 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and exit status 2."""
     try:
         app()
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was written.", status=130)
+    except SystemExit as stop:
+        # Typer turns Ctrl-C into this status.
+        if stop.code == INTERRUPTED:
+            _fail("interrupted; nothing was written.", INTERRUPTED)
+        raise
     except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
         _fail(" ".join([str(error), *getattr(error, "__notes__", [])]))
 
@@ -96,6 +101,26 @@ def report(folder: Annotated[Path, typer.Argument(help="The --out of a run.")]) 
     path = comparison.write_report(folder)
     _show(comparison)
     _say(f"report: {path}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the table, figure and report.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Of sentences and fine-tuning.")] = 0,
+) -> None:
+    """Pretrain a tiny BERT, fine-tune it, and compare the two: no network, about a minute."""
+    from bertft.demonstration import demo as run_demo
+
+    comparison = run_demo(seed=seed, progress=True)
+    comparison.provenance["command"] = " ".join(["bertft", *sys.argv[1:]])
+    # The demo's own folder holds nothing but earlier demos.
+    comparison.save(out, overwrite=True)
+    _show(comparison)
+    for note in comparison.provenance["notes"]:
+        _say(note)
+    _say(f"report: {out / 'report.html'}")
 
 
 def _show(comparison: "Comparison") -> None:

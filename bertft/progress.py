@@ -70,6 +70,13 @@ class Bar:
         if task.elapsed:
             bar.update(self._task, speed=f"{task.completed / task.elapsed:,.0f}")
 
+    def follow(self, done: int, total: int) -> None:
+        """Show that `done` of `total` units are done."""
+        bar = self._display._bar
+        assert bar is not None
+        bar.update(self._task, total=total)
+        self.advance(done - int(bar.tasks[0].completed))
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

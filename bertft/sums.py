@@ -1,6 +1,6 @@
 """The sums of mapped rows under one row map: add rows, merge, move the origin.
 
-Owns the algebra of methods.md section 6 for several sides and pairs of sides. `moments` keeps one
+Owns the algebra of docs/methods.md (Sums) for several sides and pairs of sides. `moments` keeps one
 `Sums` for each row map; `similarity` reads means, cross-products and scatter matrices from it.
 """
 

@@ -35,7 +35,7 @@ def rsa(x: Rows | Moments, y: Rows | None = None, *, kernel: Kernel = "cosine") 
             a side on which all pairs are equally similar.
         TypeError: input that is no floating-point matrix.
 
-    Reference: Kriegeskorte et al. 2008; closed forms in methods.md, section 2.
+    Reference: Kriegeskorte et al. 2008; closed forms in docs/methods.md.
 
     >>> x = torch.randn(50, 4, dtype=torch.float64)
     >>> rsa(x, 3 * x)

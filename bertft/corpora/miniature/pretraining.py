@@ -48,14 +48,14 @@ class Recipe:
     layers: int = 6
     width: int = 96
     heads: int = 4
-    intermediate: int = 256
+    intermediate: int = 192
     positions: int = 128
     dropout: float = 0.0
     sentences: int = 8000
-    steps: int = 900
-    batch_size: int = 64
+    steps: int = 1500
+    batch_size: int = 32
     lr: float = 1.5e-3
-    masked: float = 0.25
+    masked: float = 0.3
     seed: int = 20
 
 

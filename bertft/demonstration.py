@@ -1,0 +1,77 @@
+"""`bertft demo`: the main job on the embedded default, in the words of its own numbers.
+
+A tiny BERT is pretrained by masked words on a small grammar of English, fine-tuned to tag parts of
+speech in one of the grammar's two domains, and compared with itself on both.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bertft.comparison import Comparison, compare
+from bertft.corpora.miniature import DOMAINS, sentences
+from bertft.corpora.miniature.pretraining import pretrained_miniature
+from bertft.finetuning.tagging import finetune_tagging
+from bertft.progress import Display
+
+TRAINING_SENTENCES = 1500
+COMPARED_SENTENCES = 400
+
+
+def demo(*, seed: int = 0, progress: bool = False) -> Comparison:
+    """Pretrain (once; cached), fine-tune on one domain, and compare on both.
+
+    Args:
+        seed: of the sentences and of the fine-tuning.
+        progress: print what happens, with bars.
+    """
+    display = Display(progress)
+    base = _pretrained(display)
+    inside, outside = DOMAINS
+    train, dev = (
+        sentences(inside, n, 3 * seed + i) for i, n in enumerate((TRAINING_SENTENCES, 300), 1)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        display.note(f"fine-tuning it to tag parts of speech in {inside!r} ...")
+        tuned = Path(folder) / f"miniature-{inside}-tagger"
+        tagging = finetune_tagging(base, train, tuned, dev=dev, seed=seed)
+        display.note(f"tagging accuracy on held-out sentences: {tagging.accuracy:.3f}")
+        held_out = {
+            domain: [s.words for s in sentences(domain, COMPARED_SENTENCES, 3 * seed + 3)]
+            for domain in (inside, outside)
+        }
+        comparison = compare(base, tuned, held_out, seed=seed, progress=progress)
+    comparison.provenance["notes"] += outcome(comparison, inside, outside)
+    return comparison
+
+
+def outcome(comparison: Comparison, inside: str, outside: str) -> list[str]:
+    """Return what the numbers say of two expectations: change at the top, and in the domain."""
+    rsa = {domain: comparison.summary(domain)["rsa"] for domain in (inside, outside)}
+    return [
+        *(_towards_the_top(domain, list(values)) for domain, values in rsa.items()),
+        _across_domains(inside, float(rsa[inside].iloc[-1]), outside, float(rsa[outside].iloc[-1])),
+    ]
+
+
+def _towards_the_top(domain: str, rsa: Sequence[float]) -> str:
+    least = min(range(len(rsa)), key=rsa.__getitem__)
+    ends = f"from {rsa[0]:.3f} at layer 0 to {rsa[-1]:.3f} at layer {len(rsa) - 1}"
+    if rsa[-1] >= rsa[0]:
+        return f"On {domain!r} RSA does not fall towards the top: it goes {ends}."
+    if least != len(rsa) - 1:
+        return f"On {domain!r} RSA falls {ends}, but is lowest at layer {least} ({rsa[least]:.3f})."
+    return f"On {domain!r} RSA falls towards the top, {ends}."
+
+
+def _across_domains(inside: str, own: float, outside: str, other: float) -> str:
+    values = f"({own:.3f} on {inside!r}, {other:.3f} on {outside!r})"
+    if own < other:
+        return f"The top layer changed more inside the fine-tuning domain than outside {values}."
+    return f"The top layer did not change more inside the fine-tuning domain than outside {values}."
+
+
+def _pretrained(display: Display) -> Path:
+    display.note("pretraining a tiny BERT on the miniature grammar (kept in the cache) ...")
+    with display.bar("pretraining", 1, "steps") as bar:
+        return pretrained_miniature(progress=bar.follow)

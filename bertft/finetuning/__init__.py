@@ -1,0 +1,1 @@
+"""Fine-tuning on tasks with the transformers `Trainer`, one module a task."""
