@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
-# The installation points at this folder, so only these need it done again.
-BUILT_FROM := CMakeLists.txt pyproject.toml constraints.txt $(CXX_FILES)
+# The installation points at this folder, so only these, and new Python files, need it done again.
+BUILT_FROM := CMakeLists.txt pyproject.toml constraints.txt $(CXX_FILES) \
+	$(shell find bertft -type d -not -name __pycache__)
 
 .PHONY: demo test real check bench format wheel clean
 

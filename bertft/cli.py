@@ -132,11 +132,12 @@ def _show(comparison: "Comparison") -> None:
     console = Console()
     for corpus in comparison.table["corpus"].unique():
         summary = comparison.summary(corpus).T
-        names = max(map(len, summary.index)) + 4
-        per_part = max(1, (console.width - names) // 9)
+        names = max(map(len, summary.index)) + 2
+        per_part = max(1, (console.width - names) // 8)
         for first in range(0, len(summary.columns), per_part):
             layers = summary.columns[first : first + per_part]
-            table = Table("layer", title=str(corpus), box=box.SIMPLE_HEAD, title_justify="left")
+            table = Table("layer", box=box.SIMPLE_HEAD, padding=0, title_justify="left")
+            table.title = str(corpus)
             for layer in layers:
                 table.add_column(str(layer), justify="right", no_wrap=True)
             for measure, values in summary[layers].iterrows():

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bertft.corpora import Text
+from bertft.models import positions
 from bertft.quiet import quiet
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 _IGNORED = -100
 
@@ -92,29 +93,201 @@ def finetune_tagging(
         RuntimeError: no GPU for "cuda".
     """
     out = Path(out)
-    _check(out, sentences, dev, epochs, lr, batch_size, seed, device)
+    _check(out, epochs, lr, batch_size, seed, device)
     out.parent.mkdir(parents=True, exist_ok=True)
     labels = tuple(sorted({tag for sentence in (*sentences, *dev) for tag in sentence.tags}))
     beside = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
     with quiet(), _random_states_kept(device), beside as temporary:
-        tagger, tokenizer = _load(str(model), labels, seed)
-        encode = _Encoder(tokenizer, labels, _limit(tagger, tokenizer))
-        rows, held_out = encode(sentences, "sentences"), encode(dev, "dev")
-        settings = {"num_train_epochs": epochs, "learning_rate": lr, "seed": seed}
-        sizes = dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), batch_size)
-        settings |= {"output_dir": temporary, "use_cpu": device == "cpu", **sizes}
-        trainer = _trainer(tagger, tokenizer, rows, settings, progress)
+        settings = _settings(temporary, epochs, lr, batch_size, seed, device)
+        tagger, tokenizer = _load(str(model), labels)
+        limit = min(positions(tagger) or tokenizer.model_max_length, tokenizer.model_max_length)
+        rows = _labeled(tokenizer, limit, labels, sentences, "sentences")
+        held_out = _labeled(tokenizer, limit, labels, dev, "dev")
+        trainer = _trainer(tagger, tokenizer, settings, rows, progress)
         loss = trainer.train().training_loss
-        predicted = trainer.predict(held_out)
+        predicted: Any = trainer.predict(held_out)  # type: ignore[arg-type]
         made = Path(temporary) / "tagger"
         tagger.save_pretrained(made)
         tokenizer.save_pretrained(made)
         if out.exists():
             out.rmdir()
         made.rename(out)
-    commonest = Counter(tag for sentence in sentences for tag in sentence.tags).most_common(1)[0][0]
-    truth = predicted.label_ids
-    scored = truth != _IGNORED
-    right = predicted.predictions.argmax(-1) == truth
-    majority = float((truth[scored] == labels.index(commonest)).mean())
-    return Tagging(out, labels, float(right[scored].mean()), majority, int(scored.sum()), loss)
+    scored = predicted.label_ids != _IGNORED
+    truth, guesses = predicted.label_ids[scored], predicted.predictions.argmax(-1)[scored]
+    commonest = Counter(label for row in rows for label in row["labels"] if label != _IGNORED)
+    majority = float((truth == commonest.most_common(1)[0][0]).mean())
+    return Tagging(out, labels, float((guesses == truth).mean()), majority, len(truth), loss)
+
+
+def _check(out: Path, epochs: int, lr: float, batch_size: int, seed: int, device: str) -> None:
+    import torch
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"[finetune_tagging] out must be a new or an empty folder, got {str(out)!r} with "
+            "something in it; pass another one."
+        )
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(
+                f"[finetune_tagging] {name} must be at least 1, got {value}; pass a larger one."
+            )
+    if not lr > 0:
+        raise ValueError(
+            f"[finetune_tagging] lr must be positive, got {lr}; 5e-5 suits most encoders."
+        )
+    if not 0 <= seed < 2**32:
+        raise ValueError(
+            f"[finetune_tagging] seed must be in [0, 2**32), got {seed}; pass another one."
+        )
+    if device not in ("cpu", "cuda"):
+        raise ValueError(
+            f"[finetune_tagging] device must be 'cpu' or 'cuda', got {device!r}; pass one of them."
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            "[finetune_tagging] device must be there, got 'cuda' and torch finds no GPU; pass "
+            "device='cpu', or install torch for CUDA."
+        )
+
+
+@contextmanager
+def _random_states_kept(device: str) -> Iterator[None]:
+    """Restore the random states that the Trainer seeds."""
+    import numpy as np
+    import torch
+
+    # Reading the state of a GPU that nobody uses yet would start CUDA.
+    started = device == "cuda" or bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if started else ()):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _settings(
+    folder: str, epochs: int, lr: float, batch_size: int, seed: int, device: str
+) -> "TrainingArguments":
+    from transformers import TrainingArguments, set_seed
+
+    # The Trainer sets it too, but later than the tagging layer is drawn.
+    set_seed(seed)
+    return TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=epochs,
+        learning_rate=lr,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        seed=seed,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device == "cuda",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _load(
+    model: str, labels: tuple[str, ...]
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    import torch
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    tagger, loading = AutoModelForTokenClassification.from_pretrained(
+        model,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    encoder = f"{tagger.base_model_prefix}."
+    missing = sorted(key for key in loading["missing_keys"] if key.startswith(encoder))
+    if missing:
+        raise ValueError(
+            f"[finetune_tagging] model must hold every weight of its encoder, got {model!r} "
+            f"without {missing[0]!r}; it was saved in part."
+        )
+    return tagger, AutoTokenizer.from_pretrained(model)
+
+
+def _labeled(
+    tokenizer: "PreTrainedTokenizerBase",
+    limit: int,
+    labels: tuple[str, ...],
+    sentences: Sequence[TaggedSentence],
+    name: str,
+) -> list[dict[str, list[int]]]:
+    """Token ids and labels of sentences: a word's label stands on its first piece."""
+    if not sentences:
+        raise ValueError(
+            f"[finetune_tagging] {name} must hold a sentence or more, got none; pass some."
+        )
+    rows = []
+    for number, sentence in enumerate(sentences):
+        words, tags = sentence.words, sentence.tags
+        text = Text.of_words(words)
+        pieces = tokenizer(text.text, return_offsets_mapping=True)
+        # Some tokenizers count the space before a word to its first piece, none the one after it.
+        first = _first_pieces(text, pieces["offset_mapping"])
+        if len(tags) != len(words) or len(first) != len(words) or not words:
+            raise ValueError(
+                f"[finetune_tagging] {name}[{number}] must have one tag for each word, and words "
+                f"that the tokenizer keeps, got {len(words)} words, {len(first)} of them kept, "
+                f"and {len(tags)} tags; drop or repair it."
+            )
+        if len(pieces["input_ids"]) > limit:
+            raise ValueError(
+                f"[finetune_tagging] {name}[{number}] must have at most {limit} pieces, got "
+                f"{len(pieces['input_ids'])}; split it."
+            )
+        targets = [_IGNORED] * len(pieces["input_ids"])
+        for position, tag in zip(first, tags, strict=True):
+            targets[position] = labels.index(tag)
+        rows.append({"input_ids": pieces["input_ids"], "labels": targets})
+    return rows
+
+
+def _first_pieces(text: Text, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Position of the first piece of each word that has one."""
+    word_at = {end: n for n, (start, stop) in enumerate(text.words) for end in range(start, stop)}
+    first: dict[int, int] = {}
+    for position, (start, stop) in enumerate(offsets):
+        if stop > start:
+            first.setdefault(word_at[stop - 1], position)
+    return list(first.values())
+
+
+def _trainer(
+    tagger: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    settings: "TrainingArguments",
+    rows: list[dict[str, list[int]]],
+    progress: Callable[[int, int], None] | None,
+) -> "Trainer":
+    from transformers import (
+        DataCollatorForTokenClassification,
+        PrinterCallback,
+        Trainer,
+        TrainerCallback,
+    )
+
+    class Progress(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if progress is not None:
+                progress(state.global_step, state.max_steps)
+
+    trainer = Trainer(
+        tagger,
+        settings,
+        data_collator=DataCollatorForTokenClassification(tokenizer),
+        train_dataset=rows,
+        callbacks=[Progress()],
+    )
+    # Without bars the Trainer prints its summary.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
