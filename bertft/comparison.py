@@ -226,9 +226,7 @@ def compare(
 def _require_counts(**counts: tuple[int | None, int]) -> None:
     for name, (count, least) in counts.items():
         if count is not None and count < least:
-            raise ValueError(
-                f"[compare] {name} must be at least {least}, got {count}; pass more, or leave it out."
-            )
+            raise ValueError(f"[compare] {name} must be at least {least}, got {count}; pass more.")
 
 
 def _open_sides(

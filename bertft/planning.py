@@ -127,7 +127,7 @@ def prepare(
 def _require_known_tokens(rows: Rows, sides: Mapping[str, Checkpoint]) -> None:
     largest = max(int(text.ids.max()) for text in rows.texts)
     for side in sides.values():
-        known = side.encoder.get_input_embeddings().weight.shape[0]
+        known = len(side.encoder.get_input_embeddings().state_dict()["weight"])
         if largest >= known:
             raise ValueError(
                 f"[compare] token ids must be below the {known} that {side.name!r} embeds, got "

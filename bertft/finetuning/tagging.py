@@ -146,8 +146,8 @@ def _check(out: Path, epochs: int, lr: float, batch_size: int, seed: int, device
         )
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
-            "[finetune_tagging] device must be there, got 'cuda' and torch finds no GPU; pass "
-            "device='cpu', or install torch for CUDA."
+            "[finetune_tagging] device must be one that torch finds, got 'cuda' without a GPU; "
+            "pass device='cpu', or install torch for CUDA."
         )
 
 
@@ -232,7 +232,6 @@ def _labeled(
         words, tags = sentence.words, sentence.tags
         text = Text.of_words(words)
         pieces = tokenizer(text.text, return_offsets_mapping=True)
-        # Some tokenizers count the space before a word to its first piece, none the one after it.
         first = _first_pieces(text, pieces["offset_mapping"])
         if len(tags) != len(words) or len(first) != len(words) or not words:
             raise ValueError(
@@ -254,11 +253,13 @@ def _labeled(
 
 def _first_pieces(text: Text, offsets: Sequence[tuple[int, int]]) -> list[int]:
     """Position of the first piece of each word that has one."""
-    word_at = {end: n for n, (start, stop) in enumerate(text.words) for end in range(start, stop)}
+    # Some tokenizers count the space before a word to its first piece, so the last character tells.
+    word_at = {at: n for n, (start, stop) in enumerate(text.words) for at in range(start, stop)}
     first: dict[int, int] = {}
     for position, (start, stop) in enumerate(offsets):
-        if stop > start:
-            first.setdefault(word_at[stop - 1], position)
+        word = word_at.get(stop - 1) if stop > start else None
+        if word is not None:
+            first.setdefault(word, position)
     return list(first.values())
 
 

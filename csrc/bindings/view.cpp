@@ -85,11 +85,10 @@ Matrix Checker::matrix(const View& view, const char* name) const {
 
 void Checker::contiguous(const View& view, const char* name, DType dtype,
                          std::initializer_list<std::int64_t> shape) const {
-  if (view.dtype != dtype || !std::equal(shape.begin(), shape.end(), view.shape.begin(),
-                                         view.shape.end())) {
+  if (view.dtype != dtype ||
+      !std::equal(shape.begin(), shape.end(), view.shape.begin(), view.shape.end())) {
     fail(std::string(name) + " must be " + name_of(dtype) + " of shape " + text_of(shape) +
-         ", got " + name_of(view.dtype) + " of shape " + text_of(view.shape) +
-         "; allocate it so.");
+         ", got " + name_of(view.dtype) + " of shape " + text_of(view.shape) + "; allocate it so.");
   }
   std::int64_t stride = 1;
   for (std::size_t axis = view.shape.size(); axis-- > 0;) {

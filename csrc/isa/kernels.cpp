@@ -100,8 +100,8 @@ bool scale_to_unit(double* x, std::int64_t columns) {
 }
 
 template <class T>
-double pack_row(RowView x, std::int64_t columns, const double* origin, RowMap map,
-                std::int64_t row, std::int64_t rows, double* scratch, T* panels) {
+double pack_row(RowView x, std::int64_t columns, const double* origin, RowMap map, std::int64_t row,
+                std::int64_t rows, double* scratch, T* panels) {
   constexpr std::int64_t width = kPanelWidth<T>;
   widen_row(x, columns, scratch);
   if (map == RowMap::kCenteredUnit) subtract_mean(scratch, columns);
@@ -122,7 +122,8 @@ double pack_row(RowView x, std::int64_t columns, const double* origin, RowMap ma
 // One register tile over at most kDepth rows: kTileHeight x 3 accumulators, three vectors of b
 // and one broadcast element of a fill the register file (AVX-512: 28 of 32; AVX2: 16 of 16).
 template <class T>
-void multiply_tile(const T* a, const T* b, std::int64_t depth, T (&tile)[kTileHeight][kPanelWidth<T>]) {
+void multiply_tile(const T* a, const T* b, std::int64_t depth,
+                   T (&tile)[kTileHeight][kPanelWidth<T>]) {
   using vector = typename Vector<T>::type;
   constexpr std::int64_t lanes = Vector<T>::kSize;
   vector sums[kTileHeight][3] = {};
@@ -141,14 +142,14 @@ void multiply_tile(const T* a, const T* b, std::int64_t depth, T (&tile)[kTileHe
   }
 #pragma GCC unroll 8
   for (std::int64_t i = 0; i < kTileHeight; ++i) {
-    for (std::int64_t v = 0; v < 3; ++v) *reinterpret_cast<vector*>(&tile[i][v * lanes]) = sums[i][v];
+    for (std::int64_t v = 0; v < 3; ++v)
+      *reinterpret_cast<vector*>(&tile[i][v * lanes]) = sums[i][v];
   }
 }
 
 template <class T>
-void add_product(const T* a, const T* b, std::int64_t rows, std::int64_t first,
-                 std::int64_t height, std::int64_t width, std::int64_t skew, double* product,
-                 std::int64_t stride) {
+void add_product(const T* a, const T* b, std::int64_t rows, std::int64_t first, std::int64_t height,
+                 std::int64_t width, std::int64_t skew, double* product, std::int64_t stride) {
   T tile[kTileHeight][kPanelWidth<T>];
   for (std::int64_t start = 0; start < rows; start += kDepth) {
     const std::int64_t depth = rows - start < kDepth ? rows - start : kDepth;

@@ -38,8 +38,8 @@ struct PanelKernels {
                       std::int64_t stride);
 
   // sums[j] += sum_r weights[r] * panel[r][j] for j < width; weights == nullptr stands for ones.
-  void (*add_weighted)(const T* panel, std::int64_t rows, const double* weights,
-                       std::int64_t width, double* sums);
+  void (*add_weighted)(const T* panel, std::int64_t rows, const double* weights, std::int64_t width,
+                       double* sums);
 };
 
 struct Table {

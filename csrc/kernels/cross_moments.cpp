@@ -52,9 +52,7 @@ template <class T>
 std::int64_t pack(const Matrix& x, const double* origin, isa::RowMap map, T* out, double* norms,
                   int threads) {
   const auto& kernels = panel_kernels<T>();
-  const std::int64_t size = x.dtype == DType::kFloat64   ? 8
-                            : x.dtype == DType::kFloat32 ? 4
-                                                         : 2;
+  const std::int64_t size = x.dtype == DType::kFloat64 ? 8 : x.dtype == DType::kFloat32 ? 4 : 2;
   const std::int64_t tasks = divide_up(x.rows, kRowsPerTask);
   std::vector<double> scratch(static_cast<std::size_t>(tasks * x.columns));
   std::atomic<std::int64_t> bad{x.rows};
@@ -128,7 +126,8 @@ Block::Block(const Matrix& x, const double* origin, isa::RowMap map, int threads
     panels_of.reset(allocate<T>(rows_ * divide_up(columns_, width) * width));
     return pack<T>(x, origin, map, panels_of.get(), squared_norms_.data(), threads);
   };
-  const std::int64_t bad = x.dtype == DType::kFloat64 ? prepare(wide_, 0.0) : prepare(narrow_, 0.0f);
+  const std::int64_t bad =
+      x.dtype == DType::kFloat64 ? prepare(wide_, 0.0) : prepare(narrow_, 0.0f);
   if (bad < 0) return;
   const std::string what =
       map == isa::RowMap::kUnit ? "rows must not be zero" : "rows must vary over their features";

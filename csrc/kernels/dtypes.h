@@ -15,9 +15,7 @@ struct BFloat {
   std::uint16_t bits;
 };
 
-static inline float bits_to_float(std::uint32_t bits) {
-  return __builtin_bit_cast(float, bits);
-}
+static inline float bits_to_float(std::uint32_t bits) { return __builtin_bit_cast(float, bits); }
 
 static inline double widen(double value) { return value; }
 static inline float widen(float value) { return value; }

@@ -19,9 +19,9 @@ _Option = TypeVar("_Option")
 class Sentence:
     """A tokenized sentence and the universal part-of-speech tag (UPOS) of each word.
 
-    Args:
-        words: The words and punctuation marks, cased as written.
-        tags: One UPOS name for each word.
+    Attributes:
+        words: the words and punctuation marks, cased as written.
+        tags: one UPOS name for each word.
     """
 
     words: tuple[str, ...]
@@ -210,7 +210,7 @@ class _Register:
         return self.rng.random() < share
 
     def pick(self, options: Sequence[_Option]) -> _Option:
-        """One of `options`, the earlier the likelier: the k-th as the square root of k grows."""
+        """One of `options`; the first k of n share a probability of sqrt(k / n)."""
         chance = self.rng.random()
         return options[int(chance * chance * len(options))]
 
@@ -487,7 +487,7 @@ DOMAINS = tuple(_REGISTERS)
 
 
 def paradigms() -> list[tuple[str, ...]]:
-    """The lower-case word forms of the grammar, one tuple of distinct forms per lexeme, sorted.
+    """Return the lower-case word forms of the grammar, one tuple for each lexeme, sorted.
 
     A word form that is a noun and a verb occurs in two paradigms. Numerals in digits and
     punctuation are left out.
@@ -504,19 +504,19 @@ def paradigms() -> list[tuple[str, ...]]:
 
 
 def sentences(domain: str, n: int, seed: int) -> list[Sentence]:
-    """The first `n` sentences of a domain's endless stream.
+    """Return the first `n` sentences of a domain's endless stream.
 
     The same arguments give the same sentences on every platform, and a larger `n` only appends.
     Many word forms have several tags (`salt`, `watch`, `light`, `that`, `had`, `before`), so
     tagging needs the context.
 
     Args:
-        domain: One of `DOMAINS`: `"kitchen"` tells stories, `"harbor"` keeps a log.
-        n: How many sentences, at least 1.
-        seed: Which stream, at least 0; use different ones to train and to test.
+        domain: one of `DOMAINS`; "kitchen" tells stories, "harbor" keeps a log.
+        n: how many sentences, at least 1.
+        seed: which stream, at least 0; use different ones to train and to test.
 
     Raises:
-        ValueError: If the domain is not known, or `n` or `seed` is too small.
+        ValueError: an unknown domain, or `n` or `seed` too small.
 
     >>> sentences("harbor", 1, seed=3)[0].tags
     """

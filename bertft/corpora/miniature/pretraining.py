@@ -55,7 +55,7 @@ class Recipe:
     positions: int = 128
     dropout: float = 0.0
     sentences: int = 8000
-    steps: int = 1500
+    steps: int = 1200
     batch_size: int = 32
     lr: float = 1.5e-3
     masked: float = 0.3
