@@ -62,8 +62,8 @@ def finetune_tagging(
     out: Path,
     *,
     dev: Sequence[TaggedSentence],
+    lr: float,
     epochs: int = 3,
-    lr: float = 5e-5,
     batch_size: int = 32,
     seed: int = 0,
     device: str = "cpu",
@@ -76,12 +76,12 @@ def finetune_tagging(
     training is done, and the caller's random states are as before.
 
     Args:
-        model: folder or name of a model with a fast tokenizer; the miniature needs a higher `lr`.
+        model: folder or name of a model with a fast tokenizer.
         sentences: training sentences, objects with `words` and `tags`.
         out: the folder to make; it must not exist, or be empty.
         dev: held-out sentences, for the accuracy.
+        lr: learning rate of the first step; 5e-5 suits most encoders, 5e-4 the miniature.
         epochs: passes over the training sentences.
-        lr: learning rate of the first step.
         batch_size: sentences a step.
         seed: of the tagging layer, the order of sentences and dropout.
         device: "cpu", or "cuda" for the GPUs that the Trainer finds.

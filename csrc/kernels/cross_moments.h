@@ -3,7 +3,7 @@
 // A Block holds n rows of d columns, mapped (raw, unit length, or centered and unit length),
 // shifted by the origin and laid out in panels for the product. Rows of float16, bfloat16 and
 // float32 are kept in float32, float64 rows in float64; products run in that type over runs of
-// 512 rows and add up in float64. Every function is deterministic: the number of threads does
+// 128 rows and add up in float64. Every function is deterministic: the number of threads does
 // not change a bit of the result.
 #pragma once
 

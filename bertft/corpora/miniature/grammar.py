@@ -518,7 +518,10 @@ def sentences(domain: str, n: int, seed: int) -> list[Sentence]:
     Raises:
         ValueError: an unknown domain, or `n` or `seed` too small.
 
+    >>> sentences("harbor", 1, seed=3)[0].words
+    ('Pilots', 'anchor', 'open', 'ship', 'Marlin', '.')
     >>> sentences("harbor", 1, seed=3)[0].tags
+    ('NOUN', 'VERB', 'ADJ', 'NOUN', 'PROPN', 'PUNCT')
     """
     if domain not in DOMAINS:
         known = " or ".join(repr(name) for name in DOMAINS)

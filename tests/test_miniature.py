@@ -1,0 +1,431 @@
+"""The miniature: its sentences, its tokenizer, its pretraining and cache, and tagging with it."""
+
+import random
+import re
+import string
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers")
+
+import torch
+
+from bertft.corpora.miniature import DOMAINS, Recipe, Sentence, pretrained_miniature, sentences
+from bertft.corpora.miniature.grammar import paradigms
+from bertft.corpora.miniature.pretraining import vocabulary
+from bertft.finetuning.tagging import finetune_tagging
+
+UPOS = {
+    *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM"),
+    *("PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X"),
+}
+TINY = Recipe(
+    layers=2, width=32, heads=2, intermediate=48, sentences=300, steps=60, batch_size=16, lr=5e-3
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Matrices this small gain nothing from threads, and lose much where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return pretrained_miniature(TINY, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def pieces(tiny):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny)
+
+
+def tags_of_forms(domain, n=2000):
+    tags = defaultdict(Counter)
+    for sentence in sentences(domain, n, seed=1):
+        for word, tag in zip(sentence.words, sentence.tags, strict=True):
+            tags[word.lower()][tag] += 1
+    return tags
+
+
+@pytest.fixture(scope="module")
+def forms():
+    return {domain: tags_of_forms(domain) for domain in DOMAINS}
+
+
+def test_sentences_are_the_same_everywhere():
+    kitchen, harbor = (sentences(domain, 1, seed=0)[0] for domain in DOMAINS)
+    assert kitchen.words == ("Farmers", "called", "his", "cook", ".")
+    assert kitchen.tags == ("NOUN", "VERB", "PRON", "NOUN", "PUNCT")
+    assert harbor.words == ("Inspect", "five", "logs", ".")
+    code = (
+        "from bertft.corpora.miniature import sentences as s; print(s('harbor', 50, 7)[-1].words)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(sentences("harbor", 50, 7)[-1].words)
+
+
+def test_more_sentences_only_append_and_seeds_differ():
+    for domain in DOMAINS:
+        assert sentences(domain, 30, seed=4)[:10] == sentences(domain, 10, seed=4)
+        held_out = set(sentences(domain, 300, seed=5))
+        assert len(held_out & set(sentences(domain, 300, seed=4))) < 6
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_every_word_has_a_universal_tag(domain):
+    known = {form for paradigm in paradigms() for form in paradigm}
+    seen = set()
+    for sentence in sentences(domain, 1000, seed=2):
+        assert len(sentence.words) == len(sentence.tags)
+        seen |= set(sentence.tags)
+        for word, tag in zip(sentence.words, sentence.tags, strict=True):
+            assert (tag == "PUNCT") == (word in string.punctuation)
+            assert (tag == "NUM" and word.isdigit()) or word.lower() in known or tag == "PUNCT"
+    assert seen <= UPOS
+    assert len(seen) >= 14
+
+
+@pytest.mark.parametrize(
+    ("domain", "form", "tags"),
+    [
+        ("kitchen", "salt", {"NOUN", "VERB"}),
+        ("kitchen", "that", {"DET", "PRON", "SCONJ"}),
+        ("kitchen", "had", {"AUX", "VERB"}),
+        ("kitchen", "before", {"ADP", "SCONJ"}),
+        ("kitchen", "basil", {"NOUN", "PROPN"}),
+        ("kitchen", "salted", {"ADJ", "VERB"}),
+        ("kitchen", "early", {"ADJ", "ADV"}),
+        ("harbor", "watch", {"NOUN", "VERB"}),
+        ("harbor", "anchors", {"NOUN", "VERB"}),
+        ("harbor", "clear", {"ADJ", "ADV", "VERB"}),
+        ("harbor", "pearl", {"NOUN", "PROPN"}),
+    ],
+)
+def test_forms_are_ambiguous(forms, domain, form, tags):
+    assert set(forms[domain][form]) == tags
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_tagging_needs_the_context(forms, domain):
+    counts = forms[domain].values()
+    best = sum(max(tags.values()) for tags in counts) / sum(sum(tags.values()) for tags in counts)
+    assert 0.85 < best < 0.95
+
+
+def test_domains_differ_in_lexicon_and_register(forms):
+    content = {"NOUN", "VERB", "ADJ", "PROPN"}
+    kitchen, harbor = (
+        {form for form, tags in forms[domain].items() if content & set(tags)} for domain in DOMAINS
+    )
+    assert 0 < len(kitchen & harbor) < 0.25 * len(kitchen | harbor)
+    articles = [forms[domain]["the"].total() for domain in DOMAINS]
+    assert articles[0] > 5 * articles[1]
+    assert forms["kitchen"]["was"]
+    assert not forms["harbor"]["was"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("attic", 1, 0),
+            "[sentences] domain must be 'kitchen' or 'harbor', got 'attic'; pass one",
+        ),
+        (("kitchen", 0, 0), "[sentences] n must be at least 1, got 0; ask for one or more."),
+        (("kitchen", 1, -1), "[sentences] seed must be at least 0, got -1; pass another one."),
+    ],
+)
+def test_sentences_reject(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sentences(*arguments)
+
+
+def test_vocabulary_is_ordered_and_without_repeats():
+    assert vocabulary()[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert vocabulary() == list(dict.fromkeys(vocabulary()))
+    assert {"salt", "##ed", "slic", "##ing", "q", "##q"} <= set(vocabulary())
+
+
+def test_tokenizer_loads_as_a_fast_one_with_a_limit(pieces):
+    assert pieces.is_fast
+    assert pieces.model_max_length == TINY.positions
+    assert pieces.convert_ids_to_tokens(range(len(pieces))) == vocabulary()
+
+
+def test_words_have_one_or_more_pieces(pieces):
+    assert pieces.tokenize("Salted boats, slicing") == [
+        *("salt", "##ed", "boat", "##s", ",", "slic", "##ing")
+    ]
+    for domain in DOMAINS:
+        words = [word for s in sentences(domain, 300, seed=3) for word in s.words if word.isalpha()]
+        lengths = Counter(len(pieces.tokenize(word)) for word in words)
+        assert set(lengths) <= {1, 2}
+        assert lengths[2] > 0.15 * lengths.total()
+
+
+def test_any_printable_text_has_pieces_and_offsets(pieces):
+    text = f"{string.ascii_letters} 007 {string.punctuation} supercalifragilistic~"
+    encoded = pieces(text, return_offsets_mapping=True)
+    assert pieces.unk_token_id not in encoded["input_ids"]
+    covered = "".join(text[start:stop] for start, stop in encoded["offset_mapping"])
+    assert covered == text.replace(" ", "")
+    assert pieces.decode(pieces("the salted boats")["input_ids"][1:-1]) == "the salted boats"
+
+
+def test_folder_holds_safetensors_that_load(tiny):
+    from transformers import AutoModelForMaskedLM
+
+    names = {path.name for path in tiny.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    model = AutoModelForMaskedLM.from_pretrained(tiny)
+    assert not model.training
+    assert model.config.num_hidden_layers == TINY.layers
+    assert model.config.vocab_size == len(vocabulary())
+
+
+def test_pretraining_learns(tiny):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    model = AutoModelForMaskedLM.from_pretrained(tiny)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    losses = []
+    for sentence in sentences("kitchen", 100, seed=99):
+        ids = torch.tensor([tokenizer(" ".join(sentence.words))["input_ids"]])
+        hidden = torch.arange(2, ids.shape[1] - 1, 2)
+        with torch.inference_mode():
+            logits = model(ids.index_fill(1, hidden, tokenizer.mask_token_id)).logits
+        losses.append(torch.nn.functional.cross_entropy(logits[0, hidden], ids[0, hidden]))
+    # A guess among all pieces costs log(482) = 6.2 nats.
+    assert sum(losses) / len(losses) < 5.3
+
+
+def test_pretraining_repeats_and_leaves_no_trace(tiny, tmp_path, capfd):
+    torch.manual_seed(3)
+    before, threads, steps = torch.get_rng_state(), torch.get_num_threads(), []
+    with torch.no_grad():
+        again = pretrained_miniature(TINY, tmp_path, lambda *step: steps.append(step))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+    assert steps == [(n, TINY.steps) for n in range(1, TINY.steps + 1)]
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == [again]
+    assert again.name == tiny.name
+    files = [(folder / "model.safetensors").read_bytes() for folder in (tiny, again)]
+    assert files[0] == files[1]
+
+
+def refuse(*_):
+    raise AssertionError("trained")
+
+
+def test_second_call_only_finds(tiny):
+    assert pretrained_miniature(TINY, tiny.parent, refuse) == tiny
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"lr": 1e-3}, {"layers": 3}], ids=str)
+def test_another_recipe_trains_anew(tiny, change):
+    with pytest.raises(AssertionError, match="trained"):
+        pretrained_miniature(replace(TINY, **change), tiny.parent, refuse)
+
+
+def test_another_grammar_trains_anew(tiny, monkeypatch):
+    changed = [Sentence(("Salt", "."), ("VERB", "PUNCT"))]
+    home = "bertft.corpora.miniature.pretraining.sentences"
+    monkeypatch.setattr(home, lambda *_: changed * 20)
+    with pytest.raises(AssertionError, match="trained"):
+        pretrained_miniature(TINY, tiny.parent, refuse)
+
+
+def test_an_interrupted_call_leaves_nothing(tmp_path):
+    def interrupt(step, steps):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrained_miniature(TINY, tmp_path, interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_faster_of_two_processes_wins(tiny, tmp_path):
+    quick = replace(TINY, steps=2, sentences=20)
+    name = pretrained_miniature(quick, tmp_path / "elsewhere").name
+    theirs = tmp_path / name / "weights"
+
+    def other_process(step, steps):
+        theirs.parent.mkdir(exist_ok=True)
+        theirs.write_text("theirs")
+
+    assert pretrained_miniature(quick, tmp_path, other_process) == theirs.parent
+    assert [path.name for path in theirs.parent.iterdir()] == ["weights"]
+    assert {path.name for path in tmp_path.iterdir()} == {name, "elsewhere"}
+
+
+def test_the_cache_is_the_users(tmp_path, monkeypatch):
+    quick = replace(TINY, steps=1, sentences=20)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert pretrained_miniature(quick).parent == tmp_path / "bertft"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert pretrained_miniature(quick).parent == tmp_path / ".cache" / "bertft"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0;"),
+        ({"width": 30, "heads": 4}, "width must be a positive multiple of the 4 heads, got 30;"),
+        ({"positions": 12}, "positions must be at least 128, got 12;"),
+        ({"seed": -1}, "seed must be at least 0, got -1;"),
+        ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0;"),
+        ({"masked": 0.0}, "masked must be in (0, 1), got 0.0;"),
+        ({"lr": 0.0}, "lr must be positive, got 0.0;"),
+    ],
+)
+def test_recipes_are_checked(tmp_path, change, message):
+    with pytest.raises(ValueError, match=re.escape(f"[pretrained_miniature] {message} change it")):
+        pretrained_miniature(replace(TINY, **change), tmp_path)
+
+
+def test_longest_sentences_fit(pieces):
+    texts = [" ".join(s.words) for domain in DOMAINS for s in sentences(domain, 5000, seed=8)]
+    assert max(map(len, pieces(texts)["input_ids"])) < 100
+
+
+@pytest.fixture(scope="module")
+def tagging(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tagger") / "kitchen"
+    train, dev = sentences("kitchen", 400, seed=1), sentences("kitchen", 100, seed=2)
+    torch.manual_seed(5)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    steps = []
+    tagging = finetune_tagging(
+        tiny, train, out, dev=dev, lr=5e-3, epochs=4, progress=lambda *step: steps.append(step)
+    )
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.array_equal(np.random.get_state()[1], states[2])  # noqa: NPY002
+    assert steps == [(n, 52) for n in range(1, 53)]
+    return tagging
+
+
+def test_tagging_learns(tagging):
+    dev = sentences("kitchen", 100, seed=2)
+    assert tagging.words == sum(len(sentence.words) for sentence in dev)
+    nouns = sum(sentence.tags.count("NOUN") for sentence in dev)
+    assert tagging.majority == pytest.approx(nouns / tagging.words)
+    assert tagging.accuracy > 0.8 > 2 * tagging.majority
+
+
+def test_tagger_is_saved_whole_and_alone(tagging):
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    assert {path.name for path in tagging.folder.iterdir()} == {
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    }
+    assert list(tagging.folder.parent.iterdir()) == [tagging.folder]
+    tagger = AutoModelForTokenClassification.from_pretrained(tagging.folder)
+    tokenizer = AutoTokenizer.from_pretrained(tagging.folder)
+    right = n = 0
+    for sentence in sentences("kitchen", 100, seed=2):
+        encoded = tokenizer(list(sentence.words), is_split_into_words=True, return_tensors="pt")
+        owners = encoded.word_ids()
+        with torch.inference_mode():
+            guesses = tagger(**encoded).logits[0].argmax(-1)
+        for number, tag in enumerate(sentence.tags):
+            right += tagger.config.id2label[int(guesses[owners.index(number)])] == tag
+            n += 1
+    assert right / n == pytest.approx(tagging.accuracy, abs=0.003)
+
+
+def test_tagging_is_quiet_and_repeats(tiny, tmp_path, capfd):
+    train = sentences("harbor", 40, seed=1)
+    losses = [
+        finetune_tagging(tiny, train, tmp_path / name, dev=train, lr=1e-3, epochs=1, seed=seed).loss
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    assert capfd.readouterr() == ("", "")
+
+
+GOOD = Sentence(("Salt", "boats"), ("VERB", "NOUN"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sentences": []}, "sentences must hold a sentence or more, got none;"),
+        ({"dev": []}, "dev must hold a sentence or more, got none;"),
+        (
+            {"dev": [GOOD, Sentence(("Salt", "boats"), ("VERB",))]},
+            "dev[1] must have one tag for each word, and words that the tokenizer keeps, got 2 "
+            "words, 2 of them kept, and 1 tags;",
+        ),
+        (
+            {"sentences": [Sentence(("Salt", "\u200b"), ("VERB", "X"))]},
+            "sentences[0] must have one tag for each word, and words that the tokenizer keeps, got "
+            "2 words, 1 of them kept, and 2 tags;",
+        ),
+        (
+            {"sentences": [Sentence(("Salt",) * 127, ("VERB",) * 127)]},
+            "sentences[0] must have at most 128 pieces, got 129;",
+        ),
+        ({"epochs": 0}, "epochs must be at least 1, got 0;"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0;"),
+        ({"lr": -1.0}, "lr must be positive, got -1.0;"),
+        ({"seed": 2**32}, "seed must be in [0, 2**32), got 4294967296;"),
+        ({"device": "tpu"}, "device must be 'cpu' or 'cuda', got 'tpu';"),
+    ],
+)
+def test_tagging_rejects(tiny, tmp_path, change, message):
+    settings = {"sentences": [GOOD], "dev": [GOOD], "lr": 1e-3, **change}
+    with pytest.raises(ValueError, match=re.escape(f"[finetune_tagging] {message}")):
+        finetune_tagging(tiny, out=tmp_path / "out", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tagging_keeps_files_that_are_there(tiny, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    message = re.escape("[finetune_tagging] out must be a new or an empty folder, got ")
+    with pytest.raises(ValueError, match=message):
+        finetune_tagging(tiny, [GOOD], tmp_path, dev=[GOOD], lr=1e-3)
+
+
+def test_tagging_needs_a_gpu_for_cuda(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = re.escape("[finetune_tagging] device must be one that torch finds, got 'cuda'")
+    with pytest.raises(RuntimeError, match=message):
+        finetune_tagging(tiny, [GOOD], tmp_path / "out", dev=[GOOD], lr=1e-3, device="cuda")
+
+
+def test_tagging_refuses_a_checkpoint_in_parts(tiny, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(tiny, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    del weights["bert.encoder.layer.1.output.dense.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    message = re.escape("[finetune_tagging] model must hold every weight of its encoder, got ")
+    with pytest.raises(ValueError, match=message):
+        finetune_tagging(broken, [GOOD], tmp_path / "out", dev=[GOOD], lr=1e-3)
+
+
+def test_importing_the_miniature_is_cheap():
+    code = (
+        "import sys, bertft.corpora.miniature; "
+        "print([m for m in ('torch', 'transformers', 'tokenizers', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
