@@ -24,6 +24,7 @@ def cka(x: Rows | Moments, y: Rows | None = None, *, debiased: bool = False) -> 
 
     Reference: Kornblith et al. 2019; Song et al. 2012.
 
+    >>> import torch
     >>> x = torch.randn(50, 4, dtype=torch.float64)
     >>> cka(x, 3 * x + 1)
     1.0

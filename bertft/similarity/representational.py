@@ -37,6 +37,7 @@ def rsa(x: Rows | Moments, y: Rows | None = None, *, kernel: Kernel = "cosine") 
 
     Reference: Kriegeskorte et al. 2008; closed forms in docs/methods.md.
 
+    >>> import torch
     >>> x = torch.randn(50, 4, dtype=torch.float64)
     >>> rsa(x, 3 * x)
     1.0
