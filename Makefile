@@ -9,7 +9,7 @@ CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 BUILT_FROM := CMakeLists.txt pyproject.toml constraints.txt $(CXX_FILES) \
 	$(shell find bertft -type d -not -name __pycache__)
 
-.PHONY: demo test real check bench format wheel clean
+.PHONY: demo test real check bench format wheel wheel-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bertft demo
@@ -36,7 +36,15 @@ format: $(VENV)/.dev-installed
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 wheel: $(VENV)/.venv
-	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# The wheel by itself, where neither torch nor anything else of ours is installed.
+wheel-test: wheel
+	rm -rf build/wheel && mkdir -p build && $(BIN)/python -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet -c constraints.txt numpy hypothesis pytest
+	build/wheel/bin/python -m pip install --quiet --no-deps dist/*.whl
+	cd build && wheel/bin/pytest --import-mode=importlib ../tests/test_native.py
 
 $(VENV)/.venv:
 	@for python in $(PYTHONS); do \

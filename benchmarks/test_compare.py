@@ -16,7 +16,7 @@ from bertft.models import inference
 from bertft.moments import BLOCK_ROWS
 from bertft.planning import prepare
 from bertft.progress import Display
-from bertft.rows import batches
+from bertft.rows import batches, pad
 from bertft.streaming import stream
 
 WORDS = 20_000
@@ -67,7 +67,7 @@ def run(benchmark, sides, call, *arguments, rounds):
 @pytest.mark.parametrize("what", ["forward passes", "pass of compare", "usual way (CKA only)"])
 def test_pass(benchmark, work, what):
     sides, task = work
-    parts = batches(task.rows, 32, BLOCK_ROWS, 0)
+    parts = [pad(group, 0) for group in batches(task.rows, 32, BLOCK_ROWS)]
     if what == "forward passes":
         assert run(benchmark, sides, forward_passes, sides, parts, rounds=2).isfinite().all()
     elif what == "pass of compare":
@@ -87,7 +87,9 @@ def test_solving(benchmark, work):
     )  # fmt: skip
     with inference(*(side.encoder for side in sides.values())):
         moments = stream(small, sides, 32, None, Display(False))
-        expected = usual_way(sides, batches(small.rows, 32, BLOCK_ROWS, 0))
+        expected = usual_way(
+            sides, [pad(group, 0) for group in batches(small.rows, 32, BLOCK_ROWS)]
+        )
     benchmark.extra_info.update(pairs=13, width=768, measures=len(small.measures))
     table, _ = benchmark.pedantic(
         lambda: _solve(

@@ -1,7 +1,7 @@
 """Peak memory of `compare` beyond the models must not grow with the rows.
 
-Each size runs in a process of its own; the row's `extra_info` has the peak in MiB, before and after
-the pass. The texts themselves (strings and token ids) are counted in the first.
+Each size runs in a process of its own, after a first small pass; `extra_info` has the resident MiB
+before the pass (the token ids are in it) and at its peak.
 """
 
 import json
@@ -35,13 +35,15 @@ config = BertConfig(vocab_size=60, hidden_size=128, num_hidden_layers=4, num_att
                     intermediate_size=256)
 sides = {role: Checkpoint.open(BertModel(config), None, tokenizer)
          for role in ("pretrained", "finetuned")}
-corpus = Corpus.of("words", [Text.of(text) for text in sentences(int(sys.argv[1]))])
-task = prepare(corpus, sides, None, "words", None, 0, None)
 process = psutil.Process()
 # Once through a few batches, so that what is allocated once and kept does not count.
 with inference(*(side.encoder for side in sides.values())):
-    few = prepare(Corpus.of("few", corpus.texts[:200]), sides, None, "words", None, 0, None)
-    stream(few, sides, 32, None, Display(False))
+    few = Corpus.of("few", [Text.of(text) for text in sentences(9_000)])
+    stream(prepare(few, sides, None, "words", None, 0, None), sides, 32, None, Display(False))
+    del few
+    corpus = Corpus.of("words", [Text.of(text) for text in sentences(int(sys.argv[1]))])
+    task = prepare(corpus, sides, None, "words", None, 0, None)
+    del corpus
     before, peak, stop = process.memory_info().rss, 0, threading.Event()
     def watch():
         global peak

@@ -179,6 +179,7 @@ def compare(
     corpora = corpora_of(data)
     sides = _open_sides(pretrained, finetuned, dtype, tokenizer)
     work = [prepare(corpus, sides, named, rows, limit, seed, max_length) for corpus in corpora]
+    del corpora  # only token ids are needed from here on
     where = _device(device)
     started = datetime.now(UTC)
     moments = {}
@@ -186,9 +187,9 @@ def compare(
         for task in work:
             for note in task.notes:
                 display.note(note)
-            moments[task.corpus.name] = stream(task, sides, batch_size, backend, display)
+            moments[task.name] = stream(task, sides, batch_size, backend, display)
         device_used = str(sides[PRETRAINED].encoder.device)
-    table, diagnostics = _solve(moments, {t.corpus.name: t.measures for t in work}, sides, display)
+    table, diagnostics = _solve(moments, {t.name: t.measures for t in work}, sides, display)
     provenance = {
         "created": started.isoformat(timespec="seconds"),
         "versions": results.versions(),

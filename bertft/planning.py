@@ -16,7 +16,10 @@ class Task:
     """What is to be done on one corpus, and what it leaves out.
 
     Attributes:
-        corpus: the texts.
+        name: of the corpus.
+        source: where its texts came from.
+        fingerprint: of its texts, which are no longer needed.
+        texts: how many there were.
         rows: the encoded texts with the rows that were drawn.
         available: rows that there were to draw from.
         measures: names of the measures that these rows allow.
@@ -24,7 +27,10 @@ class Task:
         notes: what the user should know.
     """
 
-    corpus: Corpus
+    name: str
+    source: str
+    fingerprint: str
+    texts: int
     rows: Rows
     available: int
     measures: list[str]
@@ -41,7 +47,7 @@ class Task:
     def plan(self, depth: int, nbytes: int) -> str:
         """Return the line that is printed before the pass."""
         return (
-            f"{self.corpus.name}: {self.rows.n:,} of {self.available:,} rows in "
+            f"{self.name}: {self.rows.n:,} of {self.available:,} rows in "
             f"{len(self.rows.texts):,} texts ({self.rows.tokens:,} tokens), layers 0 to {depth}, "
             f"statistics {nbytes / 2**20:,.0f} MiB"
         )
@@ -49,10 +55,10 @@ class Task:
     def describe(self) -> dict[str, Any]:
         """Return the record of the corpus for the provenance."""
         return {
-            "name": self.corpus.name,
-            "source": self.corpus.source,
-            "fingerprint": self.corpus.fingerprint,
-            "texts": len(self.corpus.texts),
+            "name": self.name,
+            "source": self.source,
+            "fingerprint": self.fingerprint,
+            "texts": self.texts,
             "rows": self.available,
             "rows_used": self.rows.n,
             "truncated_texts": self.rows.truncated_texts,
@@ -121,7 +127,17 @@ def prepare(
         )
     notes = _notes_on(corpus.name, rows, bound)
     chosen = _choose(named, rows.n, sides, corpus.name, notes)
-    return Task(corpus, rows, everything.n, chosen, bound, notes)
+    return Task(
+        corpus.name,
+        corpus.source,
+        corpus.fingerprint,
+        len(corpus.texts),
+        rows,
+        everything.n,
+        chosen,
+        bound,
+        notes,
+    )
 
 
 def _require_known_tokens(rows: Rows, sides: Mapping[str, Checkpoint]) -> None:

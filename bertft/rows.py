@@ -4,7 +4,7 @@ Owns the way from texts to token ids with the runs of positions that each row av
 tokens and padding never enter a row.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 RowKind = Literal["words", "tokens"]
 Integers = npt.NDArray[np.int64]
+TEXTS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a text, and for each of its rows the run of positions [start, stop)."""
+    """Token ids of a text, and for each of its rows the run of positions [start, stop); int32."""
 
-    ids: Integers
-    starts: Integers
-    stops: Integers
+    ids: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int32]
+    stops: npt.NDArray[np.int32]
 
 
 @dataclass
@@ -100,7 +101,8 @@ def encode(
             starts, stops = pieces, pieces + 1
         else:
             starts, stops = _runs(rows, text, offsets, pieces, cut)
-        rows.texts.append(Encoded(ids, starts, stops))
+        kept = (array.astype(np.int32) for array in (ids, starts, stops))
+        rows.texts.append(Encoded(*kept))
     return rows
 
 
@@ -122,26 +124,51 @@ def draw(rows: Rows, limit: int | None, seed: int) -> Rows:
     return Rows(kept, rows.truncated_texts, rows.truncated_words, rows.dropped_words)
 
 
-def batches(rows: Rows, batch_size: int, most_rows: int, pad_id: int) -> list[Batch]:
-    """Return padded batches of texts of similar length, the longest first.
+def batches(rows: Rows, batch_size: int, most_rows: int) -> list[list[Encoded]]:
+    """Return groups of texts of similar length, the longest first.
 
-    A batch holds at most `batch_size` texts and, unless it is a single text, `most_rows` rows.
+    A group has at most `batch_size` texts and, unless it is a single text, `most_rows` rows.
     """
-    ordered = sorted(rows.texts, key=lambda text: -len(text.ids))
-    return [_pad(group, pad_id) for group in _groups(ordered, batch_size, most_rows)]
+    groups: list[list[Encoded]] = []
+    n = 0
+    for text in sorted(rows.texts, key=lambda text: -len(text.ids)):
+        n += len(text.starts)
+        if not groups or len(groups[-1]) == batch_size or n > most_rows:
+            groups.append([])
+            n = len(text.starts)
+        groups[-1].append(text)
+    return groups
+
+
+def pad(texts: Sequence[Encoded], pad_id: int) -> Batch:
+    """Return texts as one batch, padded on the right."""
+    length = max(len(text.ids) for text in texts)
+    ids = np.full((len(texts), length), pad_id, np.int64)
+    mask = np.zeros((len(texts), length), np.int64)
+    for i, text in enumerate(texts):
+        ids[i, : len(text.ids)] = text.ids
+        mask[i, : len(text.ids)] = 1
+    starts = np.concatenate(
+        [i * length + text.starts.astype(np.int64) for i, text in enumerate(texts)]
+    )
+    stops = np.concatenate(
+        [i * length + text.stops.astype(np.int64) for i, text in enumerate(texts)]
+    )
+    return Batch(*(torch.from_numpy(array) for array in (ids, mask, starts, stops)))
 
 
 def _encodings(
-    texts: Iterable[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
-) -> "list[Encoding]":
-    encoded = tokenizer(
-        [text.text for text in texts],
-        truncation=max_length is not None,
-        max_length=max_length,
-        padding=False,
-    )
-    encodings: list[Encoding] = encoded.encodings
-    return encodings
+    texts: Sequence[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
+) -> "Iterator[Encoding]":
+    # A chunk at a time: what tokenizers return takes far more memory than the ids.
+    for first in range(0, len(texts), TEXTS_AT_ONCE):
+        encoded = tokenizer(
+            [text.text for text in texts[first : first + TEXTS_AT_ONCE]],
+            truncation=max_length is not None,
+            max_length=max_length,
+            padding=False,
+        )
+        yield from encoded.encodings
 
 
 def _runs(
@@ -160,30 +187,3 @@ def _runs(
     first, last = pieces[first[covered]], pieces[last[covered] - 1] + 1
     rows.dropped_words += int((~covered).sum())
     return first, last
-
-
-def _groups(
-    texts: Sequence[Encoded], batch_size: int, most_rows: int
-) -> Iterator[Sequence[Encoded]]:
-    group: list[Encoded] = []
-    n = 0
-    for text in texts:
-        if group and (len(group) == batch_size or n + len(text.starts) > most_rows):
-            yield group
-            group, n = [], 0
-        group.append(text)
-        n += len(text.starts)
-    if group:
-        yield group
-
-
-def _pad(texts: Sequence[Encoded], pad_id: int) -> Batch:
-    length = max(len(text.ids) for text in texts)
-    ids = np.full((len(texts), length), pad_id, np.int64)
-    mask = np.zeros((len(texts), length), np.int64)
-    for i, text in enumerate(texts):
-        ids[i, : len(text.ids)] = text.ids
-        mask[i, : len(text.ids)] = 1
-    starts = np.concatenate([i * length + text.starts for i, text in enumerate(texts)])
-    stops = np.concatenate([i * length + text.stops for i, text in enumerate(texts)])
-    return Batch(*(torch.from_numpy(array) for array in (ids, mask, starts, stops)))

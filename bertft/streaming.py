@@ -12,7 +12,7 @@ from bertft.checkpoints import Checkpoint
 from bertft.moments import BLOCK_ROWS, Moments
 from bertft.planning import Task
 from bertft.progress import Display
-from bertft.rows import Batch, batches
+from bertft.rows import Batch, batches, pad
 
 
 def side_name(role: str, layer: int) -> str:
@@ -36,25 +36,27 @@ def stream(
     """
     moments = _empty_moments(task, sides)
     first = next(iter(sides.values()))
-    parts = batches(task.rows, batch_size, BLOCK_ROWS, first.pad_id)
+    parts = batches(task.rows, batch_size, BLOCK_ROWS)
     # A batch of middling length first: its time per token stands for the others'.
     parts.insert(0, parts.pop(len(parts) // 2))
+    largest = max(sum(len(text.starts) for text in part) for part in parts)
     block = RowBlock(
         moments.widths,
-        min(task.rows.n, max(BLOCK_ROWS, *(len(batch.starts) for batch in parts))),
+        min(task.rows.n, max(BLOCK_ROWS, largest)),
         torch.float64 if first.encoder.dtype == torch.float64 else torch.float32,
         partial(moments.update, backend=backend),
         backend,
     )
     display.note(task.plan(first.blocks.depth, moments.nbytes))
-    with display.bar(task.corpus.name, task.rows.tokens, "tokens") as bar:
-        for number, batch in enumerate(parts):
+    with display.bar(task.name, task.rows.tokens, "tokens") as bar:
+        for number, part in enumerate(parts):
             started = time.perf_counter()
-            _run(batch, number, sides, block, task.corpus.name)
+            batch = pad(part, first.pad_id)
+            _run(batch, number, sides, block, task.name)
             done = int(batch.mask.sum())
             if number == 0:
                 seconds = (time.perf_counter() - started) * task.rows.tokens / done
-                display.note(f"{task.corpus.name}: about {seconds:,.0f} s, by the first batch")
+                display.note(f"{task.name}: about {seconds:,.0f} s, by the first batch")
             bar.advance(done)
     block.flush()
     return moments

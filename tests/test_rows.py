@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bertft.corpora import Corpus, Text, corpora_of, read
-from bertft.rows import batches, draw, encode
+from bertft.rows import batches, draw, encode, pad
 
 
 def words_of(text):
@@ -103,7 +103,7 @@ def test_a_draw_is_uniform_and_does_not_depend_on_anything_else(tokenizer, texts
 
 def test_batches_pad_on_the_right_and_point_at_the_same_pieces(tokenizer, texts):
     rows = encode([Text.of(text) for text in texts], tokenizer)
-    parts = batches(rows, 4, 50, pad_id=0)
+    parts = [pad(group, pad_id=0) for group in batches(rows, 4, 50)]
     assert sum(len(batch.starts) for batch in parts) == rows.n
     assert all(len(batch.ids) <= 4 and len(batch.starts) <= 50 for batch in parts)
     lengths = [batch.ids.shape[1] for batch in parts]
@@ -123,7 +123,7 @@ def test_batches_pad_on_the_right_and_point_at_the_same_pieces(tokenizer, texts)
 
 def test_a_text_with_more_rows_than_a_block_is_a_batch_of_its_own(tokenizer, texts):
     rows = encode([Text.of(text) for text in texts], tokenizer)
-    assert all(len(batch.ids) == 1 for batch in batches(rows, 8, 1, pad_id=0))
+    assert all(len(group) == 1 for group in batches(rows, 8, 1))
 
 
 def test_encode_refuses(tokenizer):

@@ -288,6 +288,19 @@ def test_rank_deficient_rows(name):
         assert full.value == pytest.approx(s.cca(x[:, :8], y[:, :8]).value, abs=1e-6)
 
 
+@pytest.mark.parametrize("n", [70, 341, 1000, 5000])
+@pytest.mark.parametrize("d", [8, 16, 64])
+def test_the_null_direction_of_a_layer_norm_is_never_kept(n, d):
+    for seed in range(12):
+        torch.manual_seed(seed)
+        x = torch.nn.functional.layer_norm(torch.randn(n, d), [d]) + torch.randn(d)
+        y = torch.nn.functional.layer_norm(x + 0.01 * torch.randn(n, d), [d]) + torch.randn(d)
+        result = s.cca(x, y)
+        assert (result.rank_x, result.rank_y) == (d - 1, d - 1)
+        assert float(result.correlations.max()) <= 1.0 + 1e-4
+        assert result.value == pytest.approx(s.cca(x.double(), y.double()).value, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", [n for n in MEASURES if n not in ("cosine", "l2")])
 def test_duplicated_rows(name):
     x, y = related(n=200)

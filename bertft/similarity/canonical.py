@@ -1,5 +1,6 @@
 """The CCA family and regression: measures that invert a scatter matrix, from moments."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -50,8 +51,8 @@ def cca(x: Rows | Moments, y: Rows | None = None, *, ridge: float | None = None)
 
     In [0, 1]: 1 where each side is an invertible linear map of the other. Rises with d / n even
     for unrelated rows, so it needs many more rows than columns. Directions of a scatter matrix
-    below 1e-8 of its largest eigenvalue (1e-12 for float64 rows) are dropped on each side, and the
-    kept ranks are in the result. Cost: O(d^3).
+    below 1e-8 of its largest eigenvalue (1e-12 for float64 rows; more where few float32 rows round
+    more) are dropped on each side, and the kept ranks are in the result. Cost: O(d^3).
 
     Args:
         x: `(n, d_x)` rows, or the `Moments` of both sides (row map "raw").
@@ -204,6 +205,18 @@ def _canonical(two: TwoSided, solution: _Solution, value: float) -> Canonical:
     return Canonical(value, solution.rank_x, solution.rank_y, solution.rho, r_squared)
 
 
+def _tolerance(two: TwoSided) -> float:
+    """Share of the largest eigenvalue below which a direction is dropped.
+
+    With few rows the rounding of float32 products is above 1e-8: over runs of 128 rows it is about
+    `2^-24 128 / sqrt(3 n)` of the largest eigenvalue, and the null direction of a LayerNorm would
+    pass for a real one.
+    """
+    if two.dtype == torch.float64:
+        return 1e-12
+    return max(1e-8, 2.0**-24 * 128 / math.sqrt(two.n))
+
+
 def _whitening(
     two: TwoSided, side: str, *, threshold: float = 1.0, ridge: float | None = None
 ) -> Tensor:
@@ -212,8 +225,7 @@ def _whitening(
         ("spectrum", side), lambda: torch.linalg.eigh(two.scatter(side, side))
     )
     values, vectors = values.flip(0), vectors.flip(1)
-    tolerance = 1e-12 if two.dtype == torch.float64 else 1e-8
-    rank = int((values > tolerance * values[0]).sum())
+    rank = int((values > _tolerance(two) * values[0]).sum())
     if threshold < 1.0:
         share = values[:rank].cumsum(0) / values[:rank].sum()
         rank = int((share < threshold).sum()) + 1
