@@ -281,13 +281,18 @@ def as_rows(x: Tensor | np.ndarray, name: str) -> Tensor:
     Raises:
         TypeError: anything else.
     """
-    tensor = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
-    if tensor.ndim != 2 or not tensor.dtype.is_floating_point:
+    rows = x if isinstance(x, Tensor) else np.asarray(x)
+    dtype = str(rows.dtype).removeprefix("torch.")
+    if rows.ndim != 2 or dtype not in ("float64", "float32", "float16", "bfloat16"):
         raise TypeError(
-            f"[Moments] {name} must be a floating-point (n, d) array or tensor, got "
-            f"{tensor.dtype} of shape {tuple(tensor.shape)}; reshape or convert it."
+            f"[Moments] {name} must be a floating-point (n, d) array or tensor, got {dtype} of "
+            f"shape {tuple(rows.shape)}; reshape or convert it."
         )
-    return tensor
+    if isinstance(rows, Tensor):
+        return rows.detach()
+    # torch shares neither read-only memory nor negative strides.
+    shared = rows.flags.writeable and min(rows.strides) >= 0
+    return torch.from_numpy(rows if shared else rows.copy())
 
 
 def save_moments(path: str | os.PathLike[str], parts: Mapping[str, Moments]) -> None:

@@ -368,6 +368,22 @@ def test_arrays_tensors_and_moments_agree():
     assert s.rsa(x.astype(np.float32), y) == pytest.approx(s.rsa(x, y), abs=1e-6)
 
 
+def test_any_layout_of_an_array():
+    x, y = related()
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    expected = s.cka(x, y)
+    for rows in (
+        frozen,
+        np.asfortranarray(x),
+        x[::-1][::-1],
+        np.hstack([x, x])[:, :12],
+        x.tolist(),
+    ):
+        assert s.cka(rows, y) == pytest.approx(expected, abs=1e-14)
+    assert s.cka(x[::-1], y[::-1]) == pytest.approx(expected, abs=1e-14)
+
+
 def constant(n=50, d=4):
     return np.full((n, d), 1.0 / 3.0)
 
@@ -406,6 +422,8 @@ def test_rsa_refuses_pairs_that_are_all_alike(kernel):
         (lambda: s.cka(X, Moments.of(X, X)), TypeError, "two arrays or one Moments"),
         (lambda: s.cka([[1.0]], [[1.0]]), ValueError, "at least 2"),
         (lambda: s.cka(X.astype(int), X), TypeError, "x must be a floating-point"),
+        (lambda: s.cka(X, X.astype(object)), TypeError, "y must be a floating-point"),
+        (lambda: s.cka(X[:, :0], X), ValueError, "x must vary"),
         (lambda: s.rsa(Moments.of(X, X, row_maps=["raw"])), ValueError, "got 'unit' and"),
         (lambda: s.cka(Moments({"a": 1, "b": 1, "c": 1}, [])), ValueError, "must have two sides"),
         (lambda: s.svcca(X, X, threshold=0.0), ValueError, r"threshold must be in \(0, 1\], got 0"),
