@@ -61,6 +61,11 @@ class Checkpoint:
         else:
             encoder = encoder_of(model)
             name = encoder.name_or_path or type(model).__name__
+            if tokenizer is None and not encoder.name_or_path:
+                raise ValueError(
+                    f"[Checkpoint.open] model must come with a tokenizer, got a {name} that was "
+                    "loaded from nowhere; pass tokenizer=."
+                )
             if dtype is not None and encoder.dtype != dtype:
                 raise ValueError(
                     f"[Checkpoint.open] dtype must be that of a model in memory ({encoder.dtype}), "
@@ -157,6 +162,7 @@ def load_encoder(name: str, dtype: torch.dtype) -> "PreTrainedModel":
         ValueError: weights that exist only as pickles, or an encoder weight that is missing from
             the checkpoint or has another shape there (transformers would draw it at random).
     """
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     source, revision = locate(name)
@@ -172,6 +178,16 @@ def load_encoder(name: str, dtype: torch.dtype) -> "PreTrainedModel":
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
+    except SafetensorError as error:
+        raise ValueError(
+            f"[load_encoder] weights must be whole safetensors files, got {name!r} "
+            f"({_first_line(error)}); copy or download them again."
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"[load_encoder] model must be one that transformers knows, got {name!r} "
+            f"({_first_line(error)}); check its config.json, or update transformers."
+        ) from error
     except OSError as error:
         raise FileNotFoundError(
             f"[load_encoder] model must be a folder or hub name with safetensors weights, got "

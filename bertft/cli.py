@@ -30,7 +30,10 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             _fail("interrupted; nothing was written.", INTERRUPTED)
         raise
-    except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        # Texts of our own say what to do; anything else is a defect and keeps its traceback.
+        if not str(error).startswith("["):
+            raise
         _fail(" ".join([str(error), *getattr(error, "__notes__", [])]))
 
 
@@ -128,6 +131,7 @@ def _show(comparison: "Comparison") -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     for corpus in comparison.table["corpus"].unique():
@@ -137,7 +141,7 @@ def _show(comparison: "Comparison") -> None:
         for first in range(0, len(summary.columns), per_part):
             layers = summary.columns[first : first + per_part]
             table = Table("layer", box=box.SIMPLE_HEAD, padding=0, title_justify="left")
-            table.title = str(corpus)
+            table.title = Text(str(corpus))
             for layer in layers:
                 table.add_column(str(layer), justify="right", no_wrap=True)
             for measure, values in summary[layers].iterrows():

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from bertft import results
-from bertft.checkpoints import DTYPES, Checkpoint, fingerprint
+from bertft.checkpoints import DTYPES, Checkpoint, fingerprint, load_tokenizer
 from bertft.corpora import Data, corpora_of
 from bertft.models import inference
 from bertft.moments import Moments, load_moments, save_moments
@@ -174,7 +174,7 @@ def compare(
     >>> compare("bert-base-uncased", "./bert-mnli", ["A text."], measures=["rsa"])  # doctest: +SKIP
     """
     display = Display(progress)
-    _require_counts(batch_size=(batch_size, 1), limit=(limit, 2), max_length=(max_length, 1))
+    _require_counts(batch_size=(batch_size, 1), limit=(limit, 2), seed=(seed, 0))
     named = known_measures(measures)
     corpora = corpora_of(data)
     sides = _open_sides(pretrained, finetuned, dtype, tokenizer)
@@ -237,13 +237,13 @@ def _open_sides(
     tokenizer: "PreTrainedTokenizerBase | None",
 ) -> dict[str, Checkpoint]:
     if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"[compare] dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+        raise ValueError(
+            f"[compare] dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; pass its name."
+        )
     wanted = DTYPES[dtype] if dtype is not None else None
-    sides = {
-        PRETRAINED: Checkpoint.open(pretrained, wanted, tokenizer),
-        FINETUNED: Checkpoint.open(finetuned, wanted, tokenizer),
-    }
-    a, b = sides.values()
+    a = Checkpoint.open(pretrained, wanted, tokenizer or _borrowed(pretrained, finetuned))
+    b = Checkpoint.open(finetuned, wanted, tokenizer or _borrowed(finetuned, pretrained))
+    sides = {PRETRAINED: a, FINETUNED: b}
     if a.blocks.depth != b.blocks.depth:
         raise ValueError(
             f"[compare] models must have the same depth, got {a.blocks.depth} layers in {a.name!r} "
@@ -257,11 +257,24 @@ def _open_sides(
     return sides
 
 
+def _borrowed(
+    model: "str | Path | PreTrainedModel", other: "str | Path | PreTrainedModel"
+) -> "PreTrainedTokenizerBase | None":
+    """The other model's tokenizer, for a model in memory that was loaded from nowhere."""
+
+    def home(of: "str | Path | PreTrainedModel") -> str:
+        return str(of) if isinstance(of, (str, Path)) else str(getattr(of, "name_or_path", ""))
+
+    return load_tokenizer(home(other)) if not home(model) and home(other) else None
+
+
 def _device(device: str | None) -> torch.device | None:
     if device is None:
         return None
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"[compare] device must be cpu, cuda or auto, got {device!r}; pass one.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError(
             f"[compare] device must be available, got {device!r} without CUDA; pass device='cpu'."

@@ -276,12 +276,14 @@ class Moments:
 
 
 def as_rows(x: Tensor | np.ndarray, name: str) -> Tensor:
-    """Return an array or tensor as a floating-point `(n, d)` tensor without gradient.
+    """Return an array or tensor as a floating-point `(n, d)` tensor on the CPU, without gradient.
+
+    There is no backend for other devices yet, so rows on them are copied here.
 
     Raises:
         TypeError: anything else.
     """
-    rows = x if isinstance(x, Tensor) else np.asarray(x)
+    rows = x.detach().cpu() if isinstance(x, Tensor) else np.asarray(x)
     dtype = str(rows.dtype).removeprefix("torch.")
     if rows.ndim != 2 or dtype not in ("float64", "float32", "float16", "bfloat16"):
         raise TypeError(
@@ -289,7 +291,7 @@ def as_rows(x: Tensor | np.ndarray, name: str) -> Tensor:
             f"shape {tuple(rows.shape)}; reshape or convert it."
         )
     if isinstance(rows, Tensor):
-        return rows.detach()
+        return rows
     # torch shares neither read-only memory nor negative strides.
     shared = rows.flags.writeable and min(rows.strides) >= 0
     return torch.from_numpy(rows if shared else rows.copy())

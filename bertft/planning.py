@@ -75,7 +75,8 @@ def known_measures(measures: Sequence[str] | None) -> list[str] | None:
     """
     if measures is None:
         return None
-    names = [measures] if isinstance(measures, str) else list(measures)
+    names = measures.split(",") if isinstance(measures, str) else list(measures)
+    names = [name.strip() for name in names]
     unknown = [name for name in names if name not in MEASURES]
     if unknown or not names:
         raise ValueError(
@@ -116,6 +117,12 @@ def prepare(
             f"[compare] max_length must be at most what the models take, {min(limits)}, got "
             f"{max_length}; pass less."
         )
+    special = a.tokenizer.num_special_tokens_to_add()
+    if max_length is not None and max_length <= special:
+        raise ValueError(
+            f"[compare] max_length must leave room beside {special} special tokens, got "
+            f"{max_length}; pass at least {special + 1}."
+        )
     bound = max_length or min(limits, default=None)
     everything = encode(corpus.texts, a.tokenizer, kind, bound)
     _require_known_tokens(everything, sides)
@@ -123,7 +130,7 @@ def prepare(
     if rows.n < 2:
         raise ValueError(
             f"[compare] rows must be at least 2, got {rows.n} {kind} in {corpus.name!r}; pass more "
-            "text, or a larger limit."
+            "text, or a larger limit or max_length."
         )
     notes = _notes_on(corpus.name, rows, bound)
     chosen = _choose(named, rows.n, sides, corpus.name, notes)
@@ -175,6 +182,7 @@ def _choose(
     d = max(max(width) for width in widths)
     chosen = named or [name for name, measure in MEASURES.items() if measure.default]
     short = [name for name in chosen if MEASURES[name].n_above_d and n <= d]
+    few = [name for name in chosen if n < MEASURES[name].least_rows]
     unequal = [name for name in chosen if MEASURES[name].same_width and widths[0] != widths[1]]
     why = []
     if short:
@@ -182,9 +190,11 @@ def _choose(
             f"{', '.join(short)} need more rows than columns, got n={n} and d={d} on {corpus!r}; "
             "pass more text or a larger limit, or use svcca or cka_debiased"
         )
+    if few:
+        why.append(f"{', '.join(few)} need more rows, got n={n} on {corpus!r}; pass more text")
     if unequal:
         why.append(f"{', '.join(unequal)} need layers of the same width; use rsa or cka")
     if named and why:
         raise ValueError(f"[compare] measures must suit the rows: {'; '.join(why)}.")
     notes.extend(f"left out: {reason}." for reason in why)
-    return [name for name in chosen if name not in short and name not in unequal]
+    return [name for name in chosen if name not in {*short, *few, *unequal}]

@@ -48,7 +48,7 @@ class Bar:
         console = display._console()
         speed = f"{{task.fields[speed]}} {self._unit}/s"
         display._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn(speed),

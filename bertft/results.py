@@ -38,6 +38,13 @@ def require_free(folder: Path, *, overwrite: bool) -> None:
         raise NotADirectoryError(
             f"[save] out must be a folder, got the file {str(folder)!r}; pass another path."
         )
+    folder = folder.absolute()
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise NotADirectoryError(
+            f"[save] out must be a folder that can be written, got {str(folder)!r} in "
+            f"{str(parent)!r}; pass another path."
+        )
     if (folder / PROVENANCE).exists() and not overwrite:
         raise FileExistsError(
             f"[save] out must not hold another run, got {str(folder)!r}; pass another folder, or "
@@ -59,8 +66,11 @@ def save_run(
     folder with provenance holds a whole run.
     """
     require_free(folder, overwrite=overwrite)
+    folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+    # Inside the folder where there is one: its parent need not be ours to write.
+    beside = folder if folder.exists() else folder.parent
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=beside) as name:
         staged = Path(name)
         table.to_parquet(staged / "results.parquet", index=False)
         table.to_csv(staged / "results.csv", index=False)
@@ -89,8 +99,14 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, An
         )
     try:
         provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-        return pd.read_parquet(folder / "results.parquet"), provenance
+        table = pd.read_parquet(folder / "results.parquet")
     except (ValueError, OSError) as error:
         raise ValueError(
             f"[load] files of a run must be whole, got {str(folder)!r} ({error}); run it again."
         ) from error
+    if not isinstance(provenance, dict):
+        raise ValueError(
+            f"[load] {PROVENANCE} must hold an object, got {type(provenance).__name__} in "
+            f"{str(folder)!r}; run it again."
+        )
+    return table, provenance

@@ -44,7 +44,7 @@ def stream(
         moments.widths,
         min(task.rows.n, max(BLOCK_ROWS, largest)),
         torch.float64 if first.encoder.dtype == torch.float64 else torch.float32,
-        partial(moments.update, backend=backend),
+        partial(_add, moments, task, sides, backend),
         backend,
     )
     display.note(task.plan(first.blocks.depth, moments.nbytes))
@@ -60,6 +60,21 @@ def stream(
             bar.advance(done)
     block.flush()
     return moments
+
+
+def _add(
+    moments: Moments,
+    task: Task,
+    sides: Mapping[str, Checkpoint],
+    backend: str | None,
+    rows: Mapping[str, Tensor],
+) -> None:
+    try:
+        moments.update(rows, backend=backend)
+    except ValueError as error:
+        names = " and ".join(f"{role} {side.name!r}" for role, side in sides.items())
+        error.add_note(f"(rows after {moments.n} of {task.name!r}, longest texts first; {names})")
+        raise
 
 
 def _empty_moments(task: Task, sides: Mapping[str, Checkpoint]) -> Moments:

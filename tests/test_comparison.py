@@ -131,6 +131,22 @@ def test_defaults_leave_out_what_the_rows_do_not_allow(pair, texts):
     )
 
 
+def test_very_few_rows_leave_measures_out(pair):
+    two = bertft.compare(*pair, ["the cat"])
+    assert {"rsa", "cka_debiased"}.isdisjoint(two.table["measure"])
+    assert any("cka_debiased need more rows, got n=2" in n for n in two.provenance["notes"])
+
+
+def test_measures_may_be_one_string(pair, texts):
+    table = bertft.compare(*pair, texts, measures="rsa, cka").table
+    assert set(table["measure"]) == {"rsa", "cka"}
+
+
+def test_a_model_in_memory_borrows_the_tokenizer(pair, make_model, texts):
+    table = bertft.compare(pair[0], make_model(), texts, measures=["rsa"]).table
+    assert table["value"].to_numpy() == pytest.approx(np.ones(4), abs=1e-6)
+
+
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 7}, {"batch_size": 1000}])
 def test_batches_do_not_change_the_values(pair, texts, options):
     expected = bertft.compare(*pair, texts)
@@ -322,6 +338,10 @@ def test_models_of_different_width(checkpoint, texts):
         ({"dtype": "int8"}, "dtype must be one of float32, .*, got 'int8'"),
         ({"limit": 1}, "limit must be at least 2, got 1"),
         ({"limit": 0}, "limit must be at least 2, got 0"),
+        ({"max_length": 2}, "must leave room beside 2 special tokens, got 2; pass at least 3"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"device": "tpu"}, "device must be cpu, cuda or auto, got 'tpu'"),
+        ({"measures": ["cka_debiased"], "limit": 3}, "cka_debiased need more rows, got n=3"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
@@ -368,8 +388,14 @@ def test_save_and_load(pair, texts, tmp_path):
     (out / "results.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="files of a run must be whole"):
         bertft.Comparison.load(out)
+    comparison.save(out, overwrite=True)
+    (out / "provenance.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"provenance.json must hold an object, got list"):
+        bertft.Comparison.load(out)
     with pytest.raises(FileNotFoundError, match="folder must hold a run"):
         bertft.Comparison.load(tmp_path)
+    with pytest.raises(NotADirectoryError, match="must be a folder that can be written"):
+        require_free(out / "figure.svg" / "run", overwrite=False)
     with pytest.raises(NotADirectoryError, match="out must be a folder"):
         require_free(out / "figure.svg", overwrite=True)
 
@@ -398,14 +424,15 @@ def run(*arguments, **options):
 
 
 def test_command_line(pair, texts, tmp_path):
-    data = tmp_path / "texts.txt"
+    data = tmp_path / "texts[v2].txt"
     data.write_text("\n".join(texts))
     out = tmp_path / "run"
     done = run(
         "compare", *pair, "--data", data, "--out", out, "--limit", 100, "--measures", "rsa,cka"
     )
     assert done.returncode == 0, done.stderr
-    assert "texts: 100 of" in done.stderr
+    assert "texts[v2]: 100 of" in done.stderr
+    assert "texts[v2]" in done.stdout
     assert "layers 0 to 3" in done.stderr
     assert "Writing" not in done.stderr
     assert "rsa" in done.stdout

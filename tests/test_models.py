@@ -188,6 +188,17 @@ def test_pickles_are_refused(checkpoint):
         load_encoder(str(folder), torch.float32)
 
 
+def test_damaged_and_unknown_models_are_refused(checkpoint):
+    folder = checkpoint("model")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:1000])
+    with pytest.raises(ValueError, match="weights must be whole safetensors files, got"):
+        load_encoder(str(folder), torch.float32)
+    (folder / "config.json").write_text('{"model_type": "nothing"}')
+    with pytest.raises(ValueError, match="model must be one that transformers knows, got"):
+        load_encoder(str(folder), torch.float32)
+
+
 def test_missing_models_are_told(tmp_path, checkpoint):
     for name in (str(tmp_path / "none"), "./none", "~/no-such-model"):
         with pytest.raises(FileNotFoundError, match="must be an existing folder or a hub name"):
@@ -231,6 +242,11 @@ def test_models_in_memory_keep_their_dtype(make_model, tokenizer):
     assert Checkpoint.open(model, None, tokenizer).encoder is model
     with pytest.raises(ValueError, match="dtype must be that of a model in memory"):
         Checkpoint.open(model, torch.float32, tokenizer)
+
+
+def test_a_model_from_nowhere_needs_a_tokenizer(make_model):
+    with pytest.raises(ValueError, match=r"got a BertModel that was loaded from nowhere; pass"):
+        Checkpoint.open(make_model())
 
 
 def test_the_shortest_limit_counts(checkpoint):

@@ -171,7 +171,16 @@ def test_plain_and_json_lines(tmp_path):
         ("x.conllu", "# only\n", "at least one text"),
         ("x.conllu", CONLLU + "1\ta\tb\n", r"x.conllu, line 10 must have 10 tab.* got 3"),
         ("x.conllu", CONLLU.replace("\t_\n3.1", "\n3.1"), r"line 5 must have 10 .* got 9"),
-        ("x.conllu", CONLLU.replace("3.1\t", "?\t"), "lines 2 to 6 must be a CoNLL-U sentence"),
+        (
+            "x.conllu",
+            CONLLU.replace("3.1\t", "?\t"),
+            r"line 6 must have an id .* got '\?' and 'gone'",
+        ),
+        (
+            "x.conllu",
+            CONLLU.replace("\tdo\t", "\t\t"),
+            "line 4 must have an id and a form, got '2'",
+        ),
         (
             "x.jsonl",
             '{"text": "a"}\n{"tokens": []}\n',
@@ -218,6 +227,11 @@ def test_corpora_of_anything(tmp_path):
 def test_corpora_of_refuses(data, error, message):
     with pytest.raises(error, match=message):
         corpora_of(data)
+
+
+def test_long_texts_are_not_taken_for_paths():
+    (corpus,) = corpora_of(["a. " * 150 + "v1.5", "a " * 200 + ".txt"])
+    assert len(corpus.texts) == 2
 
 
 def test_paths_are_not_taken_for_texts(tmp_path):

@@ -384,6 +384,24 @@ def test_any_layout_of_an_array():
     assert s.cka(x[::-1], y[::-1]) == pytest.approx(expected, abs=1e-14)
 
 
+@pytest.mark.parametrize("name", MEASURES)
+def test_rows_beyond_the_range_of_products_are_refused(name):
+    x, y = related(n=100, dx=9, dy=9)
+    expected = value(name, x, y)
+    for scale in (1e25, 1e-25):
+        big = (scale * x).astype(np.float32)
+        if MEASURES[name].row_map != "raw" or (name == "l2" and scale < 1):
+            # Unit rows have no scale, and distances are not products.
+            other = value(name, x, y) if name != "l2" else np.linalg.norm(y, axis=1).mean()
+            assert value(name, big, y.astype(np.float32)) == pytest.approx(other, rel=1e-5)
+        elif name != "l2":
+            with pytest.raises(torch.linalg.LinAlgError, match=r"must be finite|products resolve"):
+                value(name, big, y.astype(np.float32))
+        assert value(name, scale * x, y) == pytest.approx(expected, abs=1e-6) or name == "l2"
+    with pytest.raises((torch.linalg.LinAlgError, ValueError), match="finite"):
+        value(name if MEASURES[name].row_map == "raw" else "l2", 1e200 * x, y)
+
+
 def constant(n=50, d=4):
     return np.full((n, d), 1.0 / 3.0)
 

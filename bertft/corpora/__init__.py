@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+ENDINGS = (".txt", ".conllu", ".jsonl")
 Data = str | os.PathLike[str] | Iterable[str | Sequence[str] | os.PathLike[str]]
 
 
@@ -170,6 +171,4 @@ def _text(name: str, item: object) -> Text:
 
 
 def _is_data_file(text: str) -> bool:
-    return (
-        len(text) < 1000 and "\n" not in text and Path(text).suffix != "" and Path(text).is_file()
-    )
+    return text.endswith(ENDINGS) and os.path.isfile(text)

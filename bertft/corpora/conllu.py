@@ -1,5 +1,6 @@
 """CoNLL-U: words as annotated; multi-word lines and empty nodes are no words."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,5 +42,10 @@ def _sentences(path: Path) -> Iterator[tuple[int, list[str]]]:
                 raise ValueError(
                     f"[corpora] {path}, line {number} must have {COLUMNS} tab-separated columns, "
                     f"got {len(columns)}; mend the line."
+                )
+            if not re.fullmatch(r"\d+([-.]\d+)?", columns[0]) or not columns[1].strip():
+                raise ValueError(
+                    f"[corpora] {path}, line {number} must have an id and a form, got "
+                    f"{columns[0]!r} and {columns[1]!r}; mend the line."
                 )
             lines.append("\t".join(columns[:2]))

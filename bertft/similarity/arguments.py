@@ -65,6 +65,7 @@ def two_sided(name: str, x: Rows | Moments, y: Rows | None, row_map: RowMap) -> 
     """
     moments = two_sided_moments(name, x, y, row_map)
     first, second = moments.sides
+    _require_resolved(name, moments, row_map)
     two = TwoSided(name, moments.under(row_map), first, second, moments.dtype)
     for side in (first, second):
         _require_spread(two, side)
@@ -97,6 +98,31 @@ def constant_columns(sums: Sums, side: str, dtype: torch.dtype) -> Tensor:
     """Return which columns do not vary beyond the rounding of their own values, `(d,)` bool."""
     variance = sums.scatter(side, side).diagonal() / sums.n
     return variance <= (_noise(dtype) * sums.mean(side)).square()
+
+
+def _require_resolved(name: str, moments: Moments, row_map: RowMap) -> None:
+    """Refuse sums that have left the range of the products' type."""
+    sums = moments.under(row_map)
+    finite = sums.memo("finite", lambda: all(bool(t.isfinite().all()) for _, t in sums.tensors()))
+    if not finite:
+        raise torch.linalg.LinAlgError(
+            f"[{name}] sums must be finite, got infinity; likely causes, in order: rows too large "
+            f"for products in {_short(moments.dtype)} (scale them, or pass float64 rows)."
+        )
+    if row_map != "raw" or moments.dtype == torch.float64:
+        return
+    for side, d in moments.widths.items():
+        size = float(moments.norms[side]) / moments.n
+        # Squares below this are subnormal in float32, or vanish.
+        if 0.0 < size * size < 1e-30 * d:
+            raise torch.linalg.LinAlgError(
+                f"[{name}] {side} must have rows that float32 products resolve, got a mean norm of "
+                f"{size:.3g}; scale them, or pass float64 rows."
+            )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _require_spread(two: TwoSided, side: str) -> None:

@@ -20,6 +20,7 @@ class Measure:
         row_map: the sums that it reads.
         n_above_d: whether it is trivial unless rows outnumber columns.
         same_width: whether both sides must have the same width.
+        least_rows: fewest rows that it is defined for.
         default: whether it is computed when no measures are named.
     """
 
@@ -27,18 +28,19 @@ class Measure:
     row_map: RowMap = "raw"
     n_above_d: bool = False
     same_width: bool = False
+    least_rows: int = 2
     default: bool = True
 
 
 MEASURES: dict[str, Measure] = {
-    "rsa": Measure(rsa, "unit"),
-    "rsa_dot": Measure(lambda m: rsa(m, kernel="dot")),
-    "rsa_sqeuclidean": Measure(lambda m: rsa(m, kernel="sqeuclidean")),
+    "rsa": Measure(rsa, "unit", least_rows=3),
+    "rsa_dot": Measure(lambda m: rsa(m, kernel="dot"), least_rows=3),
+    "rsa_sqeuclidean": Measure(lambda m: rsa(m, kernel="sqeuclidean"), least_rows=3),
     "rsa_correlation": Measure(
-        lambda m: rsa(m, kernel="correlation"), "centered_unit", default=False
+        lambda m: rsa(m, kernel="correlation"), "centered_unit", least_rows=3, default=False
     ),
     "cka": Measure(cka),
-    "cka_debiased": Measure(lambda m: cka(m, debiased=True)),
+    "cka_debiased": Measure(lambda m: cka(m, debiased=True), least_rows=4),
     "cca": Measure(lambda m: cca(m).value, n_above_d=True),
     "cca_r2": Measure(lambda m: cca(m).r_squared, n_above_d=True),
     "svcca": Measure(lambda m: svcca(m).value),

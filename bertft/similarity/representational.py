@@ -43,7 +43,9 @@ def rsa(x: Rows | Moments, y: Rows | None = None, *, kernel: Kernel = "cosine") 
     1.0
     """
     if kernel not in _ROW_MAPS:
-        raise ValueError(f"[rsa] kernel must be one of {get_args(Kernel)}, got {kernel!r}.")
+        raise ValueError(
+            f"[rsa] kernel must be one of {get_args(Kernel)}, got {kernel!r}; pass one."
+        )
     two = two_sided("rsa", x, y, _ROW_MAPS[kernel])
     if two.n < 3:
         raise ValueError(f"[rsa] rows must be at least 3, got {two.n}; pass more rows.")

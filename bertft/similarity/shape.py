@@ -86,7 +86,12 @@ def l2(x: Rows | Moments, y: Rows | None = None) -> float:
         TypeError: input that is no floating-point matrix.
     """
     moments = _same_width("l2", x, y, "raw")
-    return float(moments.distances[moments.pairs[0]]) / moments.n
+    value = float(moments.distances[moments.pairs[0]]) / moments.n
+    if not math.isfinite(value):
+        raise torch.linalg.LinAlgError(
+            "[l2] distances must be finite, got infinity; the rows are too large: scale them."
+        )
+    return value
 
 
 def _same_width(name: str, x: Rows | Moments, y: Rows | None, row_map: RowMap) -> Moments:
