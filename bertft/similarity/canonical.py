@@ -205,16 +205,16 @@ def _canonical(two: TwoSided, solution: _Solution, value: float) -> Canonical:
     return Canonical(value, solution.rank_x, solution.rank_y, solution.rho, r_squared)
 
 
-def _tolerance(two: TwoSided) -> float:
+def _tolerance(two: TwoSided, d: int) -> float:
     """Share of the largest eigenvalue below which a direction is dropped.
 
-    With few rows the rounding of float32 products is above 1e-8: over runs of 128 rows it is about
-    `2^-24 128 / sqrt(3 n)` of the largest eigenvalue, and the null direction of a LayerNorm would
-    pass for a real one.
+    With few rows and columns the rounding of float32 products is above 1e-8: over runs of 128 rows
+    a null direction, such as LayerNorm leaves, gets an eigenvalue with a standard deviation of up to
+    `2^-24 128 / sqrt(3 n d)` of the largest one, and would pass for a real direction.
     """
     if two.dtype == torch.float64:
         return 1e-12
-    return max(1e-8, 2.0**-24 * 128 / math.sqrt(two.n))
+    return max(1e-8, 1.75 * 2.0**-24 * 128 / math.sqrt(3 * two.n * d))
 
 
 def _whitening(
@@ -225,7 +225,7 @@ def _whitening(
         ("spectrum", side), lambda: torch.linalg.eigh(two.scatter(side, side))
     )
     values, vectors = values.flip(0), vectors.flip(1)
-    rank = int((values > _tolerance(two) * values[0]).sum())
+    rank = int((values > _tolerance(two, len(values)) * values[0]).sum())
     if threshold < 1.0:
         share = values[:rank].cumsum(0) / values[:rank].sum()
         rank = int((share < threshold).sum()) + 1
