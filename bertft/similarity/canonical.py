@@ -209,8 +209,8 @@ def _tolerance(two: TwoSided, d: int) -> float:
     """Share of the largest eigenvalue below which a direction is dropped.
 
     With few rows and columns the rounding of float32 products is above 1e-8: over runs of 128 rows
-    a null direction, such as LayerNorm leaves, gets an eigenvalue with a standard deviation of up to
-    `2^-24 128 / sqrt(3 n d)` of the largest one, and would pass for a real direction.
+    it gives a null direction, such as LayerNorm leaves, an eigenvalue of the order of
+    `2^-24 128 / sqrt(3 n d)` of the largest one, and it would pass for a real direction.
     """
     if two.dtype == torch.float64:
         return 1e-12
