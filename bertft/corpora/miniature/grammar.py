@@ -1,16 +1,36 @@
 """A small generative English grammar: tagged sentences in two domains.
 
-Owns the two lexicons, the two registers and the productions that build sentences from them. A
-production returns a `_Phrase`, which knows its head token; agreement follows the head. Turning
-sentences into pieces is left to `pretraining`, reading real treebanks to the other corpora.
+Owns the two registers and the productions that build sentences from them. A production returns a
+`_Phrase`, which knows its head token; agreement follows the head. Words and their inflection are in
+`lexicon`; turning sentences into pieces is left to `pretraining`.
 """
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
+
+from bertft.corpora.miniature.lexicon import (
+    ADPOSITIONS,
+    BEARINGS,
+    CLOSED,
+    CONJUNCTIONS,
+    CONTROLS,
+    CRAFT,
+    DETERMINERS,
+    HARBOR,
+    KITCHEN,
+    NUMBERS,
+    OBJECTS,
+    POSSESSIVES,
+    SUBJECTS,
+    TIMES,
+    WEATHER,
+    Frame,
+    Lexicon,
+    conjugate,
+    pluralize,
+)
 
 _Option = TypeVar("_Option")
 
@@ -26,136 +46,6 @@ class Sentence:
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Verbs that share the nouns they take: `agents` do them, to `patients` if any."""
-
-    verbs: tuple[str, ...]
-    agents: tuple[str, ...]
-    patients: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Lexicon:
-    """The content words of a domain; a verb is `base`, `base/past` or `base/past/participle`."""
-
-    frames: tuple[_Frame, ...]
-    people: tuple[str, ...]
-    traits: tuple[str, ...]
-    names: tuple[str, ...]
-    mass: tuple[str, ...]
-    places: tuple[str, ...]
-    qualities: tuple[str, ...]
-    reports: tuple[str, ...]
-    manners: tuple[str, ...]
-    particles: tuple[str, ...]
-
-    @cached_property
-    def nouns(self) -> tuple[str, ...]:
-        """The countable nouns, each once, in the order of the frames."""
-        taken = (noun for frame in self.frames for noun in frame.agents + frame.patients)
-        return tuple(dict.fromkeys((*taken, *self.people, *self.places)))
-
-    @cached_property
-    def transitive(self) -> tuple[_Frame, ...]:
-        return tuple(frame for frame in self.frames if frame.patients)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-_COOKS = _words("cook baker guest neighbor waiter aunt farmer butcher sister grocer")
-_FOODS = _words("onion carrot pear plum potato peach dumpling pie slice roast herb pepper stew")
-_WARES = _words("pan plate pot bowl oven stove tray grill watch spoon cover kettle light")
-_COOKING = _words("salt butter peel slice roast grill chop taste season pepper spice stir boil")
-_KITCHEN = _Lexicon(
-    frames=(
-        _Frame(_COOKING, _COOKS, _FOODS),
-        _Frame(_words("clean dry fill cover oil plate watch drop do/did/done"), _COOKS, _WARES),
-        _Frame(_words("thank watch call tease greet help feed/fed"), _COOKS, _COOKS),
-        _Frame(_words("wait laugh hurry rest cook watch taste"), _COOKS),
-        _Frame(_words("simmer cool boil steam burn dry roast"), _FOODS + _WARES),
-    ),
-    people=_COOKS,
-    traits=_words("young tired clever kind early quiet happy open"),
-    names=_words("Rosemary Basil Ginger Olive Martha Henry"),
-    mass=_words("salt butter flour water sugar rice oil spice steam fish rosemary basil ginger"),
-    places=_words("kitchen cellar garden market pantry table terrace"),
-    qualities=_words("warm sweet bitter fresh clean dry light cool golden tender open ripe early"),
-    reports=_words("say/said think/thought know/knew/known hope notice see/saw/seen"),
-    manners=_words("slowly gently quickly often again soon early well carefully twice"),
-    particles=_words("down over off in"),
-)
-_HANDS = _words("pilot captain deckhand inspector sailor mate agent engineer fisher watch")
-_CRAFT = _words("boat ferry barge tug trawler ship yacht launch pilot freighter")
-_STORES = _words("crate barrel load net catch bale pallet haul marlin pearl")
-_GEAR = _words("cable crane winch engine chart buoy lamp log anchor signal line hatch light")
-_HARBOR = _Lexicon(
-    frames=(
-        _Frame(_words("load ship haul land weigh ice net catch/caught lift"), _HANDS, _STORES),
-        _Frame(_words("tow moor anchor dock pilot fuel watch clear board launch"), _HANDS, _CRAFT),
-        _Frame(_words("repair inspect clean dry paint log lower test"), _HANDS, _GEAR),
-        _Frame(_words("signal relieve call watch"), _HANDS, _HANDS),
-        _Frame(_words("drift dock anchor turn leave/left land sail steam list"), _CRAFT),
-        _Frame(_words("wait fish rest signal report"), _HANDS),
-    ),
-    people=_HANDS,
-    traits=_words("senior second able late northern relief"),
-    names=_words("Pearl Heron Swift Aurora Marlin Nordic"),
-    mass=_words("fuel cargo fog ice fish salt ballast paint water freight tide"),
-    places=_words("dock pier channel berth yard quay basin lock"),
-    qualities=_words("calm heavy clear foul light dry open northern late swift slack adrift"),
-    reports=_words("report note confirm signal log advise"),
-    manners=_words("slowly astern ashore late early clear northward aboard"),
-    particles=_words("off in out down"),
-)
-
-_ADPOSITIONS = _words("in on near by over under from with")
-_BEARINGS = _words("north south east west")
-_CONJUNCTIONS = _words("when while before after until because since as although if")
-_CONTROLS = _words("try want need start hope")
-_DETERMINERS = (_words("the the a this that every"), _words("the the these those some all"))
-_NUMBERS = _words("two three four five six ten")
-_OBJECTS = _words("him her it them us that")
-_POSSESSIVES = _words("his her their our my")
-_SUBJECTS = (("he", False), ("she", False), ("it", False), ("they", True), ("we", True))
-_TIMES = _words("noon dawn dusk midnight")
-_WEATHER = _words("wind sea tide fog")
-_OTHERS = _words(
-    "he she they we which and but have has had is are was were been did do will must would could "
-    "not to of at very too knots"
-)
-_CLOSED = (
-    *(_ADPOSITIONS + _BEARINGS + _CONJUNCTIONS + _DETERMINERS[0] + _DETERMINERS[1] + _NUMBERS),
-    *(_OBJECTS + _POSSESSIVES + _TIMES + _WEATHER + _OTHERS),
-)
-
-
-def _plural(noun: str) -> str:
-    if re.search(r"[^aeiou]y$", noun):
-        return noun[:-1] + "ies"
-    return noun + ("es" if re.search(r"(s|x|z|ch|sh|o)$", noun) else "s")
-
-
-def _conjugate(verb: str) -> dict[str, str]:
-    """The five forms of a verb; one short closed syllable doubles its last consonant."""
-    base, *irregular = verb.split("/")
-    stem = base
-    if re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", base):
-        stem = base + base[-1]
-    elif re.search(r"[^e]e$", base):
-        stem = base[:-1]
-    regular = re.sub(r"([^aeiou])y$", r"\1i", stem) + "ed"
-    return {
-        "base": base,
-        "present": _plural(base),
-        "past": irregular[0] if irregular else regular,
-        "participle": irregular[-1] if irregular else regular,
-        "gerund": stem + "ing",
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +73,7 @@ def _leaf(form: str, tag: str, plural: bool = False) -> _Phrase:
 
 
 def _verb(verb: str, form: str) -> _Phrase:
-    return _leaf(_conjugate(verb)[form], "VERB")
+    return _leaf(conjugate(verb)[form], "VERB")
 
 
 def _join(head: _Phrase, *parts: _Phrase) -> _Phrase:
@@ -202,7 +92,7 @@ class _Register:
     articles: tuple[float, float]
     pronouns: float
 
-    def __init__(self, lexicon: _Lexicon, rng: random.Random) -> None:
+    def __init__(self, lexicon: Lexicon, rng: random.Random) -> None:
         self.lexicon = lexicon
         self.rng = rng
 
@@ -229,13 +119,13 @@ class _Register:
         if self.maybe(self.articles[nominal.plural]):
             nominal = _join(nominal, self.determiner(nominal.plural), nominal)
         elif nominal.plural and self.maybe(0.4):
-            nominal = _join(nominal, self.word(_NUMBERS, "NUM"), nominal)
+            nominal = _join(nominal, self.word(NUMBERS, "NUM"), nominal)
         if depth < 2 and self.maybe(0.25):
             nominal = _join(nominal, nominal, self.postmodifier(noun, nominal.plural, depth + 1))
         return nominal
 
     def nominal(self, noun: str, plural: bool) -> _Phrase:
-        head = _leaf(_plural(noun) if plural else noun, "NOUN", plural)
+        head = _leaf(pluralize(noun) if plural else noun, "NOUN", plural)
         before = []
         person = noun in self.lexicon.people
         if self.maybe(0.2):
@@ -245,7 +135,7 @@ class _Register:
         fates = [frame for frame in self.lexicon.transitive if noun in frame.patients]
         if fates and self.maybe(0.15):
             verb = self.pick(self.pick(fates).verbs)
-            before.append(_leaf(_conjugate(verb)["participle"], "ADJ"))
+            before.append(_leaf(conjugate(verb)["participle"], "ADJ"))
         if not person and self.maybe(0.2):
             modifiers = self.lexicon.mass if self.maybe(0.4) else self.lexicon.nouns
             before.append(self.word(modifiers, "NOUN"))
@@ -253,8 +143,8 @@ class _Register:
 
     def determiner(self, plural: bool) -> _Phrase:
         if self.maybe(0.15):
-            return self.word(_POSSESSIVES, "PRON")
-        return self.word(_DETERMINERS[plural], "DET")
+            return self.word(POSSESSIVES, "PRON")
+        return self.word(DETERMINERS[plural], "DET")
 
     def postmodifier(self, noun: str, plural: bool, depth: int) -> _Phrase:
         """What follows a noun: `that burned`, `that she salted`, `salted by her`, `of rice`."""
@@ -282,20 +172,20 @@ class _Register:
 
     def adjunct(self, depth: int) -> _Phrase:
         if self.maybe(0.25):
-            time = self.word(_TIMES, "NOUN")
+            time = self.word(TIMES, "NOUN")
             return _join(time, self.word(("before", "after", "until", "at"), "ADP"), time)
         place = self.noun_phrase(self.lexicon.places, max(depth, 1))
-        return _join(place, self.word(_ADPOSITIONS, "ADP"), place)
+        return _join(place, self.word(ADPOSITIONS, "ADP"), place)
 
     def subject(self, nouns: Sequence[str], depth: int) -> _Phrase:
         if nouns is self.lexicon.people and self.maybe(self.pronouns):
-            form, plural = self.pick(_SUBJECTS)
+            form, plural = self.pick(SUBJECTS)
             return _leaf(form, "PRON", plural)
         return self.noun_phrase(nouns, depth)
 
     def object(self, nouns: Sequence[str], depth: int) -> _Phrase:
         if self.maybe(self.pronouns):
-            return self.word(_OBJECTS, "PRON")
+            return self.word(OBJECTS, "PRON")
         return self.noun_phrase(nouns, depth)
 
     def group(self, verb: str, plural: bool) -> _Phrase:
@@ -309,7 +199,7 @@ class _Register:
         head = _verb(verb, form)
         return _join(head, *before, head)
 
-    def complemented(self, verb: _Phrase, frame: _Frame, depth: int) -> _Phrase:
+    def complemented(self, verb: _Phrase, frame: Frame, depth: int) -> _Phrase:
         """A verb before its object, particle and adjunct."""
         after = [self.object(frame.patients, depth + 1)] if frame.patients else []
         if self.maybe(0.15):
@@ -320,14 +210,14 @@ class _Register:
             after.append(self.word(self.lexicon.manners, "ADV"))
         return _join(verb, verb, *after)
 
-    def predicate(self, frame: _Frame, plural: bool, depth: int) -> _Phrase:
+    def predicate(self, frame: Frame, plural: bool, depth: int) -> _Phrase:
         person = frame.agents is self.lexicon.people
         choice = self.rng.random()
         if choice < 0.12:
             return self.described(person, plural)
         if person and choice < 0.2:
             control, verb = (
-                self.group(self.pick(_CONTROLS), plural),
+                self.group(self.pick(CONTROLS), plural),
                 self.pick(frame.verbs),
             )
             rest = self.complemented(_verb(verb, "base"), frame, depth)
@@ -355,7 +245,7 @@ class _Register:
         predicate = self.predicate(frame, subject.plural, depth)
         return _join(predicate, subject, predicate)
 
-    def passive(self, frame: _Frame, depth: int) -> _Phrase:
+    def passive(self, frame: Frame, depth: int) -> _Phrase:
         subject, verb = self.noun_phrase(frame.patients, depth), self.pick(frame.verbs)
         participle = _verb(verb, "participle")
         parts = [subject, _leaf(self.copula[subject.plural], "AUX"), participle]
@@ -394,7 +284,7 @@ class _Narrative(_Register):
         if choice < 0.25:
             parts += [comma, self.word(("and", "but"), "CCONJ"), self.clause(1)]
         elif choice < 0.4:
-            parts = [self.word(_CONJUNCTIONS, "SCONJ"), self.clause(1), comma, clause]
+            parts = [self.word(CONJUNCTIONS, "SCONJ"), self.clause(1), comma, clause]
         elif choice < 0.5:
             parts = [self.adjunct(1), comma, clause]
         elif choice < 0.57:
@@ -434,7 +324,7 @@ class _Log(_Register):
         nominal = super().nominal(noun, plural)
         if not plural and noun in self.lexicon.places and self.maybe(0.4):
             return _join(nominal, nominal, self.number(1, 12))
-        if not plural and noun in _CRAFT and self.maybe(0.4):
+        if not plural and noun in CRAFT and self.maybe(0.4):
             return _join(nominal, nominal, self.word(self.lexicon.names, "PROPN"))
         return nominal
 
@@ -454,7 +344,7 @@ class _Log(_Register):
             return self.clause(0)
         if choice < 0.4:
             clause = self.clause(1)
-            return _join(clause, clause, self.word(_CONJUNCTIONS, "SCONJ"), self.clause(2))
+            return _join(clause, clause, self.word(CONJUNCTIONS, "SCONJ"), self.clause(2))
         if choice < 0.6:
             return self.status()
         if choice < 0.85:
@@ -472,16 +362,16 @@ class _Log(_Register):
         return _join(verb, subject, verb, self.adjunct(1))
 
     def weather(self) -> _Phrase:
-        noun = self.word(_WEATHER, "NOUN")
+        noun = self.word(WEATHER, "NOUN")
         if self.maybe(0.4):
             return _join(noun, noun, self.word(self.lexicon.qualities, "ADJ"))
-        parts = [self.word(_BEARINGS, "ADV"), _leaf(",", "PUNCT"), self.number(2, 30)]
+        parts = [self.word(BEARINGS, "ADV"), _leaf(",", "PUNCT"), self.number(2, 30)]
         return _join(noun, noun, *parts, _leaf("knots", "NOUN"))
 
 
-_REGISTERS: dict[str, tuple[type[_Narrative] | type[_Log], _Lexicon]] = {
-    "kitchen": (_Narrative, _KITCHEN),
-    "harbor": (_Log, _HARBOR),
+_REGISTERS: dict[str, tuple[type[_Narrative] | type[_Log], Lexicon]] = {
+    "kitchen": (_Narrative, KITCHEN),
+    "harbor": (_Log, HARBOR),
 }
 DOMAINS = tuple(_REGISTERS)
 
@@ -492,12 +382,12 @@ def paradigms() -> list[tuple[str, ...]]:
     A word form that is a noun and a verb occurs in two paradigms. Numerals in digits and
     punctuation are left out.
     """
-    every: set[tuple[str, ...]] = {(word,) for word in _CLOSED}
+    every: set[tuple[str, ...]] = {(word,) for word in CLOSED}
     for _, lexicon in _REGISTERS.values():
-        every |= {(noun, _plural(noun)) for noun in lexicon.nouns}
+        every |= {(noun, pluralize(noun)) for noun in lexicon.nouns}
         verbs = {verb for frame in lexicon.frames for verb in frame.verbs}
-        for verb in verbs.union(lexicon.reports, _CONTROLS):
-            every.add(tuple(dict.fromkeys(_conjugate(verb).values())))
+        for verb in verbs.union(lexicon.reports, CONTROLS):
+            every.add(tuple(dict.fromkeys(conjugate(verb).values())))
         single = lexicon.names + lexicon.mass + lexicon.traits + lexicon.qualities
         every |= {(word.lower(),) for word in single + lexicon.manners + lexicon.particles}
     return sorted(every)
