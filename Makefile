@@ -18,7 +18,7 @@ test: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest
 
 real: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest -m real_long
+	$(BIN)/python -m pytest -m "real or real_long"
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest benchmarks --benchmark-only -m ''
