@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -10,6 +10,7 @@ import bertft
 
 if TYPE_CHECKING:
     from bertft.comparison import Comparison
+    from bertft.rows import RowKind
 
 INTERRUPTED = 130
 
@@ -80,7 +81,7 @@ def compare(
         finetuned,
         list(data),
         measures=[name.strip() for name in measures.split(",")] if measures is not None else None,
-        rows=rows,  # type: ignore[arg-type]
+        rows=cast("RowKind", rows),
         limit=limit,
         seed=seed,
         max_length=max_length,

@@ -131,7 +131,9 @@ def test_pooling_is_the_mean_rounded_once(dtype):
     stops = starts + rng.integers(1, 9, 200)
     out = np.full((200, 97), np.nan, np.float64 if dtype == np.float64 else np.float32)
     assert _native.pool_rows(view(x), view(starts), view(stops), view(out), 2)
-    expected = [x[i:j].astype(float).sum(axis=0) / (j - i) for i, j in zip(starts, stops)]  # noqa: B905
+    expected = [
+        x[i:j].astype(float).sum(axis=0) / (j - i) for i, j in zip(starts, stops, strict=True)
+    ]
     np.testing.assert_allclose(out, np.array(expected).astype(out.dtype), rtol=1e-15)
 
 

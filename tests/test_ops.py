@@ -62,7 +62,9 @@ def test_accumulate_reads_any_layout(backend):
     whole = torch.randn(40, 30)
     for x in (whole.T, whole[::3, 1::2], whole[:1].expand(9, 30)):
         crosses = [zeros(x.shape[1], x.shape[1]) for _ in range(2)]
-        for rows, cross in zip((x, x.clone(memory_format=torch.contiguous_format)), crosses):  # noqa: B905
+        for rows, cross in zip(
+            (x, x.clone(memory_format=torch.contiguous_format)), crosses, strict=True
+        ):
             origin, total = (torch.zeros(x.shape[1]).double() for _ in range(2))
             ops.accumulate([rows], [origin], [total], [(0, 0)], [cross], backend=backend)
         for own, other in zip(*crosses, strict=True):

@@ -84,8 +84,9 @@ def corpora_of(data: Data | Mapping[str, Data]) -> list[Corpus]:
         corpora = [read(data)]
     else:
         items = list(data)
-        if items and all(isinstance(item, os.PathLike) for item in items):
-            corpora = _read_all([Path(os.fspath(item)) for item in items])  # type: ignore[arg-type]
+        paths = [Path(item) for item in items if isinstance(item, os.PathLike)]
+        if items and len(paths) == len(items):
+            corpora = _read_all(paths)
         else:
             corpora = [_corpus("texts", items)]
     return corpora

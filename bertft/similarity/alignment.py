@@ -56,6 +56,6 @@ def _hsic(two: TwoSided, a: str, b: str) -> float:
     n, sums = two.n, two.sums.about_means()
     cross = sums.cross(a, b)
     q = float(cross.weight)
-    k, l = (float(sums.cross(side, side).product.trace()) for side in (a, b))  # noqa: E741
+    kx, ky = (float(sums.cross(side, side).product.trace()) for side in (a, b))
     trace = float(cross.product.square().sum()) - q
-    return (trace + k * l / ((n - 1) * (n - 2)) - 2 * q / (n - 2)) / (n * (n - 3))
+    return (trace + kx * ky / ((n - 1) * (n - 2)) - 2 * q / (n - 2)) / (n * (n - 3))

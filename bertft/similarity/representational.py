@@ -61,7 +61,7 @@ def rsa(x: Rows | Moments, y: Rows | None = None, *, kernel: Kernel = "cosine") 
 
 
 def _distance_covariance(two: TwoSided, a: str, b: str) -> float:
-    """About the means: `2n q + 2 kl + 4 |C_xy|_F^2 - (2n)^2 kl / P`; `k`, `l` sums, `P` pairs.
+    """About the means: `2n q + 2 kx ky + 4 |C_xy|_F^2 - (2n)^2 kx ky / P`, P pairs.
 
     Serves cosine and correlation too: between unit rows the squared distance is 2 - 2 cos, so the
     correlation over pairs is the same. Unlike the form in `m_x^T C_xy m_y` it does not cancel when
@@ -69,9 +69,9 @@ def _distance_covariance(two: TwoSided, a: str, b: str) -> float:
     """
     n, sums = two.n, two.sums.about_means()
     cross = sums.cross(a, b)
-    k, l = (float(sums.cross(side, side).product.trace()) for side in (a, b))  # noqa: E741
-    second = 2 * n * float(cross.weight) + 2 * k * l + 4 * float(cross.product.square().sum())
-    return second - 4 * n * k * l / (n - 1)
+    kx, ky = (float(sums.cross(side, side).product.trace()) for side in (a, b))
+    second = 2 * n * float(cross.weight) + 2 * kx * ky + 4 * float(cross.product.square().sum())
+    return second - 4 * n * kx * ky / (n - 1)
 
 
 def _dot_covariance(two: TwoSided, a: str, b: str) -> float:
