@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bertft import ops
+from bertft.arrays import as_rows, refusal
 from bertft.files import load_tensors, save_tensors
-from bertft.ops import RowMap
+from bertft.ops import MappedSums, RowMap, UnusableRowError
 from bertft.sums import Pair, Sums
 
 __all__ = ["BLOCK_ROWS", "Moments", "load_moments", "save_moments"]
@@ -59,12 +61,10 @@ class Moments:
         self._check()
         self.n = 0
         self.dtype: torch.dtype = torch.float64
-        self.norms = {side: torch.zeros(1, dtype=torch.float64) for side in self.widths}
-        self.distances = {
-            (a, b): torch.zeros(1, dtype=torch.float64)
-            for a, b in self.pairs
-            if self.widths[a] == self.widths[b]
-        }
+        own = [(side, side) for side in self.widths]
+        self._all_pairs = [*own, *self.pairs]
+        self._norms = torch.zeros(len(self.widths), dtype=torch.float64)
+        self._distances = torch.zeros(len(self._all_pairs), dtype=torch.float64)
         self._sums = {m: Sums(self.widths, self.pairs, m) for m in self.row_maps}
 
     @classmethod
@@ -106,6 +106,24 @@ class Moments:
         """Bytes of all sums, the same for any n."""
         return sum(tensor.numel() * 8 for tensor in self._tensors().values())
 
+    def mean_norm(self, side: str) -> float:
+        """Return the mean of `|x|` over the rows of a side."""
+        return float(self._norms[self.sides.index(side)]) / self.n
+
+    def mean_distance(self, a: str, b: str) -> float:
+        """Return the mean of `|x - y|` over the rows of a pair that is kept.
+
+        Raises:
+            ValueError: sides of different widths.
+        """
+        if self.widths[a] != self.widths[b]:
+            raise ValueError(
+                f"[Moments.mean_distance] sides must have the same width, got {self.widths[a]} and "
+                f"{self.widths[b]}; compare spaces instead, with rsa or cka."
+            )
+        stored = (a, b) if (a, b) in self._all_pairs else (b, a)
+        return float(self._distances[self._all_pairs.index(stored)]) / self.n
+
     def update(self, rows: Mapping[str, Tensor], *, backend: str | None = None) -> None:
         """Add rows, the same positions on every side.
 
@@ -118,10 +136,17 @@ class Moments:
                 has no direction under "unit" or "centered_unit". The sums stay as they were.
         """
         checked = self._checked_rows(rows)
-        self._require_directions(checked)
-        for start in range(0, len(next(iter(checked.values()))), BLOCK_ROWS):
-            block = {side: x[start : start + BLOCK_ROWS] for side, x in checked.items()}
-            self._add(block, backend)
+        try:
+            if self.n == 0:
+                self._place_origins([x[:BLOCK_ROWS] for x in checked], backend)
+            self._accumulate(checked, backend)
+        except UnusableRowError as error:
+            raise refusal(error.fault, self.sides[error.fault.side]) from None
+        for sums in self._sums.values():
+            sums.counted(len(checked[0]))
+        for x in checked:
+            self.dtype = _narrower(self.dtype, x.dtype)
+        self.n += len(checked[0])
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return the moments of both sets of rows, about this one's origins."""
@@ -135,8 +160,8 @@ class Moments:
         merged = Moments(self.widths, self.pairs, self.row_maps)
         merged.n = self.n + other.n
         merged.dtype = _narrower(self.dtype, other.dtype)
-        merged.norms = {side: self.norms[side] + other.norms[side] for side in self.norms}
-        merged.distances = {p: self.distances[p] + other.distances[p] for p in self.distances}
+        merged._norms += self._norms + other._norms
+        merged._distances += self._distances + other._distances
         merged._sums = {m: self._sums[m].merged(other._sums[m]) for m in self.row_maps}
         return merged
 
@@ -162,9 +187,8 @@ class Moments:
             )
         part = Moments({side: self.widths[side] for side in (a, b)}, [(a, b)], self.row_maps)
         part.n, part.dtype = self.n, self.dtype
-        part.norms = {side: self.norms[side].clone() for side in (a, b)}
-        if stored in self.distances:
-            part.distances = {(a, b): self.distances[stored].clone()}
+        part._norms += self._norms[[self.sides.index(a), self.sides.index(b)]]
+        part._distances[-1] = self._distances[self._all_pairs.index(stored)]
         part._sums = {m: sums.pair(a, b) for m, sums in self._sums.items()}
         return part
 
@@ -215,7 +239,7 @@ class Moments:
                     "pass some of them."
                 )
 
-    def _checked_rows(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _checked_rows(self, rows: Mapping[str, Tensor]) -> list[Tensor]:
         checked = {side: as_rows(x, side) for side, x in rows.items()}
         widths = {side: x.shape[1] for side, x in checked.items()}
         if widths != self.widths or len({len(x) for x in checked.values()}) != 1:
@@ -224,37 +248,32 @@ class Moments:
                 f"{self.widths}, got { {side: tuple(x.shape) for side, x in checked.items()} }; "
                 "pass every side, row for row."
             )
-        for side, x in checked.items():
-            if not x.isfinite().all():
-                row = int((~x.isfinite()).any(dim=1).nonzero()[0, 0])
-                raise ValueError(
-                    f"[Moments.update] rows of {side!r} must be finite, got NaN or infinity in "
-                    f"row {row}; find where it arises, or drop the row on every side."
-                )
-        return {side: checked[side] for side in self.widths}
+        return [checked[side] for side in self.widths]
 
-    def _require_directions(self, rows: Mapping[str, Tensor]) -> None:
-        for side, x in rows.items():
-            if "unit" in self.row_maps:
-                _refuse(side, (x == 0).all(dim=1), "a zero row", "cosine", "rsa and cosine")
-            if "centered_unit" in self.row_maps:
-                constant = (x == x[:, :1]).all(dim=1)
-                _refuse(side, constant, "a constant row", "correlation", "rsa_correlation")
+    def _accumulate(self, rows: Sequence[Tensor], backend: str | None) -> None:
+        index = {side: i for i, side in enumerate(self.sides)}
+        pairs = [(index[a], index[b]) for a, b in self._all_pairs]
+        maps = [sums.inputs() for sums in self._sums.values()]
+        ops.accumulate(rows, pairs, maps, self._norms, self._distances, backend=backend)
 
-    def _add(self, block: Mapping[str, Tensor], backend: str | None) -> None:
-        for sums in self._sums.values():
-            sums.add(list(block.values()), backend)
-        for side, x in block.items():
-            self.norms[side] += _sum_of_norms(x)
-        for (a, b), distance in self.distances.items():
-            distance += _sum_of_norms(_at_least_float32(block[a]) - _at_least_float32(block[b]))
-        for x in block.values():
-            self.dtype = _narrower(self.dtype, x.dtype)
-        self.n += len(x)
+    def _place_origins(self, rows: Sequence[Tensor], backend: str | None) -> None:
+        """Put the origins at the mean of the first rows, rounded to what the products run in."""
+        if not len(rows[0]):
+            return
+        zeros = [torch.zeros(d, dtype=torch.float64) for d in self.widths.values()]
+        totals = {
+            m: MappedSums(m, zeros, [torch.zeros_like(zero) for zero in zeros], [])
+            for m in self.row_maps
+        }
+        norms = torch.zeros_like(self._norms)
+        ops.accumulate(rows, [], list(totals.values()), norms, norms[:0], backend=backend)
+        for row_map, sums in self._sums.items():
+            for side, total, x in zip(self.sides, totals[row_map].totals, rows, strict=True):
+                mean = total / len(x)
+                sums.origins[side] = mean if x.dtype == torch.float64 else mean.float().double()
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"norm/{i}": norm for i, norm in enumerate(self.norms.values())}
-        tensors |= {f"distance/{i}": sum_ for i, sum_ in enumerate(self.distances.values())}
+        tensors = {"norms": self._norms, "distances": self._distances}
         for row_map, sums in self._sums.items():
             tensors |= {f"{row_map}/{key}": tensor for key, tensor in sums.tensors()}
         return tensors
@@ -273,28 +292,6 @@ class Moments:
         for sums in moments._sums.values():
             sums.n = moments.n
         return moments
-
-
-def as_rows(x: Tensor | np.ndarray, name: str) -> Tensor:
-    """Return an array or tensor as a floating-point `(n, d)` tensor on the CPU, without gradient.
-
-    There is no backend for other devices yet, so rows on them are copied here.
-
-    Raises:
-        TypeError: anything else.
-    """
-    rows = x.detach().cpu() if isinstance(x, Tensor) else np.asarray(x)
-    dtype = str(rows.dtype).removeprefix("torch.")
-    if rows.ndim != 2 or dtype not in ("float64", "float32", "float16", "bfloat16"):
-        raise TypeError(
-            f"[Moments] {name} must be a floating-point (n, d) array or tensor, got {dtype} of "
-            f"shape {tuple(rows.shape)}; reshape or convert it."
-        )
-    if isinstance(rows, Tensor):
-        return rows
-    # torch shares neither read-only memory nor negative strides.
-    shared = rows.flags.writeable and min(rows.strides) >= 0
-    return torch.from_numpy(rows if shared else rows.copy())
 
 
 def save_moments(path: str | os.PathLike[str], parts: Mapping[str, Moments]) -> None:
@@ -323,24 +320,6 @@ def load_moments(path: str | os.PathLike[str]) -> dict[str, Moments]:
         own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         parts[part["name"]] = Moments._restore(part, own)
     return parts
-
-
-def _refuse(side: str, flat: Tensor, found: str, kernel: str, measures: str) -> None:
-    if flat.any():
-        raise ValueError(
-            f"[Moments.update] rows of {side!r} must have a direction under a {kernel} kernel, got "
-            f"{found} at {int(flat.nonzero()[0, 0])}; drop it on every side, or leave out "
-            f"{measures}."
-        )
-
-
-def _sum_of_norms(x: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
-    return norms.sum()
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _narrower(a: torch.dtype, b: torch.dtype) -> torch.dtype:

@@ -1,17 +1,16 @@
-"""The sums of mapped rows under one row map: add rows, merge, move the origin.
+"""The sums of mapped rows under one row map: merge them, move the origin, read them.
 
 Owns the algebra of docs/methods.md (Sums) for several sides and pairs of sides. `moments` keeps one
 `Sums` for each row map; `similarity` reads means, cross-products and scatter matrices from it.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from bertft import ops
-from bertft.ops import Cross, RowMap
+from bertft.ops import Cross, MappedSums, RowMap
 
 Pair = tuple[str, str]
 T = TypeVar("T")
@@ -45,26 +44,14 @@ class Sums:
         """Names of the sides."""
         return tuple(self.totals)
 
-    def add(self, rows: Sequence[Tensor], backend: str | None = None) -> None:
-        """Add a block of rows, one tensor for each side in order."""
-        if self.n == 0:
-            sums = [torch.zeros_like(total) for total in self.totals.values()]
-            zeros = [torch.zeros_like(total) for total in self.totals.values()]
-            ops.accumulate(rows, zeros, sums, [], [], row_map=self.row_map, backend=backend)
-            self.origins = {
-                side: total / len(rows[0]) for side, total in zip(self.sides, sums, strict=True)
-            }
-        index = {side: i for i, side in enumerate(self.sides)}
-        ops.accumulate(
-            rows,
-            list(self.origins.values()),
-            list(self.totals.values()),
-            [(index[a], index[b]) for a, b in self.crosses],
-            list(self.crosses.values()),
-            row_map=self.row_map,
-            backend=backend,
-        )
-        self.n += len(rows[0])
+    def inputs(self) -> MappedSums:
+        """Return what rows are summed into, sides and pairs in order."""
+        origins, totals = list(self.origins.values()), list(self.totals.values())
+        return MappedSums(self.row_map, origins, totals, list(self.crosses.values()))
+
+    def counted(self, rows: int) -> None:
+        """Note that rows have been added to the sums."""
+        self.n += rows
         self._memo.clear()
 
     def merged(self, other: "Sums") -> "Sums":

@@ -1,5 +1,6 @@
 """The laws of moments: merging, moving, chunking, saving; and what they refuse."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -18,9 +19,16 @@ def pair_of_rows(n=300, dx=12, dy=9, dtype=torch.float64):
     return x.to(dtype), y.to(dtype)
 
 
+def first_order(moments):
+    """Mean norms, and mean distances of pairs of one width."""
+    pairs = [(a, b) for a, b in moments.pairs if moments.widths[a] == moments.widths[b]]
+    norms = [moments.mean_norm(side) for side in moments.sides]
+    return norms + [moments.mean_distance(*pair) for pair in pairs]
+
+
 def sums_about_zero(moments):
     """Every sum, about one origin."""
-    found = [*moments.norms.values(), *moments.distances.values()]
+    found = [torch.tensor(first_order(moments), dtype=torch.float64)]
     for row_map in moments.row_maps:
         sums = moments.under(row_map).about_zero()
         found += sums.totals.values()
@@ -58,15 +66,16 @@ def test_sums_are_the_definition(dtype, backend):
         for sum_, expected in ((cross.left, q @ zx), (cross.right, k @ zy)):
             torch.testing.assert_close(sum_, expected, **tolerance)
         torch.testing.assert_close(cross.weight, (k @ q)[None], rtol=1e-5, atol=0)
-    torch.testing.assert_close(moments.norms["x"], x.norm(dim=1).sum()[None])
+    assert moments.mean_norm("x") == pytest.approx(float(x.norm(dim=1).mean()), rel=1e-12)
 
 
 def test_first_order_sums_need_equal_widths():
     x, _ = pair_of_rows()
     moments = Moments.of(x, x + 1.0)
-    expected = torch.full((300,), 12.0, dtype=torch.float64).sqrt().sum()
-    torch.testing.assert_close(moments.distances["x", "y"], expected[None])
-    assert not Moments.of(*pair_of_rows()).distances
+    assert moments.mean_distance("x", "y") == pytest.approx(math.sqrt(12.0), rel=1e-12)
+    assert moments.mean_distance("y", "x") == moments.mean_distance("x", "y")
+    with pytest.raises(ValueError, match=r"\[Moments.mean_distance\] .* got 12 and 9"):
+        Moments.of(*pair_of_rows()).mean_distance("x", "y")
 
 
 def test_merged_parts_equal_one_part_with_one_origin():
@@ -147,9 +156,7 @@ def test_pair_of_many_sides():
         torch.testing.assert_close(
             part.under("raw").scatter(a, b), expected.under("raw").scatter("x", "y")
         )
-        assert [float(d) for d in part.distances.values()] == pytest.approx(
-            [float(d) for d in expected.distances.values()]
-        )
+        assert first_order(part) == pytest.approx(first_order(expected))
     with pytest.raises(KeyError, match=r"\[Moments.pair\] .*got \('a', 'c'\)"):
         moments.pair("a", "c")
 

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from bertft import _native
 
+ISAS = _native.available_isas()
 SHAPES = [(1, 1, 1), (2, 3, 2), (63, 60, 61), (257, 100, 49), (1000, 96, 130), (1025, 48, 97)]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    """Every instruction set that this machine runs, in turn."""
+    before = _native.isa()
+    _native.set_isa(request.param)
+    yield request.param
+    _native.set_isa(before)
 
 
 def view(array):
@@ -18,92 +28,198 @@ def view(array):
     return _native.View(array.ctypes.data, str(array.dtype), array.shape, strides)
 
 
-def block(x, origin=None, row_map="raw", threads=1):
-    origin = np.zeros(x.shape[1]) if origin is None else origin
-    return _native.Block(view(x), view(origin), row_map, threads)
+class Sums:
+    """What the rows of some sides and pairs are summed into, under one row map."""
+
+    def __init__(self, widths, pairs, row_map="raw", origins=None, fill=0.0):
+        self.pairs, self.row_map = pairs, row_map
+        self.origins = [np.zeros(d) for d in widths] if origins is None else origins
+        self.totals = [np.full(d, fill) for d in widths]
+        self.crosses = [
+            [np.full(shape, fill) for shape in ((widths[a], widths[b]), widths[a], widths[b], 1)]
+            for a, b in pairs
+        ]
+        self.norms, self.distances = np.full(len(widths), fill), np.full(len(pairs), fill)
+
+    def add(self, rows, threads=1):
+        crosses = [tuple(map(view, cross)) for cross in self.crosses]
+        origins, totals = ([view(x) for x in of] for of in (self.origins, self.totals))
+        return _native.accumulate(
+            [view(x) for x in rows],
+            self.pairs,
+            [(self.row_map, origins, totals, crosses)],
+            view(self.norms),
+            view(self.distances),
+            threads,
+        )
+
+    def arrays(self):
+        crosses = [sum_ for cross in self.crosses for sum_ in cross]
+        return [*self.totals, *crosses, self.norms, self.distances]
 
 
-def outputs(dx, dy, fill=0.0):
-    return [np.full(shape, fill) for shape in ((dx, dy), (dx,), (dy,), (1,))]
-
-
-def cross(x, y, threads=1):
-    sums = outputs(x.columns, y.columns)
-    _native.add_cross(x, y, *map(view, sums), threads)
+def summed(rows, pairs, row_map="raw", origins=None, threads=1):
+    sums = Sums([x.shape[1] for x in rows], pairs, row_map, origins)
+    assert sums.add(rows, threads) is None
     return sums
+
+
+def assert_same_bits(a, b):
+    for own, other in zip(a.arrays(), b.arrays(), strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def mapped(x, row_map):
+    x = x.astype(float)
+    if row_map == "centered_unit":
+        x = x - x.mean(axis=1, keepdims=True)
+    return x if row_map == "raw" else x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 @pytest.mark.parametrize(("n", "dx", "dy"), SHAPES)
-def test_cross_moments_agree_with_numpy(n, dx, dy, dtype):
+def test_cross_moments_agree_with_numpy(isa, n, dx, dy, dtype):
     rng = np.random.default_rng(0)
     x, y = (rng.normal(3.0, 1.0, (n, d)).astype(dtype) for d in (dx, dy))
-    cx, cy = x.astype(float).mean(axis=0), y.astype(float).mean(axis=0)
-    product, left, right, weight = cross(block(x, cx, threads=2), block(y, cy, threads=2), 2)
-    x, y = x - cx, y - cy
-    k, q = (x**2).sum(axis=1), (y**2).sum(axis=1)
+    origins = [z.astype(float).mean(axis=0) for z in (x, y)]
+    sums = summed([x, y], [(0, 1), (0, 0)], origins=origins, threads=2)
+    zx, zy = x - origins[0], y - origins[1]
+    k, q = (zx**2).sum(axis=1), (zy**2).sum(axis=1)
     tolerance = {"rtol": 0, "atol": (1e-13 if dtype == np.float64 else 2e-6) * n * max(dx, dy)}
-    np.testing.assert_allclose(product, x.T @ y, **tolerance)
-    np.testing.assert_allclose(left, q @ x, **tolerance)
-    np.testing.assert_allclose(right, k @ y, **tolerance)
+    product, left, right, weight = sums.crosses[0]
+    np.testing.assert_allclose(product, zx.T @ zy, **tolerance)
+    np.testing.assert_allclose(left, q @ zx, **tolerance)
+    np.testing.assert_allclose(right, k @ zy, **tolerance)
     np.testing.assert_allclose(weight, k @ q, rtol=1e-5)
+    product, left, right, weight = sums.crosses[1]
+    np.testing.assert_allclose(product, np.triu(zx.T @ zx), **tolerance)
+    np.testing.assert_allclose(left, k @ zx, **tolerance)
+    assert not right.any()
+    np.testing.assert_allclose(weight, k @ k, rtol=1e-5)
+    norms = [np.linalg.norm(z.astype(float), axis=1).sum() for z in (x, y)]
+    np.testing.assert_allclose(sums.norms, norms, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("n", "dx", "dy"), SHAPES)
-def test_a_block_with_itself_is_the_upper_triangle_of_the_same_bits(n, dx, dy):
+@pytest.mark.parametrize(("n", "dx"), [(1, 1), (63, 61), (1025, 97)])
+def test_a_side_with_itself_has_the_bits_of_two_equal_sides(isa, n, dx):
     x = np.random.default_rng(0).normal(size=(n, dx)).astype(np.float32)
-    product, left, right, weight = cross(block(x), block(x))
-    own = block(x)
-    upper, own_left, own_right, own_weight = cross(own, own)
-    np.testing.assert_array_equal(upper, np.triu(product))
+    both = summed([x, x.copy()], [(0, 1), (0, 0)])
+    product, left, right, weight = both.crosses[0]
+    own_product, own_left, _, own_weight = both.crosses[1]
+    np.testing.assert_array_equal(own_product, np.triu(product))
     np.testing.assert_array_equal(own_left, left)
     np.testing.assert_array_equal(own_left, right)
-    assert not own_right.any()
     np.testing.assert_array_equal(own_weight, weight)
+    assert both.distances[0] == 0.0
 
 
 @pytest.mark.parametrize("row_map", ["raw", "unit", "centered_unit"])
-def test_threads_do_not_change_a_bit(row_map):
+def test_threads_do_not_change_a_bit(isa, row_map):
     rng = np.random.default_rng(0)
-    x = rng.normal(5.0, 1.0, (1500, 200)).astype(np.float32)
-    y = rng.normal(5.0, 1.0, (1500, 150)).astype(np.float32)
-    results = [
-        cross(block(x, row_map=row_map, threads=t), block(y, row_map=row_map, threads=t), t)
-        for t in (1, 2, 3, 8)
-    ]
+    x = rng.normal(5.0, 1.0, (4500, 70)).astype(np.float32)
+    y = rng.normal(5.0, 1.0, (4500, 110)).astype(np.float32)
+    pairs = [(0, 0), (0, 1), (1, 1)]
+    results = [summed([x, y], pairs, row_map, threads=t) for t in (1, 2, 4, 8)]
     for result in results[1:]:
-        for own, first in zip(result, results[0], strict=True):
-            np.testing.assert_array_equal(own, first)
+        assert_same_bits(result, results[0])
 
 
-def test_row_maps():
+def test_row_maps(isa):
     x = np.random.default_rng(0).normal(2.0, 1.0, (300, 40))
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    centered = x - x.mean(axis=1, keepdims=True)
-    centered /= np.linalg.norm(centered, axis=1, keepdims=True)
-    for row_map, mapped in (("raw", x), ("unit", unit), ("centered_unit", centered)):
-        total = np.zeros(40)
-        _native.add_total(block(x, row_map=row_map), view(total), 1)
-        np.testing.assert_allclose(total, mapped.sum(axis=0), atol=1e-12)
+    for row_map in ("raw", "unit", "centered_unit"):
+        sums = summed([x], [], row_map)
+        np.testing.assert_allclose(sums.totals[0], mapped(x, row_map).sum(axis=0), atol=1e-12)
 
 
-@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
-def test_unit_rows_of_any_size(scale):
+def test_several_row_maps_at_once_have_the_bits_of_each_alone(isa):
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(1.0, 1.0, (100, d)).astype(np.float32) for d in (30, 30)]
+    maps = [Sums([30, 30], [(0, 1)], row_map) for row_map in ("raw", "unit")]
+    views = [
+        (
+            s.row_map,
+            [view(x) for x in s.origins],
+            [view(x) for x in s.totals],
+            [tuple(map(view, cross)) for cross in s.crosses],
+        )
+        for s in maps
+    ]
+    norms, distances = np.zeros(2), np.zeros(1)
+    refused = _native.accumulate(
+        [view(x) for x in rows], [(0, 1)], views, view(norms), view(distances), 2
+    )
+    assert refused is None
+    for together in maps:
+        alone = summed(rows, [(0, 1)], together.row_map)
+        together.norms, together.distances = norms, distances
+        assert_same_bits(together, alone)
+    expected = np.linalg.norm(rows[0].astype(float) - rows[1], axis=1).sum()
+    np.testing.assert_allclose(distances, [expected], rtol=1e-12)
+
+
+def test_sides_that_no_pair_joins_are_summed_alike():
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(90, d)).astype(np.float32) for d in (20, 30, 40, 30)]
+    pairs = [(0, 0), (3, 1), (2, 2)]
+    together = summed(rows, pairs, threads=2)
+    for p, (a, b) in enumerate(pairs):
+        sides = [a] if a == b else [a, b]
+        alone = summed([rows[side] for side in sides], [(0, len(sides) - 1)])
+        for own, other in zip(together.crosses[p], alone.crosses[0], strict=True):
+            np.testing.assert_array_equal(own, other)
+        assert together.distances[p] == alone.distances[0]
+    assert together.distances[1] > 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e-30, 1e30, 1e200, 1e307])
+@pytest.mark.parametrize("row_map", ["unit", "centered_unit"])
+def test_unit_rows_of_any_size(row_map, scale):
     x = np.random.default_rng(0).normal(size=(5, 7))
-    total = np.zeros(7)
-    _native.add_total(block(x * scale, row_map="unit"), view(total), 1)
-    expected = (x / np.linalg.norm(x, axis=1, keepdims=True)).sum(axis=0)
-    np.testing.assert_allclose(total, expected, rtol=1e-12)
+    sums = summed([x * scale], [], row_map)
+    tolerance = 1e-12 if scale > 1e-300 else 1e-4  # subnormal numbers have few digits
+    np.testing.assert_allclose(sums.totals[0], mapped(x, row_map).sum(axis=0), rtol=tolerance)
+    expected = np.linalg.norm(x, axis=1).sum() * scale
+    np.testing.assert_allclose(sums.norms, [expected], rtol=tolerance)
 
 
 def test_outputs_are_added_to():
-    x = np.ones((3, 2))
-    total = np.array([10.0, 20.0])
-    _native.add_total(block(x), view(total), 1)
-    np.testing.assert_array_equal(total, [13.0, 23.0])
+    sums = Sums([2, 2], [(0, 1)], fill=10.0)
+    assert sums.add([np.ones((3, 2)), np.ones((3, 2))]) is None
+    np.testing.assert_array_equal(sums.totals[0], [13.0, 13.0])
+    np.testing.assert_array_equal(sums.crosses[0][0], np.full((2, 2), 13.0))
+    np.testing.assert_allclose(sums.norms, 10.0 + 3 * np.sqrt(2.0))
+    np.testing.assert_array_equal(sums.distances, [10.0])
 
 
-def test_every_half_is_widened_exactly():
+@pytest.mark.parametrize(("n", "d"), [(0, 5), (0, 0), (3, 0), (1, 1)])
+def test_sizes_of_zero_and_one(n, d):
+    x = np.ones((n, d), np.float32)
+    sums = summed([x, x.copy()], [(0, 1), (1, 1)], threads=2)
+    np.testing.assert_array_equal(sums.totals[0], np.full(d, float(n)))
+    assert summed([], []).norms.shape == (0,)
+
+
+def test_rows_that_cannot_be_summed_are_told_and_change_nothing(isa):
+    rows = [np.ones((5000, 9), np.float32) for _ in range(3)]
+    for x in rows:
+        x[:, 0] = 2.0
+    cases = [
+        ("raw", np.nan, "not finite"),
+        ("raw", np.inf, "not finite"),
+        ("unit", 0.0, "zero"),
+        ("centered_unit", 3.0, "constant"),
+    ]
+    for row_map, value, what in cases:
+        for pairs, row in (([(0, 1), (1, 2)], 4321), ([(0, 1), (2, 2)], 7)):
+            bad = [x.copy() for x in rows]
+            bad[2][row:] = value
+            bad[0][row + 1 :] = value
+            sums = Sums([9, 9, 9], pairs, row_map, fill=7.0)
+            assert sums.add(bad, 2) == (what, 2, row)
+            assert all((array == 7.0).all() for array in sums.arrays())
+
+
+def test_every_half_is_widened_exactly(isa):
     bits = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     finite = np.ascontiguousarray(bits[np.isfinite(bits)][:, None])
     out = np.full(finite.shape, np.nan, np.float32)
@@ -112,7 +228,7 @@ def test_every_half_is_widened_exactly():
     np.testing.assert_array_equal(out, finite.astype(np.float32))
 
 
-def test_every_bfloat16_is_widened_exactly():
+def test_every_bfloat16_is_widened_exactly(isa):
     bits = np.arange(1 << 16, dtype=np.uint16)
     expected = (bits.astype(np.uint32) << 16).view(np.float32)
     bits, expected = bits[np.isfinite(expected)], expected[np.isfinite(expected)]
@@ -124,7 +240,7 @@ def test_every_bfloat16_is_widened_exactly():
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-def test_pooling_is_the_mean_rounded_once(dtype):
+def test_pooling_is_the_mean_rounded_once(isa, dtype):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 97)).astype(dtype)
     starts = rng.integers(0, 490, 200)
@@ -138,7 +254,7 @@ def test_pooling_is_the_mean_rounded_once(dtype):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_pooling_tells_of_values_that_are_not_finite(bad):
+def test_pooling_tells_of_values_that_are_not_finite(isa, bad):
     x = np.zeros((4, 70), np.float32)
     x[2, 69] = bad
     runs = np.arange(4)
@@ -156,27 +272,29 @@ def test_pooling_tells_of_values_that_are_not_finite(bad):
     column_step=st.integers(1, 3),
     dtype=st.sampled_from(["float64", "float32", "float16"]),
     threads=st.integers(1, 4),
+    name=st.sampled_from(ISAS),
 )
-def test_any_stride_gives_the_bits_of_a_copy(n, d, row_step, column_step, dtype, threads):
+def test_any_stride_gives_the_bits_of_a_copy(n, d, row_step, column_step, dtype, threads, name):
     whole = np.random.default_rng(n).normal(size=(n * row_step + 1, d * column_step)).astype(dtype)
     x = whole[: n * row_step : row_step, ::column_step]
-    copy = np.ascontiguousarray(x)
-    for own, other in zip(
-        cross(block(x, threads=threads), block(x, threads=threads), threads),
-        cross(block(copy), block(copy)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(own, other)
+    before = _native.isa()
+    _native.set_isa(name)
+    try:
+        strided = summed([x, x], [(0, 1), (0, 0)], threads=threads)
+        copied = summed([np.ascontiguousarray(x)] * 2, [(0, 1), (0, 0)])
+    finally:
+        _native.set_isa(before)
+    assert_same_bits(strided, copied)
 
 
 def test_several_callers_at_once():
     x = np.random.default_rng(0).normal(size=(2000, 100)).astype(np.float32)
-    expected = cross(block(x), block(x))[0]
+    expected = summed([x], [(0, 0)])
     found = []
 
     def work():
         for _ in range(20):
-            found.append(cross(block(x, threads=2), block(x, threads=2), 2)[0])  # noqa: PERF401
+            found.append(summed([x], [(0, 0)], threads=2))  # noqa: PERF401
 
     callers = [threading.Thread(target=work) for _ in range(4)]
     for caller in callers:
@@ -184,27 +302,39 @@ def test_several_callers_at_once():
     for caller in callers:
         caller.join()
     assert len(found) == 80
-    for product in found:
-        np.testing.assert_array_equal(product, expected)
+    for sums in found:
+        assert_same_bits(sums, expected)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_has_threads_of_its_own():
     x = np.random.default_rng(0).normal(size=(2000, 100)).astype(np.float32)
-    expected = cross(block(x, threads=2), block(x, threads=2), 2)[0]
+    expected = summed([x], [(0, 0)], threads=2).crosses[0][0]
     child = os.fork()
     if child == 0:
-        product = cross(block(x, threads=2), block(x, threads=2), 2)[0]
+        product = summed([x], [(0, 0)], threads=2).crosses[0][0]
         os._exit(0 if np.array_equal(product, expected) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_isa_is_known():
-    assert _native.isa() in ("avx512", "avx2", "portable")
+def test_instruction_sets():
+    assert ISAS[-1] == "portable"
+    assert _native.isa() == ISAS[0]
+    with pytest.raises(ValueError, match=r"\[set_isa\] name must be one of .* got sse9"):
+        _native.set_isa("sse9")
+    assert _native.isa() == ISAS[0]
 
 
 X = np.ones((4, 3), np.float32)
 F8 = np.float64
+
+
+def add(rows, threads=1, **changed):
+    """Sums of some rows where some of what they are summed into is replaced."""
+    sums = Sums([3] * len(rows), [(0, 0)])
+    for key, value in changed.items():
+        setattr(sums, key, value)
+    return sums.add(rows, threads)
 
 
 @pytest.mark.parametrize(
@@ -215,15 +345,24 @@ F8 = np.float64
         (lambda: _native.View(8, "float32", (2, 2), (2, -1)), "must not be negative"),
         (lambda: _native.View(2, "float32", (2,), (1,)), r"\[View\] address must be aligned"),
         (lambda: _native.View(0, "float32", (2,), (1,)), r"\[View\] address must be aligned"),
-        (lambda: block(X, np.zeros(4)), r"\[Block\] origin must be float64 of shape \(3\)"),
-        (lambda: block(X, np.zeros(3, np.float32)), r"\[Block\] origin must be float64"),
-        (lambda: block(X, row_map="cosine"), r"\[Block\] row_map must be raw"),
-        (lambda: block(X, threads=0), r"\[Block\] threads must be at least 1, got 0"),
-        (lambda: block(X * 0, row_map="unit"), "rows must not be zero, got row 0"),
-        (lambda: block(X, row_map="centered_unit"), "must vary over their features, got row 0"),
-        (lambda: block(np.arange(4)[:, None]), r"\[Block\] x must be a floating-point"),
-        (lambda: cross(block(X), block(X[:2])), "x and y must have the same rows"),
-        (lambda: cross(block(X), block(X.astype(F8))), "both be float64 or neither"),
+        (lambda: add([X], origins=[np.zeros(4)]), r"origin must be float64 of shape \(3\)"),
+        (lambda: add([X], origins=[np.zeros(3, np.float32)]), "origin must be float64"),
+        (lambda: add([X], origins=[]), r"origins must have 1 entries, got 0"),
+        (lambda: add([X], totals=[]), r"totals must have 1 entries, got 0"),
+        (lambda: add([X], crosses=[]), r"crosses must have 1 entries, got 0"),
+        (lambda: add([X], norms=np.zeros(2)), r"norms must be float64 of shape \(1\)"),
+        (lambda: add([X], distances=np.zeros(2)), r"distances must be float64 of shape \(1\)"),
+        (lambda: add([X], row_map="cosine"), "row_map must be raw"),
+        (lambda: add([X], threads=0), "threads must be at least 1, got 0"),
+        (lambda: add([np.arange(12).reshape(4, 3)]), "rows must be a floating-point"),
+        (lambda: add([X[0]]), r"rows must be a floating-point \(n, d\) array"),
+        (lambda: add([X, X[:2]]), "rows must have one number on every side .* got 4 and 2"),
+        (lambda: add([X, X.astype(F8)]), "all be float64 or none"),
+        (lambda: add([X], pairs=[(0, 1)]), r"pairs must be of sides below 1, got \(0,"),
+        (
+            lambda: add([X], pairs=[(-1, 0)]),
+            r"pairs must be of sides below 1, got \(-1",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, message):
@@ -232,20 +371,37 @@ def test_bad_input_is_refused(call, message):
 
 
 def test_bad_outputs_are_refused_and_left_alone():
-    x, y = block(X), block(X)
-    product, left, right, weight = outputs(3, 3, fill=7.0)
-    for sums in (
+    product, left, right, weight = (np.full(shape, 7.0) for shape in ((3, 3), 3, 3, 1))
+    for cross in (
         [product[:2], left, right, weight],
         [product.T[::2], left, right, weight],
         [product, left[:2], right, weight],
         [product, left, product[0], weight],
         [product, left, left, weight],
+        [product, left, right, right[1:2]],
         [product.astype(np.float32), left, right, weight],
     ):
-        with pytest.raises(ValueError, match=r"\[add_cross\] .* must"):
-            _native.add_cross(x, y, *map(view, sums), 1)
-    for untouched in (product, left, right, weight):
+        with pytest.raises(ValueError, match=r"\[accumulate\] .* must"):
+            add([X], crosses=[cross])
+    both = np.full((4, 3), 7.0)
+    for changed in ({"totals": [both[1]]}, {"crosses": [[both[:3], left, right, weight]]}):
+        with pytest.raises(ValueError, match="must not overlap rows"):
+            add([both], **changed)
+    for untouched in (product, left, right, weight, both):
         assert (untouched == 7.0).all()
+
+
+def test_an_allocation_that_fails_is_a_memory_error():
+    # Rows that no machine has room to pack; nothing behind these addresses is ever read.
+    wide = _native.View(1 << 40, "float32", (2, 1 << 46), (0, 0))
+    origin, total = (
+        _native.View(address, "float64", (1 << 46,), (1,)) for address in (1 << 52, 1 << 53)
+    )
+    norms, none = np.zeros(1), np.zeros(0)
+    maps = [("unit", [origin], [total], [])]
+    with pytest.raises(MemoryError):
+        _native.accumulate([wide], [], maps, view(norms), view(none), 1)
+    assert norms[0] == 0.0
 
 
 def test_bad_runs_are_refused():

@@ -3,7 +3,7 @@
 | op         | inputs                                        | backends          | tolerance      |
 |------------|-----------------------------------------------|-------------------|----------------|
 | pool_rows  | x (N, d), runs (m,) int64 -> out (m, d)       | reference, native | last bit       |
-| accumulate | k sides (n, d_a), origins -> totals, crosses  | reference, native | 2e-6 / 1e-13   |
+| accumulate | k sides (n, d_a), origins -> sums of pairs    | reference, native | 2e-6 / 1e-13   |
 
 Rows are float64, float32, float16 or bfloat16; tolerances are relative to the largest entry, for
 rows up to float32 and for float64 rows. Benchmarks: `benchmarks/test_kernels.py`. `reference` is
@@ -18,9 +18,17 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from bertft.ops.types import Cross, RowMap
+from bertft.ops.types import Cross, MappedSums, RowFault, RowMap, UnusableRowError
 
-__all__ = ["Cross", "RowMap", "accumulate", "pool_rows"]
+__all__ = [
+    "Cross",
+    "MappedSums",
+    "RowFault",
+    "RowMap",
+    "UnusableRowError",
+    "accumulate",
+    "pool_rows",
+]
 
 BACKENDS = ("reference", "native")
 ROW_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -88,53 +96,56 @@ def pool_rows(
 
 def accumulate(
     rows: Sequence[Tensor],
-    origins: Sequence[Tensor],
-    totals: Sequence[Tensor],
     pairs: Sequence[tuple[int, int]],
-    crosses: Sequence[Cross],
+    maps: Sequence[MappedSums],
+    norms: Tensor,
+    distances: Tensor,
     *,
-    row_map: RowMap = "raw",
     backend: str | None = None,
 ) -> None:
-    """Add a block of rows to the sums of its sides and of pairs of sides (cross moments).
+    """Add rows to the sums of their sides and of pairs of sides (cross moments).
 
-    With `z = map(x) - origin` per side, `totals[a] += sum_i z_i`, and for each pair `(a, b)`
-    `product += z_a^T z_b`, `weight += sum_i |z_a,i|^2 |z_b,i|^2`, `left += sum_i |z_b,i|^2 z_a,i`
-    and `right += sum_i |z_a,i|^2 z_b,i`. A side paired with itself gets the upper triangle of its
-    product only, and no `right`. Cost: O(n d_a d_b) per pair, half of it for a side with itself.
+    With `z = map(x) - origin` per side and row map, `totals[a] += sum_i z_i`, and for each pair
+    `(a, b)` `product += z_a^T z_b`, `weight += sum_i |z_a,i|^2 |z_b,i|^2`,
+    `left += sum_i |z_b,i|^2 z_a,i` and `right += sum_i |z_a,i|^2 z_b,i`. A side paired with itself
+    gets the upper triangle of its product only, and no `right`. Of the rows as they are,
+    `norms[a] += sum_i |x_a,i|` and, for pairs of one width, `distances += sum_i |x_a,i - x_b,i|`.
+    Cost: O(n d_a d_b) for each pair and row map, half of it for a side with itself.
 
     Args:
         rows: `k` sides, each `(n, d_a)`, all float64 or none.
-        origins: `k` float64 vectors `(d_a,)`.
-        totals: `k` float64 vectors `(d_a,)`, added to.
         pairs: index pairs into the sides.
-        crosses: one `Cross` for each pair, added to.
-        row_map: "raw", "unit" (`x / |x|`) or "centered_unit" (the row's own mean taken off first).
+        maps: for each row map its origins, and the sums that are added to.
+        norms: `(k,)` float64, added to.
+        distances: one float64 for each pair, added to.
         backend: "reference" or "native"; by default the one of the rows' device.
 
     Raises:
-        ValueError: shapes that don't fit; a row without a direction under "unit" or
+        UnusableRowError: a row that is not finite, or that has no direction under "unit" or
             "centered_unit". The sums are then as they were.
+        ValueError: shapes that don't fit.
         TypeError: rows that are no floating-point matrices, or float64 beside narrower ones.
     """
     call = _Call("accumulate")
-    _check_accumulate(call, rows, origins, totals, pairs, crosses, row_map)
-    tensors = [*rows, *origins, *totals, *(sum_ for cross in crosses for sum_ in cross)]
-    chosen = _backend(call, backend, tensors)
-    chosen.accumulate(rows, origins, totals, pairs, crosses, row_map)
+    _check_rows(call, rows)
+    for sums in maps:
+        _check_sums(call, rows, pairs, sums)
+    call.output(norms, "norms", torch.float64, (len(rows),))
+    call.output(distances, "distances", torch.float64, (len(pairs),))
+    tensors = [*rows, norms, distances]
+    for _, origins, totals, crosses in maps:
+        tensors += [*origins, *totals, *(sum_ for cross in crosses for sum_ in cross)]
+    fault = _backend(call, backend, tensors).accumulate(rows, pairs, maps, norms, distances)
+    if fault is not None:
+        raise UnusableRowError(
+            f"[accumulate] rows must be finite, not zero under unit and not constant under "
+            f"centered_unit, got row {fault.row} of side {fault.side}, which is {fault.what}; "
+            "drop it on every side.",
+            fault,
+        )
 
 
-def _check_accumulate(
-    call: _Call,
-    rows: Sequence[Tensor],
-    origins: Sequence[Tensor],
-    totals: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    crosses: Sequence[Cross],
-    row_map: str,
-) -> None:
-    if row_map not in get_args(RowMap):
-        raise call.fail(f"row_map must be one of {get_args(RowMap)}, got {row_map!r}; pass one.")
+def _check_rows(call: _Call, rows: Sequence[Tensor]) -> None:
     for a, x in enumerate(rows):
         call.rows(x, f"rows[{a}]")
     if len({len(x) for x in rows}) > 1:
@@ -148,10 +159,19 @@ def _check_accumulate(
             "convert one.",
             TypeError,
         )
-    for a, (x, origin, total) in enumerate(zip(rows, origins, totals, strict=True)):
+
+
+def _check_sums(
+    call: _Call, rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: MappedSums
+) -> None:
+    if sums.row_map not in get_args(RowMap):
+        raise call.fail(
+            f"row_map must be one of {get_args(RowMap)}, got {sums.row_map!r}; pass one."
+        )
+    for a, (x, origin, total) in enumerate(zip(rows, sums.origins, sums.totals, strict=True)):
         call.output(origin, f"origins[{a}]", torch.float64, (x.shape[1],))
         call.output(total, f"totals[{a}]", torch.float64, (x.shape[1],))
-    for p, ((a, b), cross) in enumerate(zip(pairs, crosses, strict=True)):
+    for p, ((a, b), cross) in enumerate(zip(pairs, sums.crosses, strict=True)):
         dx, dy = rows[a].shape[1], rows[b].shape[1]
         shapes = ((dx, dy), (dx,), (dy,), (1,))
         for name, sum_, shape in zip(Cross._fields, cross, shapes, strict=True):
@@ -159,10 +179,12 @@ def _check_accumulate(
 
 
 def _backend(call: _Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
-    devices = {str(tensor.device) for tensor in tensors}
+    devices = {tensor.device for tensor in tensors}
     if len(devices) > 1:
-        raise call.fail(f"tensors must be on one device, got {sorted(devices)}; move them.")
-    device = devices.pop()
+        raise call.fail(
+            f"tensors must be on one device, got {sorted(map(str, devices))}; move them."
+        )
+    device = str(devices.pop()) if devices else "cpu"
     if name is not None and name not in BACKENDS:
         raise call.fail(f"backend must be one of {BACKENDS}, got {name!r}; pass one.")
     if name == "reference":

@@ -1,11 +1,12 @@
 """The definition of every operation, in torch and float64; written to be read."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bertft.ops.types import Cross, RowMap
+from bertft.ops.types import MappedSums, RowFault, RowMap
 
 
 def pool_rows(x: Tensor, starts: Tensor, stops: Tensor, out: Tensor) -> bool:
@@ -17,24 +18,54 @@ def pool_rows(x: Tensor, starts: Tensor, stops: Tensor, out: Tensor) -> bool:
 
 def accumulate(
     rows: Sequence[Tensor],
-    origins: Sequence[Tensor],
-    totals: Sequence[Tensor],
     pairs: Sequence[tuple[int, int]],
-    crosses: Sequence[Cross],
-    row_map: RowMap,
-) -> None:
+    maps: Sequence[MappedSums],
+    norms: Tensor,
+    distances: Tensor,
+) -> RowFault | None:
     """See `bertft.ops.accumulate`."""
-    mapped = [map_rows(x, row_map) - origin for x, origin in zip(rows, origins, strict=True)]
-    norms = [z.square().sum(dim=1) for z in mapped]
-    for z, total in zip(mapped, totals, strict=True):
+    faults = [_first_fault(x, sums.row_map, side) for sums in maps for side, x in enumerate(rows)]
+    found = [fault for fault in faults if fault is not None]
+    if found:
+        return min(found, key=lambda fault: (fault.row, fault.side))
+    for side, x in enumerate(rows):
+        norms[side] += x.double().norm(dim=1).sum()
+    for p, (a, b) in enumerate(pairs):
+        if a != b and rows[a].shape == rows[b].shape:
+            distances[p] += (rows[a].double() - rows[b].double()).norm(dim=1).sum()
+    for sums in maps:
+        _add_mapped(rows, pairs, sums)
+    return None
+
+
+def _add_mapped(rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: MappedSums) -> None:
+    mapped = [
+        map_rows(x, sums.row_map) - origin for x, origin in zip(rows, sums.origins, strict=True)
+    ]
+    squares = [z.square().sum(dim=1) for z in mapped]
+    for z, total in zip(mapped, sums.totals, strict=True):
         total += z.sum(dim=0)
-    for (a, b), cross in zip(pairs, crosses, strict=True):
+    for (a, b), cross in zip(pairs, sums.crosses, strict=True):
         product = mapped[a].T @ mapped[b]
         cross.product.add_(product.triu() if a == b else product)
-        cross.left.add_(norms[b] @ mapped[a])
+        cross.left.add_(squares[b] @ mapped[a])
         if a != b:
-            cross.right.add_(norms[a] @ mapped[b])
-        cross.weight.add_(norms[a] @ norms[b])
+            cross.right.add_(squares[a] @ mapped[b])
+        cross.weight.add_(squares[a] @ squares[b])
+
+
+def _first_fault(x: Tensor, row_map: RowMap, side: int) -> RowFault | None:
+    tests: dict[Literal["not finite", "zero", "constant"], Tensor] = {
+        "not finite": ~x.isfinite().all(dim=1)
+    }
+    if row_map == "unit":
+        tests["zero"] = (x == 0).all(dim=1)
+    if row_map == "centered_unit":
+        tests["constant"] = (x == x[:, :1]).all(dim=1)
+    faults = [
+        RowFault(what, side, int(bad.nonzero()[0, 0])) for what, bad in tests.items() if bad.any()
+    ]
+    return min(faults, key=lambda fault: fault.row, default=None)
 
 
 def map_rows(x: Tensor, row_map: RowMap) -> Tensor:
@@ -46,10 +77,6 @@ def map_rows(x: Tensor, row_map: RowMap) -> Tensor:
         x = x - x.mean(dim=1, keepdim=True)
     # A power of two per row keeps the squares of very large and very small rows in range.
     largest = x.abs().amax(dim=1, keepdim=True)
-    if (largest == 0).any():
-        row = int((largest == 0).nonzero()[0, 0])
-        what = "not be zero" if row_map == "unit" else "vary over their features"
-        raise ValueError(f"[accumulate] rows must {what}, got row {row} that cannot be scaled.")
     x = torch.ldexp(x, -torch.frexp(largest).exponent)
     unit: Tensor = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return unit

@@ -1,5 +1,6 @@
 """The shapes of data that every backend shares."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -21,3 +22,38 @@ class Cross(NamedTuple):
     left: Tensor
     right: Tensor
     weight: Tensor
+
+
+class MappedSums(NamedTuple):
+    """What mapped rows `z = map(x) - origin` are summed into.
+
+    Attributes:
+        row_map: "raw", "unit" (`x / |x|`) or "centered_unit" (the row's own mean taken off first).
+        origins: for every side `(d,)`, float64.
+        totals: for every side `(d,)`, float64, the sum of `z`.
+        crosses: for every pair of sides.
+    """
+
+    row_map: RowMap
+    origins: Sequence[Tensor]
+    totals: Sequence[Tensor]
+    crosses: Sequence[Cross]
+
+
+class RowFault(NamedTuple):
+    """The first row that cannot be summed: what it is, on which side, and its number.
+
+    A zero row has no direction under "unit", a constant one none under "centered_unit".
+    """
+
+    what: Literal["not finite", "zero", "constant"]
+    side: int
+    row: int
+
+
+class UnusableRowError(ValueError):
+    """A row that cannot be summed; `fault` says which and why."""
+
+    def __init__(self, message: str, fault: RowFault) -> None:
+        super().__init__(message)
+        self.fault = fault

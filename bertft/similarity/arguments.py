@@ -112,7 +112,7 @@ def _require_resolved(name: str, moments: Moments, row_map: RowMap) -> None:
     if row_map != "raw" or moments.dtype == torch.float64:
         return
     for side, d in moments.widths.items():
-        size = float(moments.norms[side]) / moments.n
+        size = moments.mean_norm(side)
         # Squares below this are subnormal in float32, or vanish.
         if 0.0 < size * size < 1e-30 * d:
             raise torch.linalg.LinAlgError(

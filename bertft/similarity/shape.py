@@ -86,7 +86,7 @@ def l2(x: Rows | Moments, y: Rows | None = None) -> float:
         TypeError: input that is no floating-point matrix.
     """
     moments = _same_width("l2", x, y, "raw")
-    value = float(moments.distances[moments.pairs[0]]) / moments.n
+    value = moments.mean_distance(*moments.sides)
     if not math.isfinite(value):
         raise torch.linalg.LinAlgError(
             "[l2] distances must be finite, got infinity; the rows are too large: scale them."
@@ -96,7 +96,7 @@ def l2(x: Rows | Moments, y: Rows | None = None) -> float:
 
 def _same_width(name: str, x: Rows | Moments, y: Rows | None, row_map: RowMap) -> Moments:
     moments = two_sided_moments(name, x, y, row_map)
-    if not moments.distances:
+    if len(set(moments.widths.values())) > 1:
         raise ValueError(
             f"[{name}] sides must have the same width, got {moments.widths}; use a measure that "
             "compares spaces, such as rsa or cka."

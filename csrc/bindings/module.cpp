@@ -6,7 +6,5 @@ PYBIND11_MODULE(_native, module) {
   bertft::register_view(module);
   bertft::register_row_pooling(module);
   bertft::register_cross_moments(module);
-  module.def(
-      "isa", [] { return bertft::isa::active().name; },
-      "The instruction set that the kernels run on.");
+  bertft::register_isa(module);
 }

@@ -15,9 +15,7 @@ bool pool_rows_of(const View& x, const View& starts, const View& stops, const Vi
   check.contiguous(stops, "stops", DType::kInt64, {count});
   check.contiguous(out, "out", x.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32,
                    {count, rows.columns});
-  check.disjoint(out, "out", x, "x");
-  check.disjoint(out, "out", starts, "starts");
-  check.disjoint(out, "out", stops, "stops");
+  check.disjoint({{&out, "out"}}, {{&x, "x"}, {&starts, "starts"}, {&stops, "stops"}});
   check.threads(threads);
   const auto* first = reinterpret_cast<const std::int64_t*>(starts.address);
   const auto* last = reinterpret_cast<const std::int64_t*>(stops.address);

@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace py = pybind11;
@@ -100,11 +101,25 @@ void Checker::contiguous(const View& view, const char* name, DType dtype,
   }
 }
 
-void Checker::disjoint(const View& out, const char* out_name, const View& other,
-                       const char* name) const {
-  if (out.first() < other.last() && other.first() < out.last()) {
-    fail(std::string(out_name) + " must not overlap " + name + ", got shared memory at " +
-         std::to_string(std::max(out.first(), other.first())) + "; pass separate arrays.");
+void Checker::disjoint(std::vector<Named> outputs, const std::vector<Named>& inputs) const {
+  const auto refuse = [&](const Named& output, const Named& other) {
+    fail(std::string(output.name) + " must not overlap " + other.name + ", got shared memory at " +
+         std::to_string(std::max(output.view->first(), other.view->first())) +
+         "; pass separate arrays.");
+  };
+  // In the order of their addresses, outputs that overlap none overlap no neighbor.
+  std::erase_if(outputs, [](const Named& o) { return o.view->first() == o.view->last(); });
+  std::sort(outputs.begin(), outputs.end(),
+            [](const Named& x, const Named& y) { return x.view->first() < y.view->first(); });
+  for (std::size_t i = 1; i < outputs.size(); ++i) {
+    if (outputs[i].view->first() < outputs[i - 1].view->last()) refuse(outputs[i], outputs[i - 1]);
+  }
+  for (const Named& input : inputs) {
+    if (input.view->first() == input.view->last()) continue;
+    const auto after = std::partition_point(outputs.begin(), outputs.end(), [&](const Named& o) {
+      return o.view->last() <= input.view->first();
+    });
+    if (after != outputs.end() && after->view->first() < input.view->last()) refuse(*after, input);
   }
 }
 

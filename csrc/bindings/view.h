@@ -33,11 +33,17 @@ struct Checker {
   // A contiguous array of exactly this shape and type, aligned to its elements.
   void contiguous(const View& view, const char* name, DType dtype,
                   std::initializer_list<std::int64_t> shape) const;
-  void disjoint(const View& out, const char* out_name, const View& other, const char* name) const;
+  // No output overlaps another output or an input; inputs may overlap each other.
+  struct Named {
+    const View* view;
+    const char* name;
+  };
+  void disjoint(std::vector<Named> outputs, const std::vector<Named>& inputs) const;
   int threads(int threads) const;
   [[noreturn]] void fail(const std::string& text) const;
 };
 
+void register_isa(pybind11::module_& module);
 void register_view(pybind11::module_& module);
 void register_row_pooling(pybind11::module_& module);
 void register_cross_moments(pybind11::module_& module);

@@ -1,14 +1,13 @@
-// Sums of products of two blocks of rows about fixed origins (cross moments).
+// Sums of products of blocks of rows about fixed origins (cross moments).
 //
-// A Block holds n rows of d columns, mapped (raw, unit length, or centered and unit length),
-// shifted by the origin and laid out in panels for the product. Rows of float16, bfloat16 and
-// float32 are kept in float32, float64 rows in float64; products run in that type over runs of
-// 128 rows and add up in float64. Every function is deterministic: the number of threads does
-// not change a bit of the result.
+// Rows of several sides are read once: widened, mapped (raw, unit length, centered and unit
+// length), shifted by an origin and laid out in panels, for each row map; products of pairs of
+// sides run on the panels. Rows of float16, bfloat16 and float32 are packed in float32, float64
+// rows in float64; products run in that type over runs of 128 rows and add up in float64. The
+// number of threads does not change a bit of the result.
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "isa/table.h"
@@ -23,42 +22,43 @@ struct Matrix {
   std::int64_t row_stride, column_stride;
 };
 
-class Block {
- public:
-  // Packs `x` less `origin` (`x.columns` values). O(n d) time and memory. Throws
-  // std::invalid_argument if a row has no direction and `map` needs one.
-  Block(const Matrix& x, const double* origin, isa::RowMap map, int threads);
-
-  std::int64_t rows() const { return rows_; }
-  std::int64_t columns() const { return columns_; }
-  bool is_wide() const { return wide_ != nullptr; }
-
-  // Squared norm of every packed row, about the origin.
-  const std::vector<double>& squared_norms() const { return squared_norms_; }
-
-  const float* narrow() const { return narrow_.get(); }
-  const double* wide() const { return wide_.get(); }
-
- private:
-  struct Free {
-    void operator()(void* memory) const;
-  };
-  std::int64_t rows_, columns_;
-  std::vector<double> squared_norms_;
-  std::unique_ptr<float[], Free> narrow_;
-  std::unique_ptr<double[], Free> wide_;
+// Sums of a pair of sides, with k and l the squared norms of the packed rows of x and y:
+//   product (d_x, d_y) += X^T Y;   *weight += sum k l;
+//   left (d_x) += sum l x;         right (d_y) += sum k y.
+// For a side with itself only the upper triangle of product is added to, and right is not touched.
+struct Cross {
+  double *product, *left, *right, *weight;
 };
 
-// total[j] += sum over rows of x, `columns` values.
-void add_total(const Block& x, double* total, int threads);
+// Sums under one row map: one origin and total per side, one Cross per pair.
+struct MappedSums {
+  isa::RowMap row_map;
+  std::vector<const double*> origins;
+  std::vector<double*> totals;  // += sum of the packed rows
+  std::vector<Cross> crosses;
+};
 
-// With k and l the squared norms of the rows of x and y:
-//   product (x.columns, y.columns) += X^T Y;   *weight += sum k l;
-//   left (x.columns) += sum l x;               right (y.columns) += sum k y.
-// When x and y are the same object, only the upper triangle of product is added to, and right is
-// not touched. Outputs are contiguous and overlap nothing. x and y have the same rows and width
-// of type. O(n d_x d_y), half of it for x with itself.
-void add_cross(const Block& x, const Block& y, double* product, double* left, double* right,
-               double* weight, int threads);
+// Rows of all sides, which have the same number of rows and are all float64 or none, and what they
+// are summed into: contiguous, none overlapping another or the rows.
+struct Moments {
+  std::vector<Matrix> sides;
+  std::vector<std::pair<int, int>> pairs;
+  std::vector<MappedSums> maps;
+  std::vector<double*> norms;      // by side: += sum |x|
+  std::vector<double*> distances;  // by pair: += sum |x - y| for two sides of one width
+};
+
+enum class Fault { kNone, kNotFinite, kZero, kConstant };
+
+// The first row that cannot be summed, and its side.
+struct FirstFault {
+  Fault fault = Fault::kNone;
+  std::int64_t side = 0, row = 0;
+};
+
+// Adds the rows. On a fault, and on std::bad_alloc, nothing has been added. O(n d_x d_y) for every
+// pair and row map, half of it for a side with itself; memory for 2048 packed rows of the sides
+// that pairs join, under all row maps.
+FirstFault accumulate(const Moments& moments, int threads);
 
 }  // namespace bertft

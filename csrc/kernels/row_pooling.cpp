@@ -17,7 +17,7 @@ bool pool_rows(const Matrix& x, const std::int64_t* starts, const std::int64_t* 
   const isa::Table& kernels = isa::active();
   const std::int64_t row_bytes = x.columns * (x.dtype == DType::kFloat64 ? 8 : 4);
   std::atomic<bool> finite{true};
-  parallel_for((count + kRowsPerTask - 1) / kRowsPerTask, threads, [&](std::int64_t task) {
+  parallel_for((count + kRowsPerTask - 1) / kRowsPerTask, threads, [&](std::int64_t task, int) {
     const std::int64_t stop = std::min(count, (task + 1) * kRowsPerTask);
     bool all = true;
     for (std::int64_t row = task * kRowsPerTask; row < stop; ++row) {

@@ -12,9 +12,24 @@
 namespace bertft {
 namespace {
 
+using Task = std::function<void(std::int64_t, int)>;
+
+// Looks at a condition for some ten microseconds before its thread sleeps: waking one costs more
+// than a small region runs.
+template <class Condition>
+bool soon(const Condition& condition) {
+  for (int look = 0; look < 400; ++look) {
+    if (condition()) return true;
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+  return condition();
+}
+
 class Pool {
  public:
-  bool try_run(std::int64_t tasks, int threads, const std::function<void(std::int64_t)>& task) {
+  bool try_run(std::int64_t tasks, int threads, const Task& task) {
     std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
     if (!busy.owns_lock()) return false;
     const int helpers = grow(std::min<std::int64_t>(threads, tasks) - 1);
@@ -25,13 +40,15 @@ class Pool {
       tasks_ = tasks;
       next_.store(0, std::memory_order_relaxed);
       wanted_ = helpers;
-      active_ = helpers;
-      ++generation_;
+      active_.store(helpers, std::memory_order_relaxed);
+      generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    drain();
+    drain(0);
+    const auto done = [this] { return active_.load(std::memory_order_acquire) == 0; };
+    if (soon(done)) return true;
     std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return active_ == 0; });
+    done_.wait(lock, done);
     return true;
   }
 
@@ -40,7 +57,7 @@ class Pool {
   int grow(std::int64_t count) {
     try {
       while (size_ < count) {
-        std::thread(&Pool::serve, this, size_, generation_).detach();
+        std::thread(&Pool::serve, this, size_, generation_.load()).detach();
         ++size_;
       }
     } catch (const std::system_error&) {
@@ -50,24 +67,28 @@ class Pool {
   }
 
   void serve(int index, std::uint64_t seen) {
+    const auto called = [&] { return generation_.load(std::memory_order_acquire) != seen; };
     for (;;) {
+      soon(called);
       {
         std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return generation_ != seen; });
-        seen = generation_;
+        wake_.wait(lock, called);
+        seen = generation_.load(std::memory_order_relaxed);
         if (index >= wanted_) continue;
       }
-      drain();
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (--active_ == 0) done_.notify_one();
+      drain(index + 1);
+      if (active_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        done_.notify_one();
+      }
     }
   }
 
-  void drain() {
+  void drain(int worker) {
     for (;;) {
       const std::int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
       if (index >= tasks_) return;
-      (*task_)(index);
+      (*task_)(index, worker);
     }
   }
 
@@ -75,12 +96,12 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable done_;
-  const std::function<void(std::int64_t)>* task_ = nullptr;
+  const Task* task_ = nullptr;
   std::int64_t tasks_ = 0;
   std::atomic<std::int64_t> next_{0};
-  std::uint64_t generation_ = 0;
+  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<int> active_{0};
   int wanted_ = 0;
-  int active_ = 0;
   int size_ = 0;
 };
 
@@ -99,9 +120,9 @@ Pool& the_pool() {
 
 }  // namespace
 
-void parallel_for(std::int64_t tasks, int threads, const std::function<void(std::int64_t)>& task) {
+void parallel_for(std::int64_t tasks, int threads, const Task& task) {
   if (threads > 1 && tasks > 1 && the_pool().try_run(tasks, threads, task)) return;
-  for (std::int64_t index = 0; index < tasks; ++index) task(index);
+  for (std::int64_t index = 0; index < tasks; ++index) task(index, 0);
 }
 
 }  // namespace bertft

@@ -1,0 +1,97 @@
+// Vectors of one instruction set. Every header beside this one is compiled once per set, inside
+// kernels.cpp, and includes nothing with inline functions of the standard library: the linker
+// could pick this set's copy of one for code that runs on every machine.
+#pragma once
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+
+namespace bertft::isa {
+namespace {
+
+template <class T>
+struct Vector {
+  static constexpr std::int64_t kSize = BERTFT_VECTOR_BYTES / sizeof(T);
+  typedef T type __attribute__((vector_size(BERTFT_VECTOR_BYTES), aligned(sizeof(T))));
+};
+
+// As many elements as a register holds float64 values: what is widened at once.
+constexpr std::int64_t kWide = BERTFT_VECTOR_BYTES / sizeof(double);
+typedef double Wide __attribute__((vector_size(BERTFT_VECTOR_BYTES), aligned(sizeof(double))));
+template <class T>
+struct Unit {
+  typedef T type __attribute__((vector_size(kWide * sizeof(T)), aligned(sizeof(T))));
+};
+
+// GCC 12 widens a generic vector in two halves and an insertion; the instruction is one.
+inline Wide wide(Unit<float>::type x) {
+#if defined(__AVX512F__)
+  return _mm512_cvtps_pd(x);
+#elif defined(__AVX__)
+  return _mm256_cvtps_pd(x);
+#else
+  return __builtin_convertvector(x, Wide);
+#endif
+}
+
+inline Wide load(const float* x) { return wide(*reinterpret_cast<const Unit<float>::type*>(x)); }
+inline Wide load(const double* x) { return *reinterpret_cast<const Wide*>(x); }
+
+// Rounds and stores; returns what was stored.
+inline Wide store(float* out, Wide value) {
+  const auto rounded = __builtin_convertvector(value, Unit<float>::type);
+  *reinterpret_cast<Unit<float>::type*>(out) = rounded;
+  return wide(rounded);
+}
+inline Wide store(double* out, Wide value) { return *reinterpret_cast<Wide*>(out) = value; }
+
+constexpr std::int64_t kTileHeight = BERTFT_TILE_HEIGHT;
+constexpr std::int64_t kTileVectors = 3;
+template <class T>
+constexpr std::int64_t kPanelWidth = kTileVectors * Vector<T>::kSize;
+
+inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+inline double fold(Wide lanes) {
+  double sum = 0.0;
+  for (std::int64_t j = 0; j < kWide; ++j) sum += lanes[j];
+  return sum;
+}
+
+// sum_j term(j), where term(j, wide) gives the terms of the kWide columns from j on and
+// term(j, 0.0) one; four partial sums hide the latency of an addition.
+template <class Term>
+inline double sum_of(std::int64_t columns, const Term& term) {
+  Wide lanes[4] = {};
+  std::int64_t j = 0;
+  for (; j + 4 * kWide <= columns; j += 4 * kWide) {
+    for (std::int64_t i = 0; i < 4; ++i) lanes[i] += term(j + i * kWide, Wide{});
+  }
+  for (; j + kWide <= columns; j += kWide) lanes[0] += term(j, Wide{});
+  double sum = fold((lanes[0] + lanes[1]) + (lanes[2] + lanes[3]));
+  for (; j < columns; ++j) sum += term(j, 0.0);
+  return sum;
+}
+
+template <class T>
+inline Wide value_at(const T* x, Wide) {
+  return load(x);
+}
+template <class T>
+inline double value_at(const T* x, double) {
+  return static_cast<double>(*x);
+}
+
+inline bool is_finite(float value) {
+  return (__builtin_bit_cast(std::uint32_t, value) & 0x7F800000u) != 0x7F800000u;
+}
+inline bool is_finite(double value) {
+  constexpr std::uint64_t mask = 0x7FF0000000000000u;
+  return (__builtin_bit_cast(std::uint64_t, value) & mask) != mask;
+}
+
+}  // namespace
+}  // namespace bertft::isa
