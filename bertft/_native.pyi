@@ -26,3 +26,29 @@ def accumulate(
     distances: View,
     threads: int,
 ) -> tuple[Literal["not finite", "zero", "constant"], int, int] | None: ...
+def eigh(
+    matrices: Sequence[View],
+    values: Sequence[View],
+    vectors: Sequence[View],
+    threads: int,
+    dsyevd: int,
+) -> int: ...
+def svd(
+    matrices: Sequence[View],
+    values: Sequence[View],
+    left: Sequence[View],
+    right: Sequence[View],
+    threads: int,
+    dgesdd: int,
+) -> int: ...
+def sum_pairs(
+    x: View,
+    x_offsets: View,
+    x_scale: float,
+    y: View,
+    y_offsets: View,
+    y_scale: float,
+    threads: int,
+) -> tuple[float, float, float, float, float]: ...
+def condense(rows: View, offsets: View, scale: float, condensed: View, threads: int) -> None: ...
+def rank_correlation(x: View, y: View, kind: str, threads: int) -> float: ...

@@ -21,16 +21,12 @@ from bertft.moments import Moments, load_moments, save_moments
 from bertft.planning import known_measures, prepare
 from bertft.progress import Display
 from bertft.rows import RowKind
-from bertft.similarity import MEASURES
-from bertft.similarity.arguments import constant_columns
-from bertft.similarity.canonical import kept_ranks
-from bertft.streaming import side_name, stream
+from bertft.solving import solve
+from bertft.streaming import FINETUNED, PRETRAINED, stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-PRETRAINED, FINETUNED = "pretrained", "finetuned"
 
 
 class Comparison:
@@ -189,7 +185,7 @@ def compare(
                 display.note(note)
             moments[task.name] = stream(task, sides, batch_size, backend, display)
         device_used = str(sides[PRETRAINED].encoder.device)
-    table, diagnostics = _solve(moments, {t.name: t.measures for t in work}, sides, display)
+    table, diagnostics = solve(moments, {t.name: t.measures for t in work}, sides, display)
     provenance = {
         "created": started.isoformat(timespec="seconds"),
         "versions": results.versions(),
@@ -280,55 +276,3 @@ def _device(device: str | None) -> torch.device | None:
             f"[compare] device must be available, got {device!r} without CUDA; pass device='cpu'."
         )
     return torch.device(device)
-
-
-def _solve(
-    moments: Mapping[str, Moments],
-    measures: Mapping[str, list[str]],
-    sides: dict[str, Checkpoint],
-    display: Display,
-) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Compute every measure of every pair of same-numbered layers."""
-    table: list[dict[str, Any]] = []
-    diagnostics: list[dict[str, Any]] = []
-    depth = sides[PRETRAINED].blocks.depth
-    with display.bar("solving", len(moments) * (depth + 1), "layers") as bar:
-        for corpus, of_corpus in moments.items():
-            for layer in range(depth + 1):
-                pair = of_corpus.pair(side_name(PRETRAINED, layer), side_name(FINETUNED, layer))
-                key = {
-                    "pretrained": sides[PRETRAINED].name,
-                    "finetuned": sides[FINETUNED].name,
-                    "corpus": corpus,
-                    "pretrained_layer": layer,
-                    "finetuned_layer": layer,
-                }
-                for name in measures[corpus]:
-                    value = _value(name, pair, corpus)
-                    interval = {"low": float("nan"), "high": float("nan")}
-                    table.append({**key, "measure": name, "value": value, **interval, "n": pair.n})
-                diagnostics.append(
-                    {"corpus": corpus, "layer": layer, **_diagnose(pair, measures[corpus])}
-                )
-                bar.advance(1)
-    return pd.DataFrame(table), diagnostics
-
-
-def _value(name: str, pair: Moments, corpus: str) -> float:
-    try:
-        return float(MEASURES[name].compute(pair))
-    except (ValueError, torch.linalg.LinAlgError) as error:
-        error.add_note(f"(measure {name} of {' and '.join(pair.sides)} on {corpus!r})")
-        raise
-
-
-def _diagnose(pair: Moments, measures: Sequence[str]) -> dict[str, int]:
-    """Columns that never vary, and the ranks that the CCA family and regression stand on."""
-    found: dict[str, int] = {}
-    if "raw" in pair.row_maps:
-        for role, side in zip((PRETRAINED, FINETUNED), pair.sides, strict=True):
-            constant = constant_columns(pair.under("raw"), side, pair.dtype)
-            found[f"constant_columns_{role}"] = int(constant.sum())
-    if any(MEASURES[name].n_above_d for name in measures):
-        found["rank_pretrained"], found["rank_finetuned"] = kept_ranks(pair)
-    return found

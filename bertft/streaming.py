@@ -14,6 +14,8 @@ from bertft.planning import Task
 from bertft.progress import Display
 from bertft.rows import Batch, batches, pad
 
+PRETRAINED, FINETUNED = "pretrained", "finetuned"
+
 
 def side_name(role: str, layer: int) -> str:
     """Return the name that a layer of a model has among the sides of the moments."""

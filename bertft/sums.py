@@ -5,7 +5,7 @@ Owns the algebra of docs/methods.md (Sums) for several sides and pairs of sides.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ class Sums:
             (a, b): Cross(zeros(widths[a], widths[b]), zeros(widths[a]), zeros(widths[b]), zeros(1))
             for a, b in [*((side, side) for side in widths), *pairs]
         }
-        self._memo: dict[Hashable, object] = {}
+        # Quantities that are computed once, and forgotten when rows are added.
+        self.known: dict[Hashable, Any] = {}
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ class Sums:
     def counted(self, rows: int) -> None:
         """Note that rows have been added to the sums."""
         self.n += rows
-        self._memo.clear()
+        self.known.clear()
 
     def merged(self, other: "Sums") -> "Sums":
         """Return the sums of both sets of rows, about this one's origins."""
@@ -123,9 +124,9 @@ class Sums:
 
     def memo(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return a quantity that is computed once and forgotten when rows are added."""
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return cast(T, self._memo[key])
+        if key not in self.known:
+            self.known[key] = compute()
+        return cast(T, self.known[key])
 
     def pair(self, a: str, b: str) -> "Sums":
         """Return a copy of the sums of two sides."""

@@ -1,61 +1,56 @@
 """The operations that have more than one backend, and the choice among them.
 
-| op         | inputs                                        | backends          | tolerance      |
-|------------|-----------------------------------------------|-------------------|----------------|
-| pool_rows  | x (N, d), runs (m,) int64 -> out (m, d)       | reference, native | last bit       |
-| accumulate | k sides (n, d_a), origins -> sums of pairs    | reference, native | 2e-6 / 1e-13   |
+| op              | inputs                                     | backends          | tolerance     |
+|-----------------|--------------------------------------------|-------------------|---------------|
+| pool_rows       | x (N, d), runs (m,) int64 -> out (m, d)    | reference, native | last bit      |
+| accumulate      | k sides (n, d_a), origins -> sums of pairs | reference, native | 2e-6 / 1e-13  |
+| correlate_pairs | two sides (n, d) -> correlation            | reference, native | 1e-6 / 1e-12  |
+| eigh, svd       | matrices (d, d), (m, n) -> spectra         | reference, native | 1e-12         |
 
 Rows are float64, float32, float16 or bfloat16; tolerances are relative to the largest entry, for
 rows up to float32 and for float64 rows. Benchmarks: `benchmarks/test_kernels.py`. `reference` is
 the definition (torch, float64) and never chosen by itself; `native` takes CPU tensors. Callers
-allocate all outputs. Owns the checks and the choice; the arithmetic is in the backends.
+allocate all outputs. The checks are in `checks`, the arithmetic in the backends.
 """
 
 from collections.abc import Sequence
-from types import ModuleType
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from bertft.ops.types import Cross, MappedSums, RowFault, RowMap, UnusableRowError
+from bertft.ops.checks import (
+    Call,
+    check_rows,
+    check_sums,
+    choose_backend,
+    require_finite,
+    require_solved,
+)
+from bertft.ops.types import (
+    Correlation,
+    Cross,
+    MappedSums,
+    PairedRows,
+    RowFault,
+    RowMap,
+    UnusableRowError,
+)
 
 __all__ = [
+    "Correlation",
     "Cross",
     "MappedSums",
+    "PairedRows",
     "RowFault",
     "RowMap",
     "UnusableRowError",
     "accumulate",
+    "correlate_pairs",
+    "eigh",
     "pool_rows",
+    "svd",
 ]
-
-BACKENDS = ("reference", "native")
-ROW_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-class _Call(NamedTuple):
-    """The name of the op that is running, for its error texts."""
-
-    name: str
-
-    def fail(self, text: str, kind: type[Exception] = ValueError) -> Exception:
-        return kind(f"[{self.name}] {text}")
-
-    def rows(self, x: Tensor, name: str) -> None:
-        if x.ndim != 2 or x.dtype not in ROW_DTYPES:
-            raise self.fail(
-                f"{name} must be a floating-point (n, d) tensor, got {x.dtype} of shape "
-                f"{tuple(x.shape)}; reshape or convert it.",
-                TypeError,
-            )
-
-    def output(self, x: Tensor, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-        if x.dtype != dtype or x.shape != shape or not x.is_contiguous():
-            raise self.fail(
-                f"{name} must be a contiguous {dtype} tensor of shape {shape}, got {x.dtype} of "
-                f"shape {tuple(x.shape)} and strides {x.stride()}; allocate it so."
-            )
 
 
 def pool_rows(
@@ -77,7 +72,7 @@ def pool_rows(
         ValueError: a run is empty or leaves `x`, or `out` has another shape, dtype or layout.
         TypeError: `x` is not a floating-point matrix.
     """
-    call = _Call("pool_rows")
+    call = Call("pool_rows")
     call.rows(x, "x")
     out_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     call.output(starts, "starts", torch.int64, (len(starts),))
@@ -90,7 +85,7 @@ def pool_rows(
             f"runs must be non-empty and inside x of {len(x)} rows, got "
             f"[{int(starts[at])}, {int(stops[at])}) at {at}; drop it."
         )
-    chosen = _backend(call, backend, [x, starts, stops, out])
+    chosen = choose_backend(call, backend, [x, starts, stops, out])
     return bool(chosen.pool_rows(x, starts, stops, out))
 
 
@@ -126,16 +121,16 @@ def accumulate(
         ValueError: shapes that don't fit.
         TypeError: rows that are no floating-point matrices, or float64 beside narrower ones.
     """
-    call = _Call("accumulate")
-    _check_rows(call, rows)
+    call = Call("accumulate")
+    check_rows(call, rows)
     for sums in maps:
-        _check_sums(call, rows, pairs, sums)
+        check_sums(call, rows, pairs, sums)
     call.output(norms, "norms", torch.float64, (len(rows),))
     call.output(distances, "distances", torch.float64, (len(pairs),))
     tensors = [*rows, norms, distances]
     for _, origins, totals, crosses in maps:
         tensors += [*origins, *totals, *(sum_ for cross in crosses for sum_ in cross)]
-    fault = _backend(call, backend, tensors).accumulate(rows, pairs, maps, norms, distances)
+    fault = choose_backend(call, backend, tensors).accumulate(rows, pairs, maps, norms, distances)
     if fault is not None:
         raise UnusableRowError(
             f"[accumulate] rows must be finite, not zero under unit and not constant under "
@@ -145,58 +140,113 @@ def accumulate(
         )
 
 
-def _check_rows(call: _Call, rows: Sequence[Tensor]) -> None:
-    for a, x in enumerate(rows):
-        call.rows(x, f"rows[{a}]")
-    if len({len(x) for x in rows}) > 1:
+def correlate_pairs(
+    x: PairedRows,
+    y: PairedRows,
+    correlation: Correlation = "pearson",
+    *,
+    backend: str | None = None,
+) -> float:
+    """Correlate the similarities of all pairs of rows i < j of two sides (second-order).
+
+    In [-1, 1], NaN where all pairs of a side are alike. Cost: O(n^2 d); Pearson in tiles that are
+    never stored, the rank correlations with one value of the rows' type for each pair and side
+    (50 MB at n = 5,000 in float32) and as much again to sort them. Offsets that take the mean
+    similarity off keep Pearson's digits.
+
+    Args:
+        x: one side.
+        y: the other, of as many rows.
+        correlation: "pearson", "spearman" (equal values share their mean rank) or "kendall"
+            (tau-a).
+        backend: "reference" or "native"; by default the one of the rows' device.
+
+    Raises:
+        ValueError: shapes, types or layouts that don't fit; fewer than 3 rows, or more than
+            65,536 for ranks.
+    """
+    call = Call("correlate_pairs")
+    if correlation not in get_args(Correlation):
         raise call.fail(
-            f"rows must have the same number on every side, got {[len(x) for x in rows]}; "
-            "pass the same positions."
+            f"correlation must be one of {get_args(Correlation)}, got {correlation!r}; pass one."
         )
-    if len({x.dtype == torch.float64 for x in rows}) > 1:
-        raise call.fail(
-            f"rows must be float64 on every side or on none, got {[str(x.dtype) for x in rows]}; "
-            "convert one.",
-            TypeError,
-        )
+    n = len(x.rows)
+    if not 3 <= n <= 65_536:
+        raise call.fail(f"rows must be 3 to 65,536, got {n}; take a sample.")
+    for name, side in (("x", x), ("y", y)):
+        dtype = x.rows.dtype if x.rows.dtype == torch.float64 else torch.float32
+        call.output(side.rows, f"{name}.rows", dtype, (n, side.rows.shape[-1]))
+        call.output(side.offsets, f"{name}.offsets", torch.float64, (n,))
+    chosen = choose_backend(call, backend, [x.rows, x.offsets, y.rows, y.offsets])
+    return float(chosen.correlate_pairs(x, y, correlation))
 
 
-def _check_sums(
-    call: _Call, rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: MappedSums
+def eigh(
+    matrices: Sequence[Tensor],
+    values: Sequence[Tensor],
+    vectors: Sequence[Tensor] | None = None,
+    *,
+    backend: str | None = None,
 ) -> None:
-    if sums.row_map not in get_args(RowMap):
-        raise call.fail(
-            f"row_map must be one of {get_args(RowMap)}, got {sums.row_map!r}; pass one."
-        )
-    for a, (x, origin, total) in enumerate(zip(rows, sums.origins, sums.totals, strict=True)):
-        call.output(origin, f"origins[{a}]", torch.float64, (x.shape[1],))
-        call.output(total, f"totals[{a}]", torch.float64, (x.shape[1],))
-    for p, ((a, b), cross) in enumerate(zip(pairs, sums.crosses, strict=True)):
-        dx, dy = rows[a].shape[1], rows[b].shape[1]
-        shapes = ((dx, dy), (dx,), (dy,), (1,))
-        for name, sum_, shape in zip(Cross._fields, cross, shapes, strict=True):
-            call.output(sum_, f"crosses[{p}].{name}", torch.float64, shape)
+    """Solve many symmetric eigenvalue problems, one thread for each matrix.
+
+    Cost: O(d^3) each. Only the upper triangles are read.
+
+    Args:
+        matrices: float64 `(d, d)` each, of any sizes.
+        values: `(d,)` for each, written in ascending order.
+        vectors: `(d, d)` for each, whose columns become the eigenvectors; None for values only.
+        backend: "reference" or "native"; by default the one of the device.
+
+    Raises:
+        ValueError: shapes, types or layouts that don't fit.
+        torch.linalg.LinAlgError: a matrix that is not finite, or an iteration that does not end.
+    """
+    call = Call("eigh")
+    for i, matrix in enumerate(matrices):
+        d = matrix.shape[-1]
+        call.output(matrix, f"matrices[{i}]", torch.float64, (d, d))
+        call.output(values[i], f"values[{i}]", torch.float64, (d,))
+        if vectors is not None:
+            call.output(vectors[i], f"vectors[{i}]", torch.float64, (d, d))
+    require_finite(call, matrices)
+    chosen = choose_backend(call, backend, [*matrices, *values, *(vectors or [])])
+    require_solved(call, chosen.eigh(matrices, values, vectors))
 
 
-def _backend(call: _Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
-    devices = {tensor.device for tensor in tensors}
-    if len(devices) > 1:
-        raise call.fail(
-            f"tensors must be on one device, got {sorted(map(str, devices))}; move them."
-        )
-    device = str(devices.pop()) if devices else "cpu"
-    if name is not None and name not in BACKENDS:
-        raise call.fail(f"backend must be one of {BACKENDS}, got {name!r}; pass one.")
-    if name == "reference":
-        from bertft.ops import reference
+def svd(
+    matrices: Sequence[Tensor],
+    values: Sequence[Tensor],
+    left: Sequence[Tensor] | None = None,
+    right: Sequence[Tensor] | None = None,
+    *,
+    backend: str | None = None,
+) -> None:
+    """Decompose many matrices into singular values and vectors, one thread for each matrix.
 
-        return reference
-    if device != "cpu":
-        raise call.fail(
-            f"tensors must be on the CPU for the native backend, got {device}; copy them with "
-            '.cpu() or pass backend="reference".',
-            RuntimeError,
-        )
-    from bertft.ops import native
+    `matrix = left @ diag(values) @ right`. Cost: O(m n k) each, with `k = min(m, n)`.
 
-    return native
+    Args:
+        matrices: float64 `(m, n)` each, of any sizes.
+        values: `(k,)` for each, written in descending order.
+        left: `(m, k)` for each, or None, like `right`, for values only.
+        right: `(k, n)` for each.
+        backend: "reference" or "native"; by default the one of the device.
+
+    Raises:
+        ValueError: shapes, types or layouts that don't fit.
+        torch.linalg.LinAlgError: a matrix that is not finite, or an iteration that does not end.
+    """
+    call = Call("svd")
+    if (left is None) != (right is None):
+        raise call.fail("left and right must be given both or neither, got one; allocate both.")
+    for i, matrix in enumerate(matrices):
+        m, n = matrix.shape
+        call.output(matrix, f"matrices[{i}]", torch.float64, (m, n))
+        call.output(values[i], f"values[{i}]", torch.float64, (min(m, n),))
+        if left is not None and right is not None:
+            call.output(left[i], f"left[{i}]", torch.float64, (m, min(m, n)))
+            call.output(right[i], f"right[{i}]", torch.float64, (min(m, n), n))
+    require_finite(call, matrices)
+    chosen = choose_backend(call, backend, [*matrices, *values, *(left or []), *(right or [])])
+    require_solved(call, chosen.svd(matrices, values, left, right))

@@ -1,13 +1,20 @@
 """The compiled core (csrc/) behind the signatures of the reference; CPU tensors."""
 
+import ctypes
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bertft import _native
-from bertft.ops.types import MappedSums, RowFault
+from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 
 def isa() -> str:
@@ -61,6 +68,85 @@ def accumulate(
         torch.get_num_threads(),
     )
     return None if fault is None else RowFault(*fault)
+
+
+def correlate_pairs(x: PairedRows, y: PairedRows, correlation: Correlation) -> float:
+    """See `bertft.ops.correlate_pairs`."""
+    threads = torch.get_num_threads()
+    sides = [(_view(side.rows), _view(side.offsets), side.scale) for side in (x, y)]
+    count = len(x.rows) * (len(x.rows) - 1) // 2
+    if correlation == "pearson":
+        sx, sy, xx, yy, xy = _native.sum_pairs(*sides[0], *sides[1], threads)
+        variances = (xx - sx * sx / count) * (yy - sy * sy / count)
+        return (xy - sx * sy / count) / math.sqrt(variances) if variances > 0 else math.nan
+    a, b = (torch.empty(count, dtype=x.rows.dtype) for _ in sides)
+    _native.condense(*sides[0], _view(a), threads)
+    _native.condense(*sides[1], _view(b), threads)
+    return _native.rank_correlation(_view(a), _view(b), correlation, threads)
+
+
+def eigh(
+    matrices: Sequence[Tensor], values: Sequence[Tensor], vectors: Sequence[Tensor] | None
+) -> int:
+    """See `bertft.ops.eigh`; returns the first matrix that failed, or -1."""
+    with _one_blas_thread():
+        failed = _native.eigh(
+            _views(matrices),
+            _views(values),
+            _views(vectors or []),
+            torch.get_num_threads(),
+            _lapack("dsyevd"),
+        )
+    # The core writes eigenvectors as rows.
+    for rows in vectors or []:
+        rows.copy_(rows.T.clone())
+    return failed
+
+
+def svd(
+    matrices: Sequence[Tensor],
+    values: Sequence[Tensor],
+    left: Sequence[Tensor] | None,
+    right: Sequence[Tensor] | None,
+) -> int:
+    """See `bertft.ops.svd`; returns the first matrix that failed, or -1."""
+    with _one_blas_thread():
+        return _native.svd(
+            _views(matrices),
+            _views(values),
+            _views(left or []),
+            _views(right or []),
+            torch.get_num_threads(),
+            _lapack("dgesdd"),
+        )
+
+
+@cache
+def _lapack(routine: str) -> int:
+    """The address of a LAPACK routine with 32-bit integers, as SciPy offers it to Cython."""
+    from scipy.linalg import cython_lapack
+
+    capsule = cython_lapack.__pyx_capi__[routine]
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    name = ctypes.pythonapi.PyCapsule_GetName
+    name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    return int(pointer(capsule, name(capsule)))
+
+
+@cache
+def _blas() -> "ThreadpoolController":
+    import scipy.linalg  # noqa: F401 (its BLAS must be loaded to be found)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Keep SciPy's BLAS on the threads that call it: the batch is what runs in parallel."""
+    with _blas().limit(limits=1, user_api="blas"):
+        yield
 
 
 _DTYPES = {

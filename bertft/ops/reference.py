@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bertft.ops.types import MappedSums, RowFault, RowMap
+from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault, RowMap
 
 
 def pool_rows(x: Tensor, starts: Tensor, stops: Tensor, out: Tensor) -> bool:
@@ -24,7 +24,7 @@ def accumulate(
     distances: Tensor,
 ) -> RowFault | None:
     """See `bertft.ops.accumulate`."""
-    faults = [_first_fault(x, sums.row_map, side) for sums in maps for side, x in enumerate(rows)]
+    faults = [first_fault(x, sums.row_map, side) for sums in maps for side, x in enumerate(rows)]
     found = [fault for fault in faults if fault is not None]
     if found:
         return min(found, key=lambda fault: (fault.row, fault.side))
@@ -36,6 +36,62 @@ def accumulate(
     for sums in maps:
         _add_mapped(rows, pairs, sums)
     return None
+
+
+def correlate_pairs(x: PairedRows, y: PairedRows, correlation: Correlation) -> float:
+    """See `bertft.ops.correlate_pairs`."""
+    a, b = (_condensed(side) for side in (x, y))
+    if correlation == "kendall":
+        signs = (torch.sign(a[:, None] - a) * torch.sign(b[:, None] - b)).triu(1)
+        return float(signs.sum()) / (len(a) * (len(a) - 1) / 2)
+    if correlation == "spearman":
+        a, b = _ranks(a), _ranks(b)
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def _condensed(side: PairedRows) -> Tensor:
+    """Similarities of all pairs i < j, in the rows' type as far as ranks go."""
+    rows = side.rows.double()
+    similarities = side.scale * (rows @ rows.T) + side.offsets[:, None] + side.offsets
+    i, j = torch.triu_indices(len(rows), len(rows), 1)
+    return similarities[i, j]
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks from 0, equal values at the mean of theirs."""
+    _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum(0)
+    ranks: Tensor = (2 * last - counts - 1).double() / 2
+    return ranks[place]
+
+
+def eigh(
+    matrices: Sequence[Tensor], values: Sequence[Tensor], vectors: Sequence[Tensor] | None
+) -> int:
+    """See `bertft.ops.eigh`."""
+    for i, matrix in enumerate(matrices):
+        solution = torch.linalg.eigh(matrix, UPLO="U")
+        values[i].copy_(solution.eigenvalues)
+        if vectors is not None:
+            vectors[i].copy_(solution.eigenvectors)
+    return -1
+
+
+def svd(
+    matrices: Sequence[Tensor],
+    values: Sequence[Tensor],
+    left: Sequence[Tensor] | None,
+    right: Sequence[Tensor] | None,
+) -> int:
+    """See `bertft.ops.svd`."""
+    for i, matrix in enumerate(matrices):
+        solution = torch.linalg.svd(matrix, full_matrices=False)
+        values[i].copy_(solution.S)
+        if left is not None and right is not None:
+            left[i].copy_(solution.U)
+            right[i].copy_(solution.Vh)
+    return -1
 
 
 def _add_mapped(rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: MappedSums) -> None:
@@ -54,7 +110,8 @@ def _add_mapped(rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: 
         cross.weight.add_(squares[a] @ squares[b])
 
 
-def _first_fault(x: Tensor, row_map: RowMap, side: int) -> RowFault | None:
+def first_fault(x: Tensor, row_map: RowMap, side: int) -> RowFault | None:
+    """Return the first row that cannot be mapped, if there is one."""
     tests: dict[Literal["not finite", "zero", "constant"], Tensor] = {
         "not finite": ~x.isfinite().all(dim=1)
     }

@@ -40,6 +40,23 @@ class MappedSums(NamedTuple):
     crosses: Sequence[Cross]
 
 
+class PairedRows(NamedTuple):
+    """Rows whose pairs have the similarity `scale * (z_i . z_j) + offsets_i + offsets_j`.
+
+    Attributes:
+        rows: `(n, d)`, float64 or float32.
+        offsets: `(n,)`, float64.
+        scale: of the products.
+    """
+
+    rows: Tensor
+    offsets: Tensor
+    scale: float
+
+
+Correlation = Literal["pearson", "spearman", "kendall"]
+
+
 class RowFault(NamedTuple):
     """The first row that cannot be summed: what it is, on which side, and its number.
 

@@ -2,7 +2,7 @@
 
 from bertft.similarity.alignment import cka
 from bertft.similarity.canonical import Canonical, Regression, cca, pwcca, regression, svcca
-from bertft.similarity.measures import MEASURES, Measure
+from bertft.similarity.measures import MEASURES, Measure, factorize
 from bertft.similarity.representational import rsa
 from bertft.similarity.shape import Procrustes, cosine, l2, procrustes
 
@@ -15,6 +15,7 @@ __all__ = [
     "cca",
     "cka",
     "cosine",
+    "factorize",
     "l2",
     "procrustes",
     "pwcca",

@@ -1,14 +1,13 @@
 """The CCA family and regression: measures that invert a scatter matrix, from moments."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from bertft.moments import Moments
 from bertft.similarity.arguments import Rows, TwoSided, two_sided
+from bertft.similarity.spectra import canonical_directions, leading_correlations, whitening
 
 Side = Literal["x", "y"]
 
@@ -70,8 +69,8 @@ def cca(x: Rows | Moments, y: Rows | None = None, *, ridge: float | None = None)
     1.0
     """
     two = _determined("cca", x, y, ridge)
-    solution = _solve(two, ridge)
-    return _canonical(two, solution, float(solution.rho.mean()))
+    [solution] = canonical_directions([two], ridge)
+    return _canonical(two, solution.rho, solution.ranks, float(solution.rho.mean()))
 
 
 def svcca(x: Rows | Moments, y: Rows | None = None, *, threshold: float = 0.99) -> Canonical:
@@ -93,9 +92,8 @@ def svcca(x: Rows | Moments, y: Rows | None = None, *, threshold: float = 0.99) 
     if not 0.0 < threshold <= 1.0:
         raise ValueError(f"[svcca] threshold must be in (0, 1], got {threshold}; pass 0.99.")
     two = two_sided("svcca", x, y, "raw")
-    white_x, white_y = (_whitening(two, side, threshold=threshold) for side in (two.x, two.y))
-    solution = _solution(two, white_x, white_y)
-    return _canonical(two, solution, float(solution.rho.mean()))
+    [(rho, ranks)] = leading_correlations([two], threshold)
+    return _canonical(two, rho, ranks, float(rho.mean()))
 
 
 def pwcca(
@@ -120,10 +118,11 @@ def pwcca(
     if side not in get_args(Side):
         raise ValueError(f'[pwcca] side must be "x" or "y", got {side!r}; pass one.')
     two = _determined("pwcca", x, y, ridge)
-    solution = _solve(two, ridge)
+    [solution] = canonical_directions([two], ridge)
     own, directions = (two.x, solution.x) if side == "x" else (two.y, solution.y)
     weights = (directions.T @ two.scatter(own, own)).abs().sum(dim=1)
-    return _canonical(two, solution, float(weights @ solution.rho / weights.sum()))
+    value = float(weights @ solution.rho / weights.sum())
+    return _canonical(two, solution.rho, solution.ranks, value)
 
 
 def regression(
@@ -146,7 +145,7 @@ def regression(
         raise ValueError(f'[regression] side must be "x" or "y", got {side!r}; pass one.')
     two = _determined("regression", x, y, ridge)
     target, source = (two.x, two.y) if side == "x" else (two.y, two.x)
-    white = _whitening(two, source, ridge=ridge)
+    white = whitening(two, source, ridge=ridge)
     explained = (two.scatter(target, source) @ white).square().sum()
     value = float(explained / two.scatter(target, target).trace())
     return Regression(two.in_range(value, 0.0, 1.0), white.shape[1])
@@ -155,7 +154,7 @@ def regression(
 def kept_ranks(moments: Moments) -> tuple[int, int]:
     """Return how many directions of each side the rank rule keeps."""
     two = two_sided("kept_ranks", moments, None, "raw")
-    rank_x, rank_y = (_whitening(two, side).shape[1] for side in (two.x, two.y))
+    rank_x, rank_y = (whitening(two, side).shape[1] for side in (two.x, two.y))
     return rank_x, rank_y
 
 
@@ -173,62 +172,6 @@ def _determined(name: str, x: Rows | Moments, y: Rows | None, ridge: float | Non
     return two
 
 
-class _Solution(NamedTuple):
-    """Canonical directions `(d, min(r_x, r_y))` of each side, correlations, and kept ranks."""
-
-    x: Tensor
-    y: Tensor
-    rho: Tensor
-    rank_x: int
-    rank_y: int
-
-
-def _solve(two: TwoSided, ridge: float | None) -> _Solution:
-    def compute() -> _Solution:
-        white_x, white_y = (_whitening(two, side, ridge=ridge) for side in (two.x, two.y))
-        return _solution(two, white_x, white_y)
-
-    return two.sums.memo(("canonical", ridge), compute)
-
-
-def _solution(two: TwoSided, white_x: Tensor, white_y: Tensor) -> _Solution:
-    left, rho, right = torch.linalg.svd(
-        white_x.T @ two.scatter(two.x, two.y) @ white_y, full_matrices=False
-    )
-    ranks = white_x.shape[1], white_y.shape[1]
-    return _Solution(white_x @ left, white_y @ right.T, rho, *ranks)
-
-
-def _canonical(two: TwoSided, solution: _Solution, value: float) -> Canonical:
-    r_squared = two.in_range(float(solution.rho.square().mean()), 0.0, 1.0)
-    value = two.in_range(value, 0.0, 1.0)
-    return Canonical(value, solution.rank_x, solution.rank_y, solution.rho, r_squared)
-
-
-def _tolerance(two: TwoSided, d: int) -> float:
-    """Share of the largest eigenvalue below which a direction is dropped.
-
-    With few rows and columns the rounding of float32 products is above 1e-8: over runs of 128 rows
-    it gives a null direction, such as LayerNorm leaves, an eigenvalue of the order of
-    `2^-24 128 / sqrt(3 n d)` of the largest one, and it would pass for a real direction.
-    """
-    if two.dtype == torch.float64:
-        return 1e-12
-    return max(1e-8, 1.75 * 2.0**-24 * 128 / math.sqrt(3 * two.n * d))
-
-
-def _whitening(
-    two: TwoSided, side: str, *, threshold: float = 1.0, ridge: float | None = None
-) -> Tensor:
-    """`W (d, r)` with `W^T C W = I` on the kept eigen-directions of a side."""
-    values, vectors = two.sums.memo(
-        ("spectrum", side), lambda: torch.linalg.eigh(two.scatter(side, side))
-    )
-    values, vectors = values.flip(0), vectors.flip(1)
-    rank = int((values > _tolerance(two, len(values)) * values[0]).sum())
-    if threshold < 1.0:
-        share = values[:rank].cumsum(0) / values[:rank].sum()
-        rank = int((share < threshold).sum()) + 1
-    kept = values[:rank] + (ridge * values.mean() if ridge is not None else 0.0)
-    white: Tensor = vectors[:, :rank] / kept.sqrt()
-    return white
+def _canonical(two: TwoSided, rho: Tensor, ranks: tuple[int, int], value: float) -> Canonical:
+    r_squared = two.in_range(float(rho.square().mean()), 0.0, 1.0)
+    return Canonical(two.in_range(value, 0.0, 1.0), *ranks, rho, r_squared)

@@ -1,14 +1,18 @@
 """The measures of a comparison by the names they have in its table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from bertft.moments import Moments
 from bertft.ops import RowMap
 from bertft.similarity.alignment import cka
+from bertft.similarity.arguments import TwoSided, two_sided
 from bertft.similarity.canonical import cca, pwcca, regression, svcca
 from bertft.similarity.representational import rsa
 from bertft.similarity.shape import cosine, l2, procrustes
+from bertft.similarity.spectra import canonical_directions, leading_correlations, nuclear_norms
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Measure:
         same_width: whether both sides must have the same width.
         least_rows: fewest rows that it is defined for.
         default: whether it is computed when no measures are named.
+        factorize: solves what it factorizes, for many pairs at once.
     """
 
     compute: Callable[[Moments], float]
@@ -30,6 +35,7 @@ class Measure:
     same_width: bool = False
     least_rows: int = 2
     default: bool = True
+    factorize: Callable[[Sequence[TwoSided]], object] | None = None
 
 
 MEASURES: dict[str, Measure] = {
@@ -41,15 +47,37 @@ MEASURES: dict[str, Measure] = {
     ),
     "cka": Measure(cka),
     "cka_debiased": Measure(lambda m: cka(m, debiased=True), least_rows=4),
-    "cca": Measure(lambda m: cca(m).value, n_above_d=True),
-    "cca_r2": Measure(lambda m: cca(m).r_squared, n_above_d=True),
-    "svcca": Measure(lambda m: svcca(m).value),
-    "pwcca": Measure(lambda m: pwcca(m).value, n_above_d=True),
-    "pwcca_y": Measure(lambda m: pwcca(m, side="y").value, n_above_d=True),
-    "procrustes": Measure(lambda m: procrustes(m).value),
-    "procrustes_angle": Measure(lambda m: procrustes(m).angle),
+    "cca": Measure(lambda m: cca(m).value, n_above_d=True, factorize=canonical_directions),
+    "cca_r2": Measure(lambda m: cca(m).r_squared, n_above_d=True, factorize=canonical_directions),
+    "svcca": Measure(
+        lambda m: svcca(m).value, factorize=lambda pairs: leading_correlations(pairs, 0.99)
+    ),
+    "pwcca": Measure(lambda m: pwcca(m).value, n_above_d=True, factorize=canonical_directions),
+    "pwcca_y": Measure(
+        lambda m: pwcca(m, side="y").value, n_above_d=True, factorize=canonical_directions
+    ),
+    "procrustes": Measure(lambda m: procrustes(m).value, factorize=nuclear_norms),
+    "procrustes_angle": Measure(lambda m: procrustes(m).angle, factorize=nuclear_norms),
     "regression": Measure(lambda m: regression(m).value, n_above_d=True),
     "regression_y": Measure(lambda m: regression(m, side="y").value, n_above_d=True),
     "cosine": Measure(cosine, "unit", same_width=True),
     "l2": Measure(l2, same_width=True),
 }
+
+
+def factorize(pairs: Sequence[Moments], measures: Collection[str]) -> None:
+    """Solve what the measures of these pairs factorize, as batches with a matrix on each thread.
+
+    The solutions stay with the pairs, where the measures find them. A pair that a measure refuses
+    is left for it to refuse.
+    """
+    usable = []
+    for moments in pairs:
+        try:
+            usable.append(two_sided("factorize", moments, None, "raw"))
+        except (ValueError, torch.linalg.LinAlgError):
+            continue
+    for name in measures:
+        solve = MEASURES[name].factorize
+        if solve is not None and usable:
+            solve(usable)

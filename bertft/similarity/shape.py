@@ -8,6 +8,7 @@ import torch
 from bertft.moments import Moments
 from bertft.ops import RowMap
 from bertft.similarity.arguments import Rows, in_range, two_sided, two_sided_moments
+from bertft.similarity.spectra import nuclear_norms
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ def procrustes(x: Rows | Moments, y: Rows | None = None) -> Procrustes:
     Reference: Williams et al. 2021 (alpha = 1); Schoenemann 1966.
     """
     two = two_sided("procrustes", x, y, "raw")
-    nuclear = torch.linalg.svdvals(two.scatter(two.x, two.y)).sum()
+    [nuclear] = nuclear_norms([two])
     size = math.sqrt(float(two.scatter(two.x, two.x).trace() * two.scatter(two.y, two.y).trace()))
-    cosine = two.in_range(float(nuclear) / size, 0.0, 1.0)
+    cosine = two.in_range(nuclear / size, 0.0, 1.0)
     squared = 2.0 - 2.0 * cosine
     return Procrustes(math.sqrt(squared), squared, math.acos(cosine))
 

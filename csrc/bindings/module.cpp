@@ -6,5 +6,7 @@ PYBIND11_MODULE(_native, module) {
   bertft::register_view(module);
   bertft::register_row_pooling(module);
   bertft::register_cross_moments(module);
+  bertft::register_pair_similarities(module);
+  bertft::register_spectra(module);
   bertft::register_isa(module);
 }

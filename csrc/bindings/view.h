@@ -47,5 +47,7 @@ void register_isa(pybind11::module_& module);
 void register_view(pybind11::module_& module);
 void register_row_pooling(pybind11::module_& module);
 void register_cross_moments(pybind11::module_& module);
+void register_pair_similarities(pybind11::module_& module);
+void register_spectra(pybind11::module_& module);
 
 }  // namespace bertft

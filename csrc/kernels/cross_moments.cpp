@@ -6,6 +6,7 @@
 #include <numeric>
 #include <utility>
 
+#include "kernels/panels.h"
 #include "kernels/thread_pool.h"
 #include "kernels/workspace.h"
 
@@ -25,21 +26,8 @@ constexpr std::int64_t kGroup = 8;
 // Below this many multiplications a second thread costs more than it saves.
 constexpr double kWorthThreads = 1e6;
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 std::int64_t size_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
-
-template <class T>
-const isa::PanelKernels<T>& panel_kernels();
-template <>
-const isa::PanelKernels<float>& panel_kernels<float>() {
-  return isa::active().narrow;
-}
-template <>
-const isa::PanelKernels<double>& panel_kernels<double>() {
-  return isa::active().wide;
 }
 
 // Whether rows can be packed where they are.

@@ -1,0 +1,120 @@
+"""What every operation asks of its arguments, in the house grammar, and the choice of backend."""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from bertft.ops.types import Cross, MappedSums, RowMap
+
+BACKENDS = ("reference", "native")
+ROW_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class Call(NamedTuple):
+    """The name of the op that is running, for its error texts."""
+
+    name: str
+
+    def fail(self, text: str, kind: type[Exception] = ValueError) -> Exception:
+        """Return the error with the operation's name before its text."""
+        return kind(f"[{self.name}] {text}")
+
+    def rows(self, x: Tensor, name: str) -> None:
+        """Refuse what is no floating-point matrix."""
+        if x.ndim != 2 or x.dtype not in ROW_DTYPES:
+            raise self.fail(
+                f"{name} must be a floating-point (n, d) tensor, got {x.dtype} of shape "
+                f"{tuple(x.shape)}; reshape or convert it.",
+                TypeError,
+            )
+
+    def output(self, x: Tensor, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        """Refuse a tensor of another dtype, shape or layout."""
+        if x.dtype != dtype or x.shape != shape or not x.is_contiguous():
+            raise self.fail(
+                f"{name} must be a contiguous {dtype} tensor of shape {shape}, got {x.dtype} of "
+                f"shape {tuple(x.shape)} and strides {x.stride()}; allocate it so."
+            )
+
+
+def require_finite(call: Call, matrices: Sequence[Tensor]) -> None:
+    """Refuse matrices with values that are not finite."""
+    for i, matrix in enumerate(matrices):
+        if not matrix.isfinite().all():
+            raise call.fail(
+                f"matrices[{i}] must be finite, got NaN or infinity; check the sums it is from.",
+                torch.linalg.LinAlgError,
+            )
+
+
+def require_solved(call: Call, failed: int) -> None:
+    """Refuse a batch of which one matrix, by its number, has failed."""
+    if failed >= 0:
+        raise call.fail(
+            f"matrices[{failed}] must have a spectrum that LAPACK finds, got an iteration that "
+            "does not converge; likely cause: values of extremely different sizes, so scale them.",
+            torch.linalg.LinAlgError,
+        )
+
+
+def check_rows(call: Call, rows: Sequence[Tensor]) -> None:
+    """Refuse rows that do not go together."""
+    for a, x in enumerate(rows):
+        call.rows(x, f"rows[{a}]")
+    if len({len(x) for x in rows}) > 1:
+        raise call.fail(
+            f"rows must have the same number on every side, got {[len(x) for x in rows]}; "
+            "pass the same positions."
+        )
+    if len({x.dtype == torch.float64 for x in rows}) > 1:
+        raise call.fail(
+            f"rows must be float64 on every side or on none, got {[str(x.dtype) for x in rows]}; "
+            "convert one.",
+            TypeError,
+        )
+
+
+def check_sums(
+    call: Call, rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: MappedSums
+) -> None:
+    """Refuse sums that do not fit the rows and pairs."""
+    if sums.row_map not in get_args(RowMap):
+        raise call.fail(
+            f"row_map must be one of {get_args(RowMap)}, got {sums.row_map!r}; pass one."
+        )
+    for a, (x, origin, total) in enumerate(zip(rows, sums.origins, sums.totals, strict=True)):
+        call.output(origin, f"origins[{a}]", torch.float64, (x.shape[1],))
+        call.output(total, f"totals[{a}]", torch.float64, (x.shape[1],))
+    for p, ((a, b), cross) in enumerate(zip(pairs, sums.crosses, strict=True)):
+        dx, dy = rows[a].shape[1], rows[b].shape[1]
+        shapes = ((dx, dy), (dx,), (dy,), (1,))
+        for name, sum_, shape in zip(Cross._fields, cross, shapes, strict=True):
+            call.output(sum_, f"crosses[{p}].{name}", torch.float64, shape)
+
+
+def choose_backend(call: Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
+    """Return the module that runs an operation on these tensors."""
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) > 1:
+        raise call.fail(
+            f"tensors must be on one device, got {sorted(map(str, devices))}; move them."
+        )
+    device = str(devices.pop()) if devices else "cpu"
+    if name is not None and name not in BACKENDS:
+        raise call.fail(f"backend must be one of {BACKENDS}, got {name!r}; pass one.")
+    if name == "reference":
+        from bertft.ops import reference
+
+        return reference
+    if device != "cpu":
+        raise call.fail(
+            f"tensors must be on the CPU for the native backend, got {device}; copy them with "
+            '.cpu() or pass backend="reference".',
+            RuntimeError,
+        )
+    from bertft.ops import native
+
+    return native

@@ -1,0 +1,21 @@
+// The panel kernels of the active instruction set by element type.
+#pragma once
+
+#include "isa/table.h"
+
+namespace bertft {
+
+template <class T>
+const isa::PanelKernels<T>& panel_kernels();
+template <>
+inline const isa::PanelKernels<float>& panel_kernels<float>() {
+  return isa::active().narrow;
+}
+template <>
+inline const isa::PanelKernels<double>& panel_kernels<double>() {
+  return isa::active().wide;
+}
+
+inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace bertft
