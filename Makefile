@@ -20,8 +20,13 @@ test: $(VENV)/.dev-installed
 real: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest -m "real or real_long"
 
-bench: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest benchmarks --benchmark-only -m ''
+# Some fifteen minutes on two quiet cores. BENCHMARKS names files or tests to run instead of all.
+BENCHMARKS ?= benchmarks
+bench: $(VENV)/.bench-installed
+	@mkdir -p build
+	$(BIN)/python -m pytest $(BENCHMARKS) --benchmark-only --benchmark-json=build/benchmarks.json \
+	  --benchmark-disable-gc --benchmark-columns=median,iqr,rounds
+	$(BIN)/python benchmarks/table.py build/benchmarks.json
 
 check: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
@@ -63,6 +68,10 @@ $(VENV)/.installed: $(VENV)/.venv $(BUILT_FROM)
 $(VENV)/.dev-installed: $(VENV)/.venv $(BUILT_FROM)
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.bench-installed: $(VENV)/.dev-installed
+	$(PIP) -e '.[dev,peers]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist

@@ -1,15 +1,73 @@
-"""Models and batches of the benchmarks, and quantiles on every row."""
+"""Models and batches of the benchmarks; races; quantiles, threads and ceilings on every row."""
+
+import time
 
 import numpy as np
+import peak
 import pytest
 import torch
+
+from bertft.ops import native
+
+RACES: dict[object, dict[str, list[float]]] = {}
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info["isa"] = native.isa()
+    machine_info["peak_gflops"] = peak.gflops()
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     for row in output_json["benchmarks"]:
         times = row["stats"].get("data") or [row["stats"]["median"]]
         row["stats"]["q20"], row["stats"]["q80"] = np.quantile(times, [0.2, 0.8]).tolist()
-        row["threads"] = torch.get_num_threads()
+
+
+class Replay:
+    """A timer that tells durations measured before: each round asks it twice."""
+
+    def __init__(self, durations):
+        self.times = iter([time for duration in durations for time in (0.0, duration)])
+
+    def __call__(self):
+        return next(self.times)
+
+
+@pytest.fixture
+def race(benchmark):
+    """Time several calls in turn, A B C A B C, so that a slow minute of the machine hits them all.
+
+    `race(key, make, name)` times the calls that `make()` returns by name, once for each key, and
+    makes this test the row of `name`.
+    `flops` and `traffic` (bytes that must be read and written) give the row its ceiling: what the
+    machine reaches at that moment in multiply-adds, and in copies of so many bytes.
+    """
+
+    def run(key, make, name, *, seconds=0.6, rounds=None, flops=0.0, traffic=0.0, dtype="float32"):
+        if key not in RACES:
+            calls = make()
+            first = {who: timed(call) for who, call in calls.items()}  # caches, pages, threads
+            turns = rounds or int(np.clip(seconds / max(first.values()), 3, 300))
+            RACES[key] = {who: [] for who in calls}
+            for _ in range(turns):
+                for who, call in calls.items():
+                    RACES[key][who].append(timed(call))
+        durations = RACES[key][name]
+        if flops or traffic:
+            ceiling = [flops / (peak.gflops(dtype) * 1e9)] if flops else []
+            ceiling += [traffic / (peak.copy_gbs(traffic / 2**20) * 1e9)] if traffic else []
+            benchmark.extra_info.update(flops=flops, bytes=traffic, ceiling_s=max(ceiling))
+        benchmark.extra_info["threads"] = torch.get_num_threads()
+        benchmark._timer = Replay(durations)
+        benchmark.pedantic(lambda: None, rounds=len(durations))
+
+    return run
+
+
+def timed(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 """`compare` end to end beside the two bare forward passes that it needs, and the usual way.
 
-Rows of one group share batches and models; ratios within a group are the figures to quote. The
-baseline runs the encoders in inference mode, without pooler and without hidden states.
+All calls share batches and models, and take turns. The baseline runs the encoders in inference
+mode, without pooler and without hidden states.
 """
+
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,92 +13,132 @@ import torch
 from conftest import sentences
 
 from bertft.checkpoints import Checkpoint
-from bertft.comparison import FINETUNED, PRETRAINED, _solve
-from bertft.corpora import Corpus, Text
+from bertft.corpora import Corpus, Text, corpora_of
 from bertft.models import inference
 from bertft.moments import BLOCK_ROWS
 from bertft.planning import prepare
 from bertft.progress import Display
 from bertft.rows import batches, pad
-from bertft.streaming import stream
+from bertft.solving import solve
+from bertft.streaming import FINETUNED, PRETRAINED, stream
 
+QUIET = Display(False)
 WORDS = 20_000
+
+
+class Work:
+    """Checkpoints and a task, with each way to go over them."""
+
+    def __init__(self, models, tokenizer, corpus, words=None):
+        roles = zip((PRETRAINED, FINETUNED), models, strict=True)
+        self.sides = {role: Checkpoint.open(model, None, tokenizer) for role, model in roles}
+        self.task = prepare(corpus, self.sides, None, "words", words, 0, None)
+        pad_id = self.sides[PRETRAINED].pad_id
+        self.parts = [pad(part, pad_id) for part in batches(self.task.rows, 32, BLOCK_ROWS)]
+
+    def inferring(self, call):
+        def run():
+            with inference(*(side.encoder for side in self.sides.values())):
+                return call()
+
+        return run
+
+    def forward_passes(self):
+        for batch in self.parts:
+            for side in self.sides.values():
+                side.encoder(input_ids=batch.ids, attention_mask=batch.mask)
+
+    def stream(self, pairs="same"):
+        return stream(self.task, self.sides, 32, None, QUIET, pairs)
+
+    def solve(self, moments):
+        table, _ = solve({"": moments}, {"": self.task.measures}, self.sides, QUIET)
+        return table
+
+    def usual_way(self, parts=None):
+        """Hidden states of everything, concatenated, then float64 linear algebra: linear CKA."""
+        parts = parts or self.parts
+        kept = {role: [] for role in self.sides}
+        for batch in parts:
+            runs = list(zip(batch.starts.tolist(), batch.stops.tolist(), strict=True))
+            for role, side in self.sides.items():
+                states = side.encoder(
+                    input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True
+                ).hidden_states
+                flat = [state.flatten(0, 1) for state in states]
+                rows = [torch.stack([f[i:j].mean(dim=0) for i, j in runs]) for f in flat]
+                kept[role].append(rows)
+        return [self.cka(kept, layer) for layer in range(len(kept[PRETRAINED][0]))]
+
+    @staticmethod
+    def cka(kept, layer):
+        x, y = (torch.cat([part[layer] for part in parts]).double() for parts in kept.values())
+        x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+        return float((x.T @ y).norm() ** 2 / (x.T @ x).norm() / (y.T @ y).norm())
+
+
+WAYS = [
+    "two forward passes",
+    "the pass of compare",
+    "the pass, all 169 pairs",
+    "the usual way, CKA",
+]
 
 
 @pytest.fixture(scope="module")
 def work(bert_base, letters):
-    """Checkpoints, task and batches of the pass."""
-    roles = zip((PRETRAINED, FINETUNED), bert_base, strict=True)
-    sides = {role: Checkpoint.open(model, None, letters) for role, model in roles}
     corpus = Corpus.of("sentences", [Text.of(text) for text in sentences(WORDS)])
-    return sides, prepare(corpus, sides, None, "words", None, 0, None)
+    return Work(bert_base, letters, corpus)
 
 
-def forward_passes(sides, parts):
-    for batch in parts:
-        for side in sides.values():
-            last = side.encoder(input_ids=batch.ids, attention_mask=batch.mask)
-    return last.last_hidden_state
+@pytest.mark.parametrize("who", WAYS)
+def test_pass(benchmark, race, work, who):
+    benchmark.group = "compare, BERT-base shape, 20,000 words in sentences of about 25 tokens"
+
+    def make():
+        calls = [work.forward_passes, work.stream, lambda: work.stream("all"), work.usual_way]
+        return dict(zip(WAYS, map(work.inferring, calls), strict=True))
+
+    race("pass", make, who, rounds=3)
 
 
-def usual_way(sides, parts):
-    """Hidden states of everything, concatenated, then float64 linear algebra: linear CKA."""
-    kept = {role: [] for role in sides}
-    for batch in parts:
-        for role, side in sides.items():
-            states = side.encoder(
-                input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True
-            ).hidden_states
-            flat = [state.flatten(0, 1) for state in states]
-            runs = list(zip(batch.starts.tolist(), batch.stops.tolist(), strict=True))
-            kept[role].append([torch.stack([f[i:j].mean(dim=0) for i, j in runs]) for f in flat])
-    values = []
-    for layer in range(len(kept[PRETRAINED][0])):
-        x, y = (torch.cat([part[layer] for part in parts]).double() for parts in kept.values())
-        x, y = x - x.mean(dim=0), y - y.mean(dim=0)
-        values.append(float((x.T @ y).norm() ** 2 / (x.T @ x).norm() / (y.T @ y).norm()))
-    return values
+def test_solving(benchmark, race, bert_base, letters):
+    benchmark.group = "solving 13 pairs of layers, d = 768, all default measures"
+    corpus = Corpus.of("few", [Text.of(text) for text in sentences(2_000)])
+    work = Work(bert_base, letters, corpus)
+
+    def make():
+        moments = work.inferring(work.stream)()
+        expected = work.inferring(work.usual_way)()
+        found = work.solve(moments).query("measure == 'cka'")["value"]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        return {"bertft": lambda: work.solve(moments)}
+
+    race("solving", make, "bertft", rounds=5)
 
 
-def run(benchmark, sides, call, *arguments, rounds):
-    benchmark.extra_info.update(words=WORDS, layers=13, width=768)
-    with inference(*(side.encoder for side in sides.values())):
-        return benchmark.pedantic(call, arguments, rounds=rounds, warmup_rounds=0)
+def shared():
+    folder = Path(os.environ.get("BERTFT_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "models" / "minilm").is_dir():
+        pytest.skip(f"no real checkpoints in {folder}; set BERTFT_SHARED")
+    return folder
 
 
-@pytest.mark.benchmark(group="compare, BERT-base shape, 20,000 words")
-@pytest.mark.parametrize("what", ["forward passes", "pass of compare", "usual way (CKA only)"])
-def test_pass(benchmark, work, what):
-    sides, task = work
-    parts = [pad(group, 0) for group in batches(task.rows, 32, BLOCK_ROWS)]
-    if what == "forward passes":
-        assert run(benchmark, sides, forward_passes, sides, parts, rounds=2).isfinite().all()
-    elif what == "pass of compare":
-        moments = run(benchmark, sides, stream, task, sides, 32, None, Display(False), rounds=2)
-        assert moments.n == WORDS
-    else:
-        values = run(benchmark, sides, usual_way, sides, parts, rounds=1)
-        assert np.isfinite(values).all()
+@pytest.mark.parametrize("who", WAYS[:2])
+def test_minilm(benchmark, race, who):
+    from transformers import AutoModel
 
+    folder = shared()
+    benchmark.group = "compare, MiniLM and MiniLM tuned to parse, 4,000 words of English EWT"
 
-@pytest.mark.benchmark(group="compare, BERT-base shape, solving")
-def test_solving(benchmark, work):
-    sides, _ = work
-    small = prepare(
-        Corpus.of("few", [Text.of(text) for text in sentences(2_000)]),
-        sides, None, "words", None, 0, None,
-    )  # fmt: skip
-    with inference(*(side.encoder for side in sides.values())):
-        moments = stream(small, sides, 32, None, Display(False))
-        expected = usual_way(
-            sides, [pad(group, 0) for group in batches(small.rows, 32, BLOCK_ROWS)]
-        )
-    benchmark.extra_info.update(pairs=13, width=768, measures=len(small.measures))
-    table, _ = benchmark.pedantic(
-        lambda: _solve(
-            {"few": moments}, {"few": small.measures}, sides, Display(False)
-        ),
-        rounds=2,
-    )  # fmt: skip
-    found = table.query("measure == 'cka'")["value"].to_numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    def make():
+        models = [
+            AutoModel.from_pretrained(folder / "models" / name, dtype=torch.float32).eval()
+            for name in ("minilm", "minilm-dep")
+        ]
+        [corpus] = corpora_of(folder / "data" / "ud_english_ewt" / "en_ewt-ud-dev.conllu")
+        work = Work(models, None, corpus, 4000)
+        calls = map(work.inferring, (work.forward_passes, work.stream))
+        return dict(zip(WAYS, calls, strict=False))
+
+    race("minilm", make, who, rounds=5)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from bertft.planning import Task
 from bertft.progress import Display
 from bertft.rows import Batch, batches, pad
 
+Pairs = Literal["same", "all"]
 PRETRAINED, FINETUNED = "pretrained", "finetuned"
 
 
@@ -28,15 +30,17 @@ def stream(
     batch_size: int,
     backend: str | None,
     display: Display,
+    pairs: Pairs = "same",
 ) -> Moments:
-    """Return the sums of all layers, and of pairs of same-numbered ones, over a corpus.
+    """Return the sums of all layers, and of pairs of layers, over a corpus.
 
-    Holds one block of rows for each layer and model, whatever the size of the corpus.
+    Holds one block of rows for each layer and model, whatever the size of the corpus. `pairs` are
+    the layers of the same number, or "all" pairs of a layer of each model.
 
     Raises:
         ValueError: an activation that is not finite, or a zero row under a cosine kernel.
     """
-    moments = _empty_moments(task, sides)
+    moments = _empty_moments(task, sides, pairs)
     first = next(iter(sides.values()))
     parts = batches(task.rows, batch_size, BLOCK_ROWS)
     # A batch of middling length first: its time per token stands for the others'.
@@ -79,7 +83,7 @@ def _add(
         raise
 
 
-def _empty_moments(task: Task, sides: Mapping[str, Checkpoint]) -> Moments:
+def _empty_moments(task: Task, sides: Mapping[str, Checkpoint], which: Pairs) -> Moments:
     widths = {
         side_name(role, layer): width
         for role, side in sides.items()
@@ -87,7 +91,11 @@ def _empty_moments(task: Task, sides: Mapping[str, Checkpoint]) -> Moments:
     }
     first, second = sides
     layers = range(sides[first].blocks.depth + 1)
-    pairs = [(side_name(first, layer), side_name(second, layer)) for layer in layers]
+    pairs = [
+        (side_name(first, a), side_name(second, b))
+        for a in layers
+        for b in (layers if which == "all" else [a])
+    ]
     return Moments(widths, pairs, task.row_maps)
 
 

@@ -417,3 +417,106 @@ def test_bad_runs_are_refused():
             view(shared), view(np.array([0])), view(np.array([1])), view(shared[1:2]), 1
         )
     assert (out == 7.0).all()
+
+
+def ranks(values):
+    """Ranks from 0, equal values at the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((2 * last - counts - 1) / 2)[place]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    count=st.integers(2, 300),
+    spread=st.sampled_from([1, 5, 10**6]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    threads=st.integers(1, 4),
+)
+def test_rank_correlations_are_their_definitions(count, spread, dtype, threads):
+    rng = np.random.default_rng(count)
+    x = rng.integers(-spread, spread + 1, count).astype(dtype) * dtype(0.7)
+    y = x * rng.integers(-1, 2, count).astype(dtype) + rng.integers(0, spread, count).astype(dtype)
+    kendall = _native.rank_correlation(view(x), view(y), "kendall", threads)
+    signs = np.sign(x[:, None] - x) * np.sign(y[:, None] - y)
+    assert kendall == pytest.approx(signs.sum() / (count * (count - 1)), abs=1e-12)
+    spearman = _native.rank_correlation(view(x), view(y), "spearman", threads)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        assert np.isnan(spearman)
+    else:
+        expected = np.corrcoef(ranks(x), ranks(y))[0, 1]
+        assert spearman == pytest.approx(expected, abs=1e-12)
+
+
+def test_negative_zero_has_the_rank_of_zero():
+    x, y = np.array([0.0, -0.0, 1.0, 2.0]), np.array([3.0, 3.0, 1.0, 2.0])
+    expected = np.corrcoef(ranks(x + 0.0), ranks(y))[0, 1]
+    assert _native.rank_correlation(view(x), view(y), "spearman", 1) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (3, 2), (48, 130), (49, 5), (200, 300)])
+def test_pairs_of_rows(isa, n, d, dtype):
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(n, d)).astype(dtype) for _ in range(2))
+    offsets = rng.normal(size=n)
+    i, j = np.triu_indices(n, 1)
+    similarities = []
+    for z, scale in ((x, -2.0), (y, 1.0)):
+        wide = z.astype(float)
+        similarities.append((scale * wide @ wide.T + offsets[:, None] + offsets)[i, j])
+    s, t = similarities
+    expected = [s.sum(), t.sum(), s @ s, t @ t, s @ t]
+    found = [
+        _native.sum_pairs(view(x), view(offsets), -2.0, view(y), view(offsets), 1.0, threads)
+        for threads in (1, 2, 4)
+    ]
+    assert found[0] == found[1] == found[2]
+    size = 1e-13 if dtype == np.float64 else 2e-6
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=size * np.abs(s * s).sum())
+    condensed = np.full(len(s), np.nan, dtype)
+    _native.condense(view(x), view(offsets), -2.0, view(condensed), 2)
+    np.testing.assert_allclose(condensed, s, rtol=0, atol=size * np.abs(s).max())
+
+
+V = np.ones(6, np.float32)
+A = np.ones((3, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: _native.rank_correlation(view(V), view(V[:5]), "spearman", 1),
+            r"y must be .*\(6\)",
+        ),
+        (lambda: _native.rank_correlation(view(V), view(V), "pearson", 1), "kind must be spearman"),
+        (lambda: _native.rank_correlation(view(V[:1]), view(V[:1]), "kendall", 1), "2 to 2"),
+        (lambda: _native.rank_correlation(view(V[::2]), view(V[::2]), "kendall", 1), "contiguous"),
+        (lambda: _native.condense(view(X), view(V), 1.0, view(V), 1), "offsets must be float64"),
+        (
+            lambda: _native.condense(view(X), view(np.ones(4)), 1.0, view(V[:5]), 1),
+            r"of shape \(6\)",
+        ),
+        (lambda: _native.condense(view(X.T), view(np.ones(3)), 1.0, view(V[:3]), 1), "contiguous"),
+        (
+            lambda: _native.sum_pairs(
+                view(X), view(np.ones(4)), 1.0, view(X[:3]), view(np.ones(3)), 1.0, 1
+            ),
+            "one number and type on both sides, got 4 and 3",
+        ),
+        (lambda: _native.eigh([view(A[:2])], [view(A[0])], [], 1, 0), "must be square, got 2 by 3"),
+        (lambda: _native.eigh([view(A)], [], [], 1, 0), "one for each of 1 matrices, got 0"),
+        (lambda: _native.eigh([view(A)], [view(A[0])], [], 1, 0), "values must not overlap matrix"),
+        (lambda: _native.eigh([view(A.T)], [view(np.ones(2))], [], 1, 0), "contiguous|shape"),
+        (lambda: _native.svd([view(A)], [view(np.ones(2))], [], [], 1, 0), r"values .*\(3\)"),
+        (
+            lambda: _native.svd([view(A)], [view(np.ones(3))], [view(A.copy())], [], 1, 0),
+            "given both or neither, got 1 and 0",
+        ),
+        (lambda: _native.svd([view(X)], [view(np.ones(3))], [], [], 1, 0), "must be float64"),
+    ],
+)
+def test_bad_input_of_the_other_kernels_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,12 +1,16 @@
 """Every operation over every backend, shape and dtype, against plain float64 torch."""
 
+import math
+
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from bertft import ops
-from bertft.ops import Cross, MappedSums, UnusableRowError, native
+from bertft.ops import Cross, MappedSums, PairedRows, UnusableRowError, native
 from tests.tolerances import DTYPES, PRODUCTS, name
 
 BACKENDS = ["reference", "native"]
@@ -92,7 +96,7 @@ def test_accumulate(backend, shape, dtype, row_map):
 @settings(max_examples=150, deadline=None)
 @given(
     n=st.integers(1, 150) | st.just(2100),
-    widths=st.lists(st.integers(3, 120), min_size=1, max_size=3),
+    widths=st.lists(st.integers(8, 120), min_size=1, max_size=3),
     steps=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     is_turned=st.booleans(),
     dtype=st.sampled_from(DTYPES),
@@ -246,3 +250,123 @@ def test_tensors_elsewhere_are_never_moved_in_silence(backend):
     runs = torch.zeros(1, dtype=torch.int64)
     with pytest.raises((RuntimeError, ValueError), match=r"must be on (one device|the CPU)"):
         ops.pool_rows(x, runs, runs + 1, out, backend=backend)
+
+
+def paired(n, d, dtype, scale):
+    rows = torch.randn(n, d).to(dtype)
+    return PairedRows(rows, torch.randn(n).double(), scale)
+
+
+@pytest.mark.parametrize("correlation", ["pearson", "spearman", "kendall"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=name)
+@pytest.mark.parametrize("shape", [(3, 1, 2), (40, 7, 60), (60, 100, 100)], ids=str)
+def test_correlated_pairs_agree_with_scipy(shape, dtype, correlation):
+    n, dx, dy = shape
+    x, y = paired(n, dx, dtype, -2.0), paired(n, dy, dtype, 1.0)
+    i, j = torch.triu_indices(n, n, 1)
+    s, t = (
+        (z.scale * z.rows.double() @ z.rows.double().T + z.offsets[:, None] + z.offsets)[i, j]
+        for z in (x, y)
+    )
+    oracle = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
+    expected = oracle[correlation](s.numpy(), t.numpy()).statistic
+    for backend in BACKENDS:
+        found = ops.correlate_pairs(x, y, correlation, backend=backend)
+        assert found == pytest.approx(expected, abs=1e-12 if dtype == torch.float64 else 1e-6)
+
+
+def test_correlated_pairs_that_are_all_alike_have_no_correlation():
+    x = PairedRows(torch.zeros(5, 2), torch.zeros(5).double(), 1.0)
+    y = paired(5, 3, torch.float32, 1.0)
+    for correlation in ("pearson", "spearman"):
+        assert math.isnan(ops.correlate_pairs(x, y, correlation))
+
+
+def test_correlate_pairs_refuses():
+    x, y = paired(5, 3, torch.float32, 1.0), paired(6, 3, torch.float32, 1.0)
+    few = PairedRows(x.rows[:2], x.offsets[:2], 1.0)
+    many = PairedRows(torch.zeros(65_537, 1), torch.zeros(65_537).double(), 1.0)
+    for arguments, message in (
+        ((x, y), r"y.rows must be a contiguous torch.float32 tensor of shape \(5, 3\)"),
+        ((x, x._replace(rows=x.rows.double())), "y.rows must be a contiguous torch.float32"),
+        ((x, x._replace(offsets=x.offsets.float())), "y.offsets must be"),
+        ((few, few), "rows must be 3 to 65,536, got 2"),
+        ((many, many), "rows must be 3 to 65,536, got 65537"),
+        ((x, x, "pearsn"), "correlation must be one of .* got 'pearsn'"),
+    ):
+        with pytest.raises(ValueError, match=r"\[correlate_pairs\] " + message):
+            ops.correlate_pairs(*arguments)
+
+
+def problems(symmetric):
+    sizes = [(0, 0), (1, 1), (2, 2), (33, 33), (100, 100), (64, 64)]
+    sizes += [] if symmetric else [(5, 30), (30, 5), (1, 7), (0, 4)]
+    matrices = [torch.randn(shape).double() for shape in sizes]
+    return [z + z.T for z in matrices] if symmetric else matrices
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_eigh(backend):
+    matrices = problems(symmetric=True)
+    values = [poisoned(len(z)) for z in matrices]
+    vectors = [poisoned(len(z), len(z)) for z in matrices]
+    ops.eigh([z.triu() for z in matrices], values, vectors, backend=backend)
+    alone = [poisoned(len(z)) for z in matrices]
+    ops.eigh(matrices, alone, backend=backend)
+    for z, w, v, a in zip(matrices, values, vectors, alone, strict=True):
+        expected = scipy.linalg.eigvalsh(z.numpy()) if len(z) else z.numpy()[:, :0].ravel()
+        scale = 1e-12 * max(1.0, float(abs(expected).max(initial=0.0)))
+        torch.testing.assert_close(w, torch.from_numpy(expected), rtol=0, atol=scale)
+        torch.testing.assert_close(a, w, rtol=0, atol=scale)
+        torch.testing.assert_close(v @ torch.diag(w) @ v.T, z, rtol=0, atol=scale)
+        torch.testing.assert_close(v.T @ v, torch.eye(len(z)).double(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_svd(backend):
+    matrices = problems(symmetric=False)
+    least = [min(z.shape) for z in matrices]
+    values = [poisoned(k) for k in least]
+    left = [poisoned(len(z), k) for z, k in zip(matrices, least, strict=True)]
+    right = [poisoned(k, z.shape[1]) for z, k in zip(matrices, least, strict=True)]
+    ops.svd(matrices, values, left, right, backend=backend)
+    alone = [poisoned(k) for k in least]
+    ops.svd(matrices, alone, backend=backend)
+    for z, u, s, vh, a in zip(matrices, left, values, right, alone, strict=True):
+        if s.numel():
+            expected = torch.from_numpy(scipy.linalg.svdvals(z.numpy()))
+            torch.testing.assert_close(s, expected, rtol=0, atol=1e-12 * float(s[0]))
+        torch.testing.assert_close(a, s, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(u @ torch.diag(s) @ vh, z, rtol=0, atol=1e-11)
+
+
+def test_threads_do_not_change_a_bit_of_a_spectrum():
+    matrices = problems(symmetric=True)
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        vectors = [torch.empty_like(z) for z in matrices]
+        ops.eigh(matrices, [torch.empty(len(z)).double() for z in matrices], vectors)
+        found.append(vectors)
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_spectra_refuse():
+    z = torch.eye(3).double()
+    bad = z.clone()
+    bad[1, 2] = float("nan")
+    value = [torch.empty(3).double()]
+    for call, error, message in (
+        (lambda: ops.eigh([z[:2]], value), ValueError, r"\[eigh\] matrices\[0\] must be"),
+        (lambda: ops.eigh([z.float()], value), ValueError, r"matrices\[0\] must be a contiguous"),
+        (lambda: ops.eigh([z], [value[0][:2]]), ValueError, r"values\[0\] must be"),
+        (lambda: ops.eigh([bad], value), torch.linalg.LinAlgError, r"matrices\[0\] must be finite"),
+        (lambda: ops.svd([bad], value), torch.linalg.LinAlgError, r"matrices\[0\] must be finite"),
+        (lambda: ops.svd([z], value, [z]), ValueError, "given both or neither"),
+        (lambda: ops.svd([z], value, [z], [z.clone()]), ValueError, "left must not overlap"),
+    ):
+        with pytest.raises(error, match=message):
+            call()

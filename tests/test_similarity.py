@@ -5,14 +5,16 @@ import math
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
 from scipy.spatial.distance import pdist
 from sklearn.cross_decomposition import CCA
 from sklearn.linear_model import LinearRegression
 
-from bertft import Moments
+from bertft import Moments, ops
 from bertft import similarity as s
-from bertft.similarity import MEASURES
+from bertft.similarity import MEASURES, factorize
+from bertft.similarity.representational import paired_rows
 from tests.tolerances import DTYPES
 from tests.tolerances import MEASURES as CLOSE
 from tests.tolerances import name as dtype_name
@@ -44,6 +46,7 @@ CHECK_VALUES = [
     (lambda x, y: s.cca(x, y).value, 0.7310139588),
     (lambda x, y: s.cca(x, y).r_squared, 0.5453963322),
     (lambda x, y: s.rsa(x, y), 0.4936161881),
+    (lambda x, y: s.rsa(x, y, correlation="spearman"), 0.4817347875),
     (lambda x, y: s.rsa(x, y, kernel="dot"), 0.5138583152),
     (lambda x, y: s.rsa(x, y, kernel="sqeuclidean"), 0.5062321116),
     (lambda x, y: s.rsa(x, y, kernel="correlation"), 0.4851461428),
@@ -462,3 +465,70 @@ def test_a_value_beyond_round_off_is_an_error():
     moments.under("raw").crosses["x", "y"].product.mul_(1.1)
     with pytest.raises(torch.linalg.LinAlgError, match=r"\[cka\] value must lie in \[0.0, 1.0\]"):
         s.cka(moments)
+
+
+@pytest.mark.parametrize("kernel", ["cosine", "dot", "correlation", "sqeuclidean"])
+def test_rank_rsa_agrees_with_scipy(kernel):
+    x = torch.randn(70, 12).double() + 1.0
+    y = x[:, :9] + 0.5 * torch.randn(70, 9).double()
+    similarities = []
+    for z in (x.numpy(), y.numpy()):
+        metric = kernel if kernel != "dot" else lambda a, b: a @ b
+        similarities.append(pdist(z, metric))
+    for name, oracle in (("spearman", scipy.stats.spearmanr), ("kendall", scipy.stats.kendalltau)):
+        found = s.rsa(x, y, kernel=kernel, correlation=name)
+        assert found == pytest.approx(oracle(*similarities).statistic, abs=1e-10)
+        assert s.rsa(x.float(), y.float(), kernel=kernel, correlation=name) == pytest.approx(
+            found, abs=2e-5
+        )
+
+
+@pytest.mark.parametrize("kernel", ["cosine", "dot", "correlation", "sqeuclidean"])
+@pytest.mark.parametrize("common", [0.0, 3.0, 100.0])
+def test_the_closed_form_of_rsa_is_the_sum_over_pairs(kernel, common):
+    x = torch.randn(300, 40).double() + common * torch.randn(40).double()
+    y = x + 0.5 * torch.randn(300, 40).double()
+    sides = [paired_rows(z, kernel, "x", torch.float64) for z in (x, y)]
+    expected = ops.correlate_pairs(*sides)
+    assert s.rsa(x, y, kernel=kernel) == pytest.approx(expected, abs=1e-9)
+    narrow = [paired_rows(z.float(), kernel, "x", torch.float32) for z in (x, y)]
+    assert ops.correlate_pairs(*narrow) == pytest.approx(expected, abs=2e-5)
+
+
+def test_rank_rsa_refuses():
+    x = torch.randn(9, 4)
+    zero = x.clone()
+    zero[3] = 0.0
+    cases = [
+        ((Moments.of(x, x), None), {}, TypeError, "x and y must be rows for spearman"),
+        ((x, None), {}, TypeError, "x and y must be rows for spearman"),
+        ((x, x[:5]), {}, ValueError, "same positions on both sides, got 9 and 5"),
+        ((x[:2], x[:2]), {}, ValueError, "rows must be at least 3, got 2"),
+        ((x, zero), {}, ValueError, "rows of 'y' must have a direction .* a zero row at 3"),
+        ((x, x), {"correlation": "tau"}, ValueError, "correlation must be one of .* got 'tau'"),
+        ((x, x), {"kernel": "rbf"}, ValueError, "kernel must be one of"),
+        ((x, torch.ones(9, 4)), {"kernel": "sqeuclidean"}, ValueError, "must differ in similarity"),
+    ]
+    for rows, options, error, message in cases:
+        with pytest.raises(error, match=message):
+            s.rsa(*rows, **{"correlation": "spearman", **options})
+
+
+def test_factorized_together_is_factorized_alone():
+    rows = [related(seed=seed) for seed in range(5)]
+    names = [name for name, measure in MEASURES.items() if measure.row_map == "raw"]
+    names = [name for name in names if not MEASURES[name].same_width]
+    together = [Moments.of(x, y) for x, y in rows]
+    factorize(together, names)
+    for moments, (x, y) in zip(together, rows, strict=True):
+        for name in names:
+            assert MEASURES[name].compute(moments) == value(name, x, y)
+
+
+def test_factorize_leaves_a_refusal_to_the_measure():
+    x, y = related()
+    good, bad = Moments.of(x, y), Moments.of(x, np.ones_like(y))
+    factorize([bad, good], ["cca", "procrustes"])
+    assert MEASURES["cca"].compute(good) == s.cca(x, y).value
+    with pytest.raises(ValueError, match=r"\[cca\] y must vary"):
+        MEASURES["cca"].compute(bad)

@@ -1,0 +1,184 @@
+"""From a run of the benchmarks to one table, rows in results/, and docs/benchmarks.md.
+
+`python benchmarks/table.py RUN.json` takes what pytest-benchmark wrote. A row is one contender of
+a group; the first of a group is what the others are compared with, round by round. Targets are
+checked here, and what misses one is listed with the reason that is known for it.
+"""
+
+import json
+import platform
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parents[1]
+ROWS = ROOT / "benchmarks" / "results" / "rows.jsonl"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+
+TITLES = {
+    "test_compare.py": "`compare`, end to end",
+    "test_memory.py": "Memory of the pass",
+    "test_cross_moments.py": "Cross moments",
+    "test_row_pooling.py": "Row pooling",
+    "test_pairs.py": "Correlations over all pairs of rows",
+    "test_spectra.py": "Batched spectra",
+    "test_peers.py": "Beside published packages, by value first",
+}
+
+
+def rows_of(run):
+    """One flat row for every contender, in the order of the files above."""
+    first: dict[str, list[float]] = {}
+    about = {
+        "run": run["datetime"],
+        "commit": run["commit_info"]["id"][:12] + ("+" if run["commit_info"]["dirty"] else ""),
+        "machine": run["machine_info"]["cpu"]["brand_raw"],
+        "isa": run["machine_info"]["isa"],
+        "peak_gflops": run["machine_info"]["peak_gflops"],
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("bertft", "torch", "numpy", "scipy")},
+    }
+    order = list(TITLES)
+    benchmarks = sorted(run["benchmarks"], key=lambda b: order.index(file_of(b)))
+    for benchmark in benchmarks:
+        times = benchmark["stats"]["data"]
+        against = first.setdefault(benchmark["group"], times)
+        info = benchmark["extra_info"]
+        yield {
+            **about,
+            "file": file_of(benchmark),
+            "group": benchmark["group"],
+            "who": name_of(benchmark),
+            "median_s": benchmark["stats"]["median"],
+            "q20_s": benchmark["stats"]["q20"],
+            "q80_s": benchmark["stats"]["q80"],
+            "rounds": len(times),
+            # In turns where the rows raced, else one median by the other.
+            "ratio": median(t / a for t, a in zip(times, against, strict=True))
+            if len(times) == len(against)
+            else median(times) / median(against),
+            **info,
+        }
+
+
+def file_of(benchmark):
+    return Path(benchmark["fullname"].split("::")[0]).name
+
+
+def name_of(benchmark):
+    values = [str(value) for value in (benchmark["params"] or {}).values()]
+    return (benchmark["params"] or {}).get("who") or "-".join(values) or benchmark["name"]
+
+
+def share(row):
+    return row["ceiling_s"] / row["median_s"] if "ceiling_s" in row else None
+
+
+def duration(seconds):
+    for unit, size in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
+def section(title, rows):
+    """A table with a line for each group: the first contender, and the others as ratios to it."""
+    lines = [f"## {title}", ""]
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    lines += ["| | median (20 to 80 %) | of the ceiling | others: their time by the first |"]
+    lines += ["|---|---|---|---|"]
+    for group, (own, *others) in groups.items():
+        spread = f"{duration(own['q20_s'])} to {duration(own['q80_s'])}"
+        part = f"{share(own):.0%}" if share(own) else ""
+        beside = ", ".join(f"{row['who']} {row['ratio']:.2f}x" for row in others)
+        if "grown_mib" in own:
+            beside = f"peak {own['grown_mib']:.0f} MiB above the {own['before']:.0f} before"
+        name = f"{group}: {own['who']}" if others else group
+        lines.append(f"| {name} | {duration(own['median_s'])} ({spread}) | {part} | {beside} |")
+    return [*lines, ""]
+
+
+def missed(rows):
+    """What does not reach its target, each with the reason that is known."""
+    by = {(row["group"], row["who"]): row for row in rows}
+    for row in rows:
+        if row["file"] == "test_cross_moments.py" and row["who"] == "bertft":
+            yield from missed_products(row, by)
+        if row["file"] == "test_row_pooling.py" and row["who"] == "bertft" and share(row) < 0.8:
+            yield f"{row['group']}: {share(row):.0%} of copy bandwidth, not 80 %. {WHY['pooling']}"
+        if row["who"] == "the pass of compare" and row["ratio"] > 1.10:
+            yield f"{row['group']}: the pass at {row['ratio']:.3f} times the forwards, not 1.10."
+        if row["who"] == "the pass, all 169 pairs" and row["ratio"] > 1.6:
+            yield f"{row['group']}: all pairs at {row['ratio']:.2f} times the forwards, not 1.6."
+        if row["group"].startswith("solving 13") and row["median_s"] > 4.0:
+            yield f"{row['group']}: {duration(row['median_s'])}, not 4 s."
+
+
+def missed_products(row, by):
+    if not row["group"].startswith("cross moments"):
+        return
+    n, d = (int(text.replace(",", "")) for text in re.findall(r"= ([\d,]+\d)", row["group"]))
+    why = WHY["small"] if n * d < 1_000_000 else WHY["narrow"] if d < 512 else ""
+    if n < 256 and d > 2048:
+        why = WHY["bytes"]
+    if "(xy)" in row["group"] and share(row) < 0.75:
+        yield f"{row['group']}: {share(row):.0%} of the ceiling, not 75 %. {why}"
+    if "(xx)" in row["group"]:
+        gain = by[row["group"].replace("(xx)", "(xy)"), "bertft"]["median_s"] / row["median_s"]
+        if gain < 1.7:
+            yield f"{row['group']}: {gain:.2f} times as fast as (x, y), not 1.7. {why}"
+    for other in ("torch.addmm", "numpy"):
+        ratio = by[row["group"], other]["ratio"]
+        if ratio < 1.0:
+            yield f"{row['group']}: {other} takes {ratio:.2f} times as long. {why}"
+
+
+WHY = {
+    "small": "Waking a second thread, packing and the small sums weigh as much as the products.",
+    "narrow": "Packing is linear in d and products are quadratic, so it weighs more.",
+    "bytes": "Bound by reading and writing d^2 sums in float64, twice the bytes of float32.",
+    "pooling": "Means are formed in float64, which converts every value twice.",
+}
+
+INTRODUCTION = """# Benchmarks
+
+`make bench` runs them, and wrote this page from its last run. Every benchmark asserts equality
+before it times. Contenders of a line take turns, so that a slow minute of the machine hits all of
+them; ratios are the figures to quote. A ceiling is what the same machine reached at that moment in
+multiply-adds from registers, or in copies of as many bytes (`benchmarks/peak.py`), whichever takes
+longer for the flops and bytes that each file counts.
+"""
+
+
+def main(path):
+    run = json.loads(Path(path).read_text())
+    rows = list(rows_of(run))
+    ROWS.parent.mkdir(exist_ok=True)
+    with ROWS.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    head = rows[0]
+    lines = [
+        INTRODUCTION,
+        f"Run of {head['run'][:10]}, commit {head['commit']}: {head['machine']}, {head['isa']}, "
+        f"{head.get('threads', 1)} threads, FMA peak {head['peak_gflops']:.0f} GFLOP/s in float32; "
+        f"Python {head['python']}, torch {head['torch']}, NumPy {head['numpy']}, SciPy "
+        f"{head['scipy']}.",
+        "",
+    ]
+    for file, title in TITLES.items():
+        found = [row for row in rows if row["file"] == file]
+        if found:
+            lines += section(title, found)
+    misses = list(missed(rows))
+    lines += ["## Targets that this run missed", ""]
+    lines += [f"- {text}" for text in misses] or ["None."]
+    DOCUMENT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines[2:]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
