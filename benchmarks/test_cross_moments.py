@@ -20,7 +20,8 @@ SIZES = [(n, d) for n in (64, 2048, 20_000) for d in (128, 384, 768, 771, 1024, 
 def bertft(rows, row_map="raw"):
     """Return the call, and the product that it adds to."""
     d, last = rows[0].shape[1], len(rows) - 1
-    origins = [x[:64].double().mean(dim=0).float().double() for x in rows]
+    mapped = [x if row_map == "raw" else torch.nn.functional.normalize(x) for x in rows]
+    origins = [x[:64].mean(dim=0).double() for x in mapped]
     cross = Cross(*(torch.zeros(shape).double() for shape in ((d, d), d, d, 1)))
     maps = [MappedSums(row_map, origins, [torch.zeros(d).double() for _ in rows], [cross])]
     norms, distances = torch.zeros(len(rows)).double(), torch.zeros(1).double()

@@ -27,7 +27,7 @@ def solve(
     depth = sides[PRETRAINED].blocks.depth
     layers = range(depth + 1)
     # So many pairs at once keep all threads at work and hold little memory.
-    some = 2 * torch.get_num_threads()
+    some = 4 * torch.get_num_threads()
     with display.bar("solving", len(moments) * len(layers), "layers") as bar:
         for corpus, of_corpus in moments.items():
             for chunk in (layers[start : start + some] for start in layers[::some]):

@@ -5,7 +5,7 @@ Owns the algebra of docs/methods.md (Sums) for several sides and pairs of sides.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from bertft.ops import Cross, MappedSums, RowMap
 
 Pair = tuple[str, str]
+Point = Literal["means", "zero"]
 T = TypeVar("T")
 
 
@@ -74,30 +75,16 @@ class Sums:
     def about(self, origins: Mapping[str, Tensor]) -> "Sums":
         """Return a copy about other origins."""
         moved = self.copy()
-        shifts = {side: origins[side] - self.origins[side] for side in self.sides}
-        squares = {side: self.crosses[side, side].product.trace() for side in self.sides}
-        for side, shift in shifts.items():
+        moves = {side: self._move(side, origins[side] - self.origins[side]) for side in self.sides}
+        for side, move in moves.items():
             moved.origins[side] = origins[side].clone()
-            moved.totals[side] = self.totals[side] - self.n * shift
+            moved.totals[side] = move.total - self.n * move.shift
         for a, b in self.crosses:
-            x = (shifts[a], self.totals[a], squares[a])
-            y = (shifts[b], self.totals[b], squares[b])
-            cross = _move(self.cross(a, b), self.n, x, y)
+            cross = _moved(self.cross(a, b), self.n, moves[a], moves[b])
             if a == b:
                 cross = cross._replace(product=cross.product.triu(), right=0 * cross.right)
             moved.crosses[a, b] = cross
         return moved
-
-    def about_zero(self) -> "Sums":
-        """Return a copy about the origin 0."""
-        zeros = {side: torch.zeros_like(total) for side, total in self.totals.items()}
-        return self.memo("about zero", lambda: self.about(zeros))
-
-    def about_means(self) -> "Sums":
-        """Return a copy about the means, where all totals vanish."""
-        return self.memo(
-            "about means", lambda: self.about({side: self.mean(side) for side in self.sides})
-        )
 
     def mean(self, side: str) -> Tensor:
         """Return the mean of the mapped rows, `(d,)`."""
@@ -106,21 +93,45 @@ class Sums:
     def cross(self, a: str, b: str) -> Cross:
         """Return the sums of a pair about the origins, in this order and with both triangles."""
         if a == b:
-            product, left, _, weight = self.crosses[a, a]
-            return Cross(product.triu() + product.triu(1).T, left, left, weight)
+            return self.memo(("own", a), lambda: self._own(a))
         if (a, b) in self.crosses:
             return self.crosses[a, b]
         product, left, right, weight = self.crosses[b, a]
         return Cross(product.T, right, left, weight)
 
+    def _own(self, side: str) -> Cross:
+        product, left, _, weight = self.crosses[side, side]
+        return Cross(product.triu() + product.triu(1).T, left, left, weight)
+
     def scatter(self, a: str, b: str) -> Tensor:
         """Return the centered cross-products `C = sum (x - m_x)(y - m_y)^T`, `(d_a, d_b)`."""
+        return self.memo(("scatter", a, b), lambda: self.product(a, b, "means"))
 
-        def compute() -> Tensor:
-            outer = torch.outer(self.totals[a], self.totals[b] / self.n)
-            return self.cross(a, b).product - outer
+    def product(self, a: str, b: str, point: Point) -> Tensor:
+        """Return the products of a pair about the means or about 0, `(d_a, d_b)`."""
+        x, y = self._move_to(a, point), self._move_to(b, point)
+        return _moved_product(self.cross(a, b).product, self.n, x, y)
 
-        return self.memo(("scatter", a, b), compute)
+    def weight(self, a: str, b: str, point: Point) -> float:
+        """Return the sum of `|x|^2 |y|^2` of a pair about the means or about 0."""
+        x, y = self._move_to(a, point), self._move_to(b, point)
+        return float(_moved_weight(self.cross(a, b), self.n, x, y))
+
+    def total(self, side: str, point: Point) -> Tensor:
+        """Return the sum of the rows about the means, where it vanishes, or about 0, `(d,)`."""
+        move = self._move_to(side, point)
+        return move.total - self.n * move.shift
+
+    def squares(self, side: str, point: Point) -> float:
+        """Return the sum of `|x|^2` about the means or about 0."""
+        return float(_moved_squares(self.n, self._move_to(side, point)))
+
+    def _move_to(self, side: str, point: Point) -> "_Move":
+        to_mean = self.totals[side] / self.n
+        return self._move(side, to_mean if point == "means" else -self.origins[side])
+
+    def _move(self, side: str, shift: Tensor) -> "_Move":
+        return _Move(shift, self.totals[side], self.crosses[side, side].product.trace())
 
     def memo(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return a quantity that is computed once and forgotten when rows are added."""
@@ -130,13 +141,14 @@ class Sums:
 
     def pair(self, a: str, b: str) -> "Sums":
         """Return a copy of the sums of two sides."""
-        part = Sums({side: len(self.totals[side]) for side in (a, b)}, [], self.row_map)
+        part = Sums({}, [], self.row_map)
         part.n = self.n
         for side in (a, b):
             part.origins[side] = self.origins[side].clone()
             part.totals[side] = self.totals[side].clone()
         for pair in ((a, a), (b, b), (a, b)):
-            part.crosses[pair] = Cross(*(sum_.clone() for sum_ in self.cross(*pair)))
+            own = self.crosses.get(pair) or self.cross(*pair)
+            part.crosses[pair] = Cross(*(sum_.clone() for sum_ in own))
         return part
 
     def copy(self) -> "Sums":
@@ -158,25 +170,42 @@ class Sums:
                 yield f"{name}/{i}", tensor
 
 
-def _move(
-    cross: Cross,
-    n: int,
-    x: tuple[Tensor, Tensor, Tensor],
-    y: tuple[Tensor, Tensor, Tensor],
-) -> Cross:
-    """Move the origins of a pair; `x` and `y` are shift, total and sum of squared norms."""
+class _Move(NamedTuple):
+    """A side whose origin moves: by how much, its total, and its sum of squared norms."""
+
+    shift: Tensor
+    total: Tensor
+    squares: Tensor
+
+
+def _moved_squares(n: int, x: _Move) -> Tensor:
+    return x.squares - 2 * x.shift @ x.total + n * (x.shift @ x.shift)
+
+
+def _moved_product(product: Tensor, n: int, x: _Move, y: _Move) -> Tensor:
+    """`P - dx sy^T - sx dy^T + n dx dy^T`."""
+    moved = product.addr(x.shift, y.total - n * y.shift, alpha=-1)
+    return moved.addr_(x.total, y.shift, alpha=-1)
+
+
+def _moved_weight(cross: Cross, n: int, x: _Move, y: _Move) -> Tensor:
     (dx, sx, kx), (dy, sy, ky) = x, y
-    product, left, right, weight = cross
     square_x, square_y = dx @ dx, dy @ dy
-    kx_moved = kx - 2 * dx @ sx + n * square_x
-    ky_moved = ky - 2 * dy @ sy + n * square_y
-    return Cross(
-        product - torch.outer(dx, sy) - torch.outer(sx, dy) + n * torch.outer(dx, dy),
-        left - 2 * product @ dy + square_y * sx - ky_moved * dx,
-        right - 2 * dx @ product + square_x * sy - kx_moved * dy,
-        weight
-        - 2 * (dy @ right + dx @ left - 2 * (dx @ product @ dy))
+    return (
+        cross.weight
+        - 2 * (dy @ cross.right + dx @ cross.left - 2 * (dx @ cross.product @ dy))
         + square_y * (kx - 2 * dx @ sx)
         + square_x * (ky - 2 * dy @ sy)
-        + n * square_x * square_y,
+        + n * square_x * square_y
+    )
+
+
+def _moved(cross: Cross, n: int, x: _Move, y: _Move) -> Cross:
+    dx, dy = x.shift, y.shift
+    product, left, right, _ = cross
+    return Cross(
+        _moved_product(product, n, x, y),
+        left - 2 * product @ dy + (dy @ dy) * x.total - _moved_squares(n, y) * dx,
+        right - 2 * dx @ product + (dx @ dx) * y.total - _moved_squares(n, x) * dy,
+        _moved_weight(cross, n, x, y),
     )

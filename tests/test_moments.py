@@ -30,7 +30,8 @@ def sums_about_zero(moments):
     """Every sum, about one origin."""
     found = [torch.tensor(first_order(moments), dtype=torch.float64)]
     for row_map in moments.row_maps:
-        sums = moments.under(row_map).about_zero()
+        sums = moments.under(row_map)
+        sums = sums.about({side: torch.zeros_like(sums.totals[side]) for side in sums.sides})
         found += sums.totals.values()
         found += [sum_ for pair in sums.crosses for sum_ in sums.cross(*pair)]
     return found
@@ -60,12 +61,14 @@ def test_sums_are_the_definition(dtype, backend):
         zx, zy = zx - zx.mean(dim=0), zy - zy.mean(dim=0)
         torch.testing.assert_close(sums.scatter("x", "y"), zx.T @ zy, **tolerance)
         torch.testing.assert_close(sums.scatter("y", "y"), zy.T @ zy, **tolerance)
-        about = sums.about_means()
+        about = sums.about({side: sums.mean(side) for side in sums.sides})
         k, q = zx.square().sum(dim=1), zy.square().sum(dim=1)
         cross = about.cross("x", "y")
         for sum_, expected in ((cross.left, q @ zx), (cross.right, k @ zy)):
             torch.testing.assert_close(sum_, expected, **tolerance)
         torch.testing.assert_close(cross.weight, (k @ q)[None], rtol=1e-5, atol=0)
+        assert sums.weight("x", "y", "means") == pytest.approx(float(k @ q), rel=1e-5)
+        assert sums.squares("y", "means") == pytest.approx(float(q.sum()), rel=1e-6)
     assert moments.mean_norm("x") == pytest.approx(float(x.norm(dim=1).mean()), rel=1e-12)
 
 

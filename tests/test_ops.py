@@ -239,8 +239,9 @@ def test_pool_rows_refuses():
         ((x, start, stop, out.double()), "out must be a contiguous torch.float32"),
         ((x, start, stop, out[:, :2]), "out must be"),
     ):
-        with pytest.raises(ValueError, match=r"\[pool_rows\] .*" + message):
-            ops.pool_rows(*arguments)
+        for backend in BACKENDS:
+            with pytest.raises(ValueError, match=r"\[pool_rows\] .*" + message):
+                ops.pool_rows(*arguments, backend=backend)
     assert out.isnan().all()
 
 

@@ -11,6 +11,13 @@ from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault, RowM
 
 def pool_rows(x: Tensor, starts: Tensor, stops: Tensor, out: Tensor) -> bool:
     """See `bertft.ops.pool_rows`."""
+    invalid = (starts < 0) | (starts >= stops) | (stops > len(x))
+    if invalid.any():
+        at = int(invalid.nonzero()[0])
+        raise ValueError(
+            f"[pool_rows] runs must be non-empty and inside x of {len(x)} rows, got "
+            f"[{int(starts[at])}, {int(stops[at])}) at {at}; drop it."
+        )
     for i, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         out[i] = x[start:stop].double().mean(dim=0)
     return bool(out.isfinite().all())

@@ -53,9 +53,7 @@ def _debiased(two: TwoSided) -> float:
 
 def _hsic(two: TwoSided, a: str, b: str) -> float:
     """Unbiased HSIC of two sides (Song et al. 2012), about the means, where row sums vanish."""
-    n, sums = two.n, two.sums.about_means()
-    cross = sums.cross(a, b)
-    q = float(cross.weight)
-    kx, ky = (float(sums.cross(side, side).product.trace()) for side in (a, b))
-    trace = float(cross.product.square().sum()) - q
+    n, q = two.n, two.sums.weight(a, b, "means")
+    kx, ky = two.sums.squares(a, "means"), two.sums.squares(b, "means")
+    trace = float(two.scatter(a, b).square().sum()) - q
     return (trace + kx * ky / ((n - 1) * (n - 2)) - 2 * q / (n - 2)) / (n * (n - 3))

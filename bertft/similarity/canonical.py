@@ -7,7 +7,12 @@ from torch import Tensor
 
 from bertft.moments import Moments
 from bertft.similarity.arguments import Rows, TwoSided, two_sided
-from bertft.similarity.spectra import canonical_directions, leading_correlations, whitening
+from bertft.similarity.spectra import (
+    canonical_correlations,
+    kept_rank,
+    leading_correlations,
+    whitening,
+)
 
 Side = Literal["x", "y"]
 
@@ -69,7 +74,7 @@ def cca(x: Rows | Moments, y: Rows | None = None, *, ridge: float | None = None)
     1.0
     """
     two = _determined("cca", x, y, ridge)
-    [solution] = canonical_directions([two], ridge)
+    [solution] = canonical_correlations([two], ridge)
     return _canonical(two, solution.rho, solution.ranks, float(solution.rho.mean()))
 
 
@@ -118,9 +123,9 @@ def pwcca(
     if side not in get_args(Side):
         raise ValueError(f'[pwcca] side must be "x" or "y", got {side!r}; pass one.')
     two = _determined("pwcca", x, y, ridge)
-    [solution] = canonical_directions([two], ridge)
-    own, directions = (two.x, solution.x) if side == "x" else (two.y, solution.y)
-    weights = (directions.T @ two.scatter(own, own)).abs().sum(dim=1)
+    [solution] = canonical_correlations([two], ridge)
+    own, vectors = (two.x, solution.x) if side == "x" else (two.y, solution.y)
+    weights = (vectors.T @ coloring(two, own, ridge)).abs().sum(dim=1)
     value = float(weights @ solution.rho / weights.sum())
     return _canonical(two, solution.rho, solution.ranks, value)
 
@@ -145,7 +150,7 @@ def regression(
         raise ValueError(f'[regression] side must be "x" or "y", got {side!r}; pass one.')
     two = _determined("regression", x, y, ridge)
     target, source = (two.x, two.y) if side == "x" else (two.y, two.x)
-    white = whitening(two, source, ridge=ridge)
+    white = whitening(two, source, ridge)
     explained = (two.scatter(target, source) @ white).square().sum()
     value = float(explained / two.scatter(target, target).trace())
     return Regression(two.in_range(value, 0.0, 1.0), white.shape[1])
@@ -154,8 +159,7 @@ def regression(
 def kept_ranks(moments: Moments) -> tuple[int, int]:
     """Return how many directions of each side the rank rule keeps."""
     two = two_sided("kept_ranks", moments, None, "raw")
-    rank_x, rank_y = (whitening(two, side).shape[1] for side in (two.x, two.y))
-    return rank_x, rank_y
+    return kept_rank(two, two.x), kept_rank(two, two.y)
 
 
 def _determined(name: str, x: Rows | Moments, y: Rows | None, ridge: float | None) -> TwoSided:

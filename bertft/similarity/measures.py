@@ -12,7 +12,7 @@ from bertft.similarity.arguments import TwoSided, two_sided
 from bertft.similarity.canonical import cca, pwcca, regression, svcca
 from bertft.similarity.representational import rsa
 from bertft.similarity.shape import cosine, l2, procrustes
-from bertft.similarity.spectra import canonical_directions, leading_correlations, nuclear_norms
+from bertft.similarity.spectra import canonical_correlations, leading_correlations, nuclear_norms
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ MEASURES: dict[str, Measure] = {
     ),
     "cka": Measure(cka),
     "cka_debiased": Measure(lambda m: cka(m, debiased=True), least_rows=4),
-    "cca": Measure(lambda m: cca(m).value, n_above_d=True, factorize=canonical_directions),
-    "cca_r2": Measure(lambda m: cca(m).r_squared, n_above_d=True, factorize=canonical_directions),
+    "cca": Measure(lambda m: cca(m).value, n_above_d=True, factorize=canonical_correlations),
+    "cca_r2": Measure(lambda m: cca(m).r_squared, n_above_d=True, factorize=canonical_correlations),
     "svcca": Measure(
         lambda m: svcca(m).value, factorize=lambda pairs: leading_correlations(pairs, 0.99)
     ),
-    "pwcca": Measure(lambda m: pwcca(m).value, n_above_d=True, factorize=canonical_directions),
+    "pwcca": Measure(lambda m: pwcca(m).value, n_above_d=True, factorize=canonical_correlations),
     "pwcca_y": Measure(
-        lambda m: pwcca(m, side="y").value, n_above_d=True, factorize=canonical_directions
+        lambda m: pwcca(m, side="y").value, n_above_d=True, factorize=canonical_correlations
     ),
     "procrustes": Measure(lambda m: procrustes(m).value, factorize=nuclear_norms),
     "procrustes_angle": Measure(lambda m: procrustes(m).angle, factorize=nuclear_norms),

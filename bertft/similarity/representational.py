@@ -141,20 +141,18 @@ def _distance_covariance(two: TwoSided, a: str, b: str) -> float:
     correlation over pairs is the same. Unlike the form in `m_x^T C_xy m_y` it does not cancel when
     all rows point the same way.
     """
-    n, sums = two.n, two.sums.about_means()
-    cross = sums.cross(a, b)
-    kx, ky = (float(sums.cross(side, side).product.trace()) for side in (a, b))
-    second = 2 * n * float(cross.weight) + 2 * kx * ky + 4 * float(cross.product.square().sum())
+    n, q = two.n, two.sums.weight(a, b, "means")
+    kx, ky = two.sums.squares(a, "means"), two.sums.squares(b, "means")
+    second = 2 * n * q + 2 * kx * ky + 4 * float(two.scatter(a, b).square().sum())
     return second - 4 * n * kx * ky / (n - 1)
 
 
 def _dot_covariance(two: TwoSided, a: str, b: str) -> float:
     """About origin 0: `|G_xy|_F^2 - q`, less the product of the sums of off-diagonal entries."""
-    n, sums = two.n, two.sums.about_zero()
-    cross = sums.cross(a, b)
+    n, sums = two.n, two.sums
     first_a, first_b = (
-        float(sums.totals[side] @ sums.totals[side] - sums.cross(side, side).product.trace())
+        float(sums.total(side, "zero").square().sum()) - sums.squares(side, "zero")
         for side in (a, b)
     )
-    second = float(cross.product.square().sum() - cross.weight)
+    second = float(sums.product(a, b, "zero").square().sum()) - sums.weight(a, b, "zero")
     return second - first_a * first_b / (n * (n - 1))

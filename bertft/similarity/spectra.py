@@ -6,6 +6,7 @@ that each is solved once. What is made of them is in `canonical` and `shape`.
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
 import torch
@@ -18,7 +19,10 @@ T = TypeVar("T")
 
 
 class Solution(NamedTuple):
-    """Canonical directions `(d, min(r_x, r_y))` of each side, correlations, and kept ranks."""
+    """Singular vectors of `W_x^T C_xy W_y`, `(r_x, k)` and `(r_y, k)`, values, and kept ranks.
+
+    The canonical directions are `W_x x` and `W_y y`, with `k = min(r_x, r_y)`.
+    """
 
     x: Tensor
     y: Tensor
@@ -26,15 +30,15 @@ class Solution(NamedTuple):
     ranks: tuple[int, int]
 
 
-def canonical_directions(pairs: Sequence[TwoSided], ridge: float | None = None) -> list[Solution]:
-    """Return the canonical correlations of every pair, with their directions."""
+def canonical_correlations(pairs: Sequence[TwoSided], ridge: float | None = None) -> list[Solution]:
+    """Return the canonical correlations of every pair, with the singular vectors behind them."""
 
     def solve(missing: Sequence[TwoSided]) -> list[Solution]:
-        white = _whitened(missing, ridge=ridge)
-        left, rho, right = _svd([matrix for _, _, matrix in white])
+        white = _whitened(missing, ridge)
+        left, rho, right = _svd(white)
         return [
-            Solution(wx @ u, wy @ vh.T, s, (wx.shape[1], wy.shape[1]))
-            for (wx, wy, _), u, s, vh in zip(white, left, rho, right, strict=True)
+            Solution(u, vh.T, s, (len(u), vh.shape[1]))
+            for u, s, vh in zip(left, rho, right, strict=True)
         ]
 
     return _solved(pairs, ("canonical", ridge), solve)
@@ -49,9 +53,15 @@ def leading_correlations(
     """
 
     def solve(missing: Sequence[TwoSided]) -> list[tuple[Tensor, tuple[int, int]]]:
-        white = _whitened(missing, threshold=threshold)
-        rho = _singular_values([matrix for _, _, matrix in white])
-        return [(s, (wx.shape[1], wy.shape[1])) for (wx, wy, _), s in zip(white, rho, strict=True)]
+        ranks = [
+            (leading_rank(two, two.x, threshold), leading_rank(two, two.y, threshold))
+            for two in missing
+        ]
+        matrices = [
+            matrix[:rank_x, :rank_y]
+            for matrix, (rank_x, rank_y) in zip(_whitened(missing), ranks, strict=True)
+        ]
+        return list(zip(_singular_values(matrices), ranks, strict=True))
 
     return _solved(pairs, ("leading", threshold), solve)
 
@@ -66,19 +76,45 @@ def nuclear_norms(pairs: Sequence[TwoSided]) -> list[float]:
     return _solved(pairs, "nuclear norm", solve)
 
 
-def whitening(
-    two: TwoSided, side: str, *, threshold: float = 1.0, ridge: float | None = None
-) -> Tensor:
+def whitening(two: TwoSided, side: str, ridge: float | None = None) -> Tensor:
     """Return `W (d, r)` with `W^T C W = I` on the kept eigen-directions of a side."""
-    _require_spectra([two])
-    values, vectors = two.sums.known["spectrum", side]
-    rank = int((values > _tolerance(two, len(values)) * values[0]).sum())
-    if threshold < 1.0:
-        share = values[:rank].cumsum(0) / values[:rank].sum()
-        rank = int((share < threshold).sum()) + 1
-    kept = values[:rank] + (ridge * values.mean() if ridge is not None else 0.0)
-    white: Tensor = vectors[:, :rank] / kept.sqrt()
+    values, vectors = _spectrum(two, side)
+    rank = kept_rank(two, side)
+    white: Tensor = vectors[:, :rank] / _lifted(values, ridge)[:rank].sqrt()
     return white
+
+
+def coloring(two: TwoSided, side: str, ridge: float | None = None) -> Tensor:
+    """Return `W^T C (r, d)`, from whitened coordinates back to the columns of a side."""
+    values, vectors = _spectrum(two, side)
+    rank = kept_rank(two, side)
+    lifted = _lifted(values, ridge)[:rank]
+    colored: Tensor = (vectors[:, :rank] * (values[:rank] / lifted.sqrt())).T
+    return colored
+
+
+def _lifted(values: Tensor, ridge: float | None) -> Tensor:
+    return values if ridge is None else values + ridge * values.mean()
+
+
+def kept_rank(two: TwoSided, side: str) -> int:
+    """Return how many directions of a side the rank rule keeps."""
+    values, _ = _spectrum(two, side)
+    return int((values > _tolerance(two, len(values)) * values[0]).sum())
+
+
+def leading_rank(two: TwoSided, side: str, threshold: float) -> int:
+    """Return the fewest kept directions that hold the share `threshold` of a side's variance."""
+    values = _spectrum(two, side)[0][: kept_rank(two, side)]
+    # At a threshold of 1 the share may never get there in the last bit.
+    share = values.cumsum(0) / values.sum()
+    return min(int((share < threshold).sum()) + 1, len(values))
+
+
+def _spectrum(two: TwoSided, side: str) -> tuple[Tensor, Tensor]:
+    """Descending eigenvalues of a side's scatter matrix, and vectors."""
+    _require_spectra([two])
+    return cast(tuple[Tensor, Tensor], two.sums.known["spectrum", side])
 
 
 def _tolerance(two: TwoSided, d: int) -> float:
@@ -93,16 +129,15 @@ def _tolerance(two: TwoSided, d: int) -> float:
     return max(1e-8, 1.75 * 2.0**-24 * 128 / math.sqrt(3 * two.n * d))
 
 
-def _whitened(
-    pairs: Sequence[TwoSided], *, threshold: float = 1.0, ridge: float | None = None
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """`W_x`, `W_y` and `W_x^T C_xy W_y` of every pair."""
+def _whitened(pairs: Sequence[TwoSided], ridge: float | None = None) -> list[Tensor]:
+    """`W_x^T C_xy W_y` of every pair."""
+
+    def whiten(two: TwoSided) -> Tensor:
+        wx, wy = (whitening(two, side, ridge) for side in (two.x, two.y))
+        return wx.T @ two.scatter(two.x, two.y) @ wy
+
     _require_spectra(pairs)
-    white = []
-    for two in pairs:
-        wx, wy = (whitening(two, side, threshold=threshold, ridge=ridge) for side in (two.x, two.y))
-        white.append((wx, wy, wx.T @ two.scatter(two.x, two.y) @ wy))
-    return white
+    return [two.sums.memo(("whitened", ridge), partial(whiten, two)) for two in pairs]
 
 
 def _require_spectra(pairs: Sequence[TwoSided]) -> None:
@@ -113,6 +148,8 @@ def _require_spectra(pairs: Sequence[TwoSided]) -> None:
         for side in (two.x, two.y)
         if ("spectrum", side) not in two.sums.known
     ]
+    if not missing:
+        return
     matrices = [two.scatter(side, side) for two, side in missing]
     values = [torch.empty_like(matrix[0]) for matrix in matrices]
     vectors = [torch.empty_like(matrix) for matrix in matrices]
@@ -144,6 +181,7 @@ def _solved(
 ) -> list[T]:
     """What `solve` makes of the pairs, once for each."""
     missing = [two for two in pairs if key not in two.sums.known]
-    for two, solution in zip(missing, solve(missing), strict=True):
-        two.sums.known[key] = solution
+    if missing:
+        for two, solution in zip(missing, solve(missing), strict=True):
+            two.sums.known[key] = solution
     return [cast(T, two.sums.known[key]) for two in pairs]

@@ -1,5 +1,7 @@
 #include "kernels/workspace.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <new>
 
@@ -14,14 +16,29 @@ struct Memory {
 
 thread_local Memory kept;
 
+// Where the system has pages of this size, panels in them miss neither translations nor, by chance
+// of where small pages lie, the cache.
+constexpr std::size_t kHugePage = std::size_t{1} << 21;
+
+char* allocate_pages(std::size_t bytes) {
+  const std::size_t alignment = bytes < kHugePage ? 64 : kHugePage;
+  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  void* memory = rounded < bytes ? nullptr : std::aligned_alloc(alignment, rounded);
+  if (memory == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (alignment == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);
+#endif
+  return static_cast<char*>(memory);
+}
+
 }  // namespace
 
 void Workspace::allocate() const {
   if (kept.bytes < bytes_) {
     std::free(kept.address);
     kept.bytes = 0;
-    kept.address = static_cast<char*>(std::aligned_alloc(64, bytes_));
-    if (kept.address == nullptr) throw std::bad_alloc();
+    kept.address = nullptr;
+    kept.address = allocate_pages(bytes_);
     kept.bytes = bytes_;
   }
 }
