@@ -9,6 +9,7 @@ from bertft.moments import Moments
 from bertft.similarity.arguments import Rows, TwoSided, two_sided
 from bertft.similarity.spectra import (
     canonical_correlations,
+    coloring,
     kept_rank,
     leading_correlations,
     whitening,
