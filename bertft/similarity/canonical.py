@@ -10,9 +10,9 @@ from bertft.similarity.arguments import Rows, TwoSided, two_sided
 from bertft.similarity.spectra import (
     canonical_correlations,
     coloring,
+    explained,
     kept_rank,
     leading_correlations,
-    whitening,
 )
 
 Side = Literal["x", "y"]
@@ -151,10 +151,9 @@ def regression(
         raise ValueError(f'[regression] side must be "x" or "y", got {side!r}; pass one.')
     two = _determined("regression", x, y, ridge)
     target, source = (two.x, two.y) if side == "x" else (two.y, two.x)
-    white = whitening(two, source, ridge)
-    explained = (two.scatter(target, source) @ white).square().sum()
-    value = float(explained / two.scatter(target, target).trace())
-    return Regression(two.in_range(value, 0.0, 1.0), white.shape[1])
+    variance = float(two.scatter(target, target).trace())
+    value = explained(two, target, source, ridge) / variance
+    return Regression(two.in_range(value, 0.0, 1.0), kept_rank(two, source))
 
 
 def kept_ranks(moments: Moments) -> tuple[int, int]:

@@ -97,6 +97,16 @@ def _lifted(values: Tensor, ridge: float | None) -> Tensor:
     return values if ridge is None else values + ridge * values.mean()
 
 
+def explained(two: TwoSided, target: str, source: str, ridge: float | None = None) -> float:
+    """Return the variance of a side that a linear map of the other explains."""
+    if target == two.y:
+        _whitened([two], ridge)  # it passes through these products
+    return two.sums.memo(
+        ("explained", target, ridge),
+        lambda: float((two.scatter(target, source) @ whitening(two, source, ridge)).square().sum()),
+    )
+
+
 def kept_rank(two: TwoSided, side: str) -> int:
     """Return how many directions of a side the rank rule keeps."""
     values, _ = _spectrum(two, side)
@@ -134,7 +144,9 @@ def _whitened(pairs: Sequence[TwoSided], ridge: float | None = None) -> list[Ten
 
     def whiten(two: TwoSided) -> Tensor:
         wx, wy = (whitening(two, side, ridge) for side in (two.x, two.y))
-        return wx.T @ two.scatter(two.x, two.y) @ wy
+        half = wx.T @ two.scatter(two.x, two.y)
+        two.sums.known["explained", two.y, ridge] = float(half.square().sum())
+        return half @ wy
 
     _require_spectra(pairs)
     return [two.sums.memo(("whitened", ridge), partial(whiten, two)) for two in pairs]
