@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "kernels/dtypes.h"
+
 namespace bertft::isa {
 namespace {
 
@@ -35,6 +37,45 @@ inline Wide wide(Unit<float>::type x) {
 #else
   return __builtin_convertvector(x, Wide);
 #endif
+}
+
+// As many float32 values as a register holds, from rows of any narrower type.
+typedef Vector<float>::type Floats;
+inline Floats floats(const float* x) { return *reinterpret_cast<const Floats*>(x); }
+template <class Narrow>
+inline Floats floats_one_by_one(const Narrow* x) {
+  Floats values;
+  for (std::int64_t j = 0; j < Vector<float>::kSize; ++j) values[j] = widen(x[j]);
+  return values;
+}
+#if defined(__AVX512F__)
+inline Floats floats(const Half* x) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+}
+inline Floats floats(const BFloat* x) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+#elif defined(__AVX2__)
+inline Floats floats(const Half* x) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+}
+inline Floats floats(const BFloat* x) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+#else
+inline Floats floats(const Half* x) { return floats_one_by_one(x); }
+inline Floats floats(const BFloat* x) { return floats_one_by_one(x); }
+#endif
+
+// Values of any type in the vectors that they are kept in.
+template <class In>
+inline Floats values(const In* x) {
+  return floats(x);
+}
+inline Vector<double>::type values(const double* x) {
+  return *reinterpret_cast<const Vector<double>::type*>(x);
 }
 
 inline Wide load(const float* x) { return wide(*reinterpret_cast<const Unit<float>::type*>(x)); }

@@ -9,11 +9,7 @@ namespace {
 
 template <class In, class T>
 void widen_from(const In* x, std::int64_t stride, std::int64_t columns, T* out) {
-  if (stride == 1) {
-    for (std::int64_t j = 0; j < columns; ++j) out[j] = static_cast<T>(widen(x[j]));
-  } else {
-    for (std::int64_t j = 0; j < columns; ++j) out[j] = static_cast<T>(widen(x[j * stride]));
-  }
+  for (std::int64_t j = 0; j < columns; ++j) out[j] = static_cast<T>(widen(x[j * stride]));
 }
 
 template <class T>

@@ -8,82 +8,90 @@
 namespace bertft::isa {
 namespace {
 
-// Columns at a time: their float64 sums stay in registers.
-constexpr std::int64_t kColumns = 8 * kWide;
+// Tells whether all values that it has seen are finite: the difference of a number from itself is
+// 0, of any other value NaN.
+template <class T>
+struct FiniteCheck {
+  typename Vector<T>::type differences = {};
+  bool is_finite = true;
 
-inline const float* widened(const float* x, std::int64_t stride, float*) {
-  return stride == 1 ? x : nullptr;
-}
-inline const double* widened(const double* x, std::int64_t stride, double*) {
-  return stride == 1 ? x : nullptr;
-}
-template <class In, class Out>
-const Out* widened(const In*, std::int64_t, Out*) {
-  return nullptr;
-}
-
-// kColumns columns of a run of several rows: sums in float64, divided and rounded once.
-template <class In, class Out>
-inline void pool_columns(const In* x, std::int64_t row_stride, std::int64_t stride,
-                         std::int64_t rows, Out* out) {
-  Wide sums[kColumns / kWide] = {};
-  for (std::int64_t r = 0; r < rows; ++r, x += row_stride) {
-    Out copy[kColumns];
-    const Out* row = widened(x, stride, copy);
-    if (row == nullptr) {
-      widen_from(x, stride, kColumns, copy);
-      row = copy;
-    }
-    for (std::int64_t u = 0; u < kColumns / kWide; ++u) sums[u] += load(row + u * kWide);
+  void see(typename Vector<T>::type values) { differences += values - values; }
+  void see_one(T value) { is_finite &= isa::is_finite(value); }
+  bool passed() const {
+    bool passed = is_finite;
+    for (std::int64_t i = 0; i < Vector<T>::kSize; ++i) passed &= differences[i] == T(0);
+    return passed;
   }
+};
+
+// A single row is widened and copied.
+template <class In, class Out>
+bool copy_row(const In* x, std::int64_t columns, Out* out) {
+  using vector = typename Vector<Out>::type;
+  constexpr std::int64_t lanes = Vector<Out>::kSize;
+  FiniteCheck<Out> check;
+  std::int64_t j = 0;
+  for (; j + lanes <= columns; j += lanes) {
+    const vector row = values(x + j);
+    *reinterpret_cast<vector*>(out + j) = row;
+    check.see(row);
+  }
+  for (; j < columns; ++j) check.see_one(out[j] = static_cast<Out>(widen(x[j])));
+  return check.passed();
+}
+
+// Sums in float64, divided and rounded once.
+template <class In, class Out>
+bool mean_of_rows(const In* x, std::int64_t row_stride, std::int64_t rows, std::int64_t columns,
+                  Out* out) {
+  using vector = typename Vector<Out>::type;
+  constexpr std::int64_t lanes = Vector<Out>::kSize, wides = lanes / kWide;
   const double count = static_cast<double>(rows);
   // The reciprocal of a power of two is exact, and a product takes a tenth of a division.
   const bool is_power = (rows & (rows - 1)) == 0;
-  for (std::int64_t u = 0; u < kColumns / kWide; ++u) {
-    store(out + u * kWide, is_power ? sums[u] * (1.0 / count) : sums[u] / count);
+  FiniteCheck<Out> check;
+  std::int64_t j = 0;
+  for (; j + lanes <= columns; j += lanes) {
+    Wide sums[wides] = {};
+    const In* row = x + j;
+    for (std::int64_t r = 0; r < rows; ++r, row += row_stride) {
+      const vector piece = values(row);
+      const Out* pieces = reinterpret_cast<const Out*>(&piece);
+      for (std::int64_t u = 0; u < wides; ++u) sums[u] += load(pieces + u * kWide);
+    }
+    for (std::int64_t u = 0; u < wides; ++u) {
+      store(out + j + u * kWide, is_power ? sums[u] * (1.0 / count) : sums[u] / count);
+    }
+    check.see(*reinterpret_cast<const vector*>(out + j));
   }
+  for (; j < columns; ++j) {
+    double sum = 0.0;
+    for (std::int64_t r = 0; r < rows; ++r) sum += widen(x[r * row_stride + j]);
+    check.see_one(out[j] = static_cast<Out>(sum / count));
+  }
+  return check.passed();
 }
 
 template <class In, class Out>
-void pool_column(const In* x, std::int64_t row_stride, std::int64_t rows, Out* out) {
-  double sum = 0.0;
-  for (std::int64_t r = 0; r < rows; ++r) sum += widen(x[r * row_stride]);
-  *out = static_cast<Out>(sum / static_cast<double>(rows));
-}
-
-template <class T>
-bool all_finite(const T* x, std::int64_t columns) {
-  // The difference of a number from itself is 0, of any other value NaN.
-  using vector = typename Vector<T>::type;
-  constexpr std::int64_t lanes = Vector<T>::kSize;
-  vector sums[2] = {};
-  std::int64_t j = 0;
-  for (; j + 2 * lanes <= columns; j += 2 * lanes) {
-    for (std::int64_t v = 0; v < 2; ++v) {
-      const vector value = *reinterpret_cast<const vector*>(x + j + v * lanes);
-      sums[v] += value - value;
-    }
+bool mean_of_strided_rows(const In* x, std::int64_t row_stride, std::int64_t stride,
+                          std::int64_t rows, std::int64_t columns, Out* out) {
+  FiniteCheck<Out> check;
+  for (std::int64_t j = 0; j < columns; ++j) {
+    double sum = 0.0;
+    for (std::int64_t r = 0; r < rows; ++r) sum += widen(x[r * row_stride + j * stride]);
+    check.see_one(out[j] = static_cast<Out>(sum / static_cast<double>(rows)));
   }
-  bool finite = true;
-  for (std::int64_t i = 0; i < lanes; ++i) finite &= sums[0][i] == T(0) && sums[1][i] == T(0);
-  for (; j < columns; ++j) finite &= is_finite(x[j]);
-  return finite;
+  return check.passed();
 }
 
 template <class In, class Out>
 bool pool_row(const In* x, std::int64_t row_stride, std::int64_t stride, std::int64_t start,
               std::int64_t stop, std::int64_t columns, Out* out) {
+  const std::int64_t rows = stop - start;
   x += start * row_stride;
-  if (stop - start == 1) {
-    widen_from(x, stride, columns, out);
-    return all_finite(out, columns);
-  }
-  std::int64_t j = 0;
-  for (; j + kColumns <= columns; j += kColumns) {
-    pool_columns(x + j * stride, row_stride, stride, stop - start, out + j);
-  }
-  for (; j < columns; ++j) pool_column(x + j * stride, row_stride, stop - start, out + j);
-  return all_finite(out, columns);
+  if (stride != 1) return mean_of_strided_rows(x, row_stride, stride, rows, columns, out);
+  if (rows == 1) return copy_row(x, columns, out);
+  return mean_of_rows(x, row_stride, rows, columns, out);
 }
 
 bool pool_any_row(RowView x, std::int64_t row_stride, std::int64_t start, std::int64_t stop,

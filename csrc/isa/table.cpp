@@ -29,7 +29,10 @@ struct Sets {
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
       add(avx512_table());
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add(avx2_table());
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c")) {
+      add(avx2_table());
+    }
 #endif
     add(portable_table());
   }
