@@ -45,24 +45,33 @@ template <class In, class Out>
 bool mean_of_rows(const In* x, std::int64_t row_stride, std::int64_t rows, std::int64_t columns,
                   Out* out) {
   using vector = typename Vector<Out>::type;
-  constexpr std::int64_t lanes = Vector<Out>::kSize, wides = lanes / kWide;
+  constexpr std::int64_t lanes = Vector<Out>::kSize, wides = lanes / kWide, at_once = 4;
   const double count = static_cast<double>(rows);
   // The reciprocal of a power of two is exact, and a product takes a tenth of a division.
   const bool is_power = (rows & (rows - 1)) == 0;
+  const double reciprocal = 1.0 / count;
   FiniteCheck<Out> check;
   std::int64_t j = 0;
-  for (; j + lanes <= columns; j += lanes) {
-    Wide sums[wides] = {};
+  for (; j + at_once * lanes <= columns; j += at_once * lanes) {
+    Wide sums[at_once * wides] = {};
     const In* row = x + j;
     for (std::int64_t r = 0; r < rows; ++r, row += row_stride) {
-      const vector piece = values(row);
-      const Out* pieces = reinterpret_cast<const Out*>(&piece);
-      for (std::int64_t u = 0; u < wides; ++u) sums[u] += load(pieces + u * kWide);
+      vector pieces[at_once];
+#pragma GCC unroll 4
+      for (std::int64_t v = 0; v < at_once; ++v) pieces[v] = values(row + v * lanes);
+#pragma GCC unroll 8
+      for (std::int64_t u = 0; u < at_once * wides; ++u) {
+        sums[u] += load(reinterpret_cast<const Out*>(pieces) + u * kWide);
+      }
     }
-    for (std::int64_t u = 0; u < wides; ++u) {
-      store(out + j + u * kWide, is_power ? sums[u] * (1.0 / count) : sums[u] / count);
+#pragma GCC unroll 8
+    for (std::int64_t u = 0; u < at_once * wides; ++u) {
+      store(out + j + u * kWide, is_power ? sums[u] * reciprocal : sums[u] / count);
     }
-    check.see(*reinterpret_cast<const vector*>(out + j));
+#pragma GCC unroll 4
+    for (std::int64_t v = 0; v < at_once; ++v) {
+      check.see(*reinterpret_cast<const vector*>(out + j + v * lanes));
+    }
   }
   for (; j < columns; ++j) {
     double sum = 0.0;
