@@ -68,13 +68,16 @@ def burst(call, longest):
     """Durations of a few calls in a row, or of a single long one.
 
     The libraries' threads spin for up to 100 ms after their work and would slow the next contender:
-    first they go to sleep, then a call wakes this one's.
+    first they go to sleep. Processors that were idle take some 100 ms to their full speed: then
+    this one runs untimed.
     """
-    if longest > 0.2:
+    if longest > 0.3:
         return [timed(call)]
-    time.sleep(0.15)
-    call()
-    return [timed(call) for _ in range(int(np.clip(0.03 / longest, 1, 20)))]
+    time.sleep(0.12)
+    warm = time.perf_counter() + 0.12
+    while time.perf_counter() < warm:
+        call()
+    return [timed(call) for _ in range(int(np.clip(0.08 / longest, 1, 40)))]
 
 
 def timed(call):

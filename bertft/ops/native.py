@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -56,18 +56,24 @@ def accumulate(
     distances: Tensor,
 ) -> RowFault | None:
     """See `bertft.ops.accumulate`."""
-    fault = _native.accumulate(
-        _views(rows),
-        list(pairs),
-        [
-            (row_map, _views(origins), _views(totals), [_views(cross) for cross in crosses])
-            for row_map, origins, totals, crosses in maps
-        ],
-        _view(norms),
-        _view(distances),
-        torch.get_num_threads(),
-    )
+    fault = _native.accumulate(*described(rows, pairs, maps, norms, distances))
     return None if fault is None else RowFault(*fault)
+
+
+def described(
+    rows: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    maps: Sequence[MappedSums],
+    norms: Tensor,
+    distances: Tensor,
+) -> tuple[Any, ...]:
+    """Return the arguments of the compiled `accumulate`; the tensors must outlive them."""
+    described_maps = [
+        (row_map, _views(origins), _views(totals), [_views(cross) for cross in crosses])
+        for row_map, origins, totals, crosses in maps
+    ]
+    threads = torch.get_num_threads()
+    return _views(rows), list(pairs), described_maps, _view(norms), _view(distances), threads
 
 
 def correlate_pairs(x: PairedRows, y: PairedRows, correlation: Correlation) -> float:
