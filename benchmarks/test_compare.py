@@ -99,7 +99,7 @@ def test_pass(benchmark, race, work, who):
         calls = [work.forward_passes, work.stream, lambda: work.stream("all"), work.usual_way]
         return dict(zip(WAYS, map(work.inferring, calls), strict=True))
 
-    race("pass", make, who, rounds=3)
+    race("pass", make, who, rounds=2)
 
 
 def test_solving(benchmark, race, bert_base, letters):
@@ -141,4 +141,4 @@ def test_minilm(benchmark, race, who):
         calls = map(work.inferring, (work.forward_passes, work.stream))
         return dict(zip(WAYS, calls, strict=False))
 
-    race("minilm", make, who, rounds=5)
+    race("minilm", make, who, rounds=3)

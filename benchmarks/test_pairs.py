@@ -24,7 +24,7 @@ def layer(seed):
 def by_torch(x, y):
     i, j = torch.triu_indices(N, N, 1)
     sides = [torch.nn.functional.normalize(z) for z in (x, y)]
-    return float(torch.corrcoef(torch.stack([(z @ z.T)[i, j] for z in sides]))[0, 1])
+    return float(torch.corrcoef(torch.stack([(z @ z.T)[i, j].double() for z in sides]))[0, 1])
 
 
 def by_scipy(x, y, correlation):

@@ -53,4 +53,4 @@ def contenders(kind, d):
 @pytest.mark.parametrize("kind", ["eigh", "eigvalsh", "svd", "svdvals"])
 def test_spectra(benchmark, race, kind, d, who):
     benchmark.group = f"{kind} of {COUNT} matrices, d = {d:,}"
-    race((kind, d), lambda: contenders(kind, d), who, rounds=3 if d > 384 else 7)
+    race((kind, d), lambda: contenders(kind, d), who, rounds=2 if d > 384 else 5)
