@@ -24,7 +24,7 @@ constexpr std::int64_t kSquare = 16;
 // Rows that a task reads at a time: those of all sides stay in the cache for the distances.
 constexpr std::int64_t kGroup = 8;
 // Below this many multiplications a second thread costs more than it saves.
-constexpr double kWorthThreads = 1e6;
+constexpr double kWorthThreads = 2e6;
 
 std::int64_t size_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;

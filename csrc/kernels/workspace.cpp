@@ -16,6 +16,7 @@ struct Memory {
 
 thread_local Memory kept;
 
+constexpr std::size_t kMostKept = std::size_t{128} << 20;
 // Where the system has pages of this size, panels in them miss neither translations nor, by chance
 // of where small pages lie, the cache.
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
@@ -41,6 +42,13 @@ void Workspace::allocate() const {
     kept.address = allocate_pages(bytes_);
     kept.bytes = bytes_;
   }
+}
+
+Workspace::~Workspace() {
+  if (kept.bytes <= kMostKept) return;
+  std::free(kept.address);
+  kept.address = nullptr;
+  kept.bytes = 0;
 }
 
 void Workspace::attach() { memory_ = kept.address; }

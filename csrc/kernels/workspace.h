@@ -1,5 +1,6 @@
 // Aligned scratch memory that a thread keeps from call to call: fresh pages cost several times the
-// packing that fills them. It grows to the largest need and is freed when its thread ends.
+// packing that fills them. It grows to the largest need; more than 128 MiB is freed with the
+// workspace that asked for it, the rest when the thread ends. One kernel at a time uses it.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +11,11 @@ namespace bertft {
 
 class Workspace {
  public:
+  Workspace() = default;
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ~Workspace();
+
   // Reserves room for `count` values, aligned to a cache line; returns the place for `at`.
   template <class T>
   std::size_t add(std::int64_t count) {
