@@ -59,10 +59,11 @@ def gflops(dtype: str = "float32", isa: str | None = None, rounds: int = 5) -> f
 
 
 def copy_gbs(mib: float, rounds: int = 5) -> float:
-    """Billions of bytes per second, read and written, by copies of `mib` MiB in all."""
+    """Billions of bytes per second by copies that read and write `mib` MiB together."""
     threads = torch.get_num_threads()
-    size = max(int(mib * 2**20) // threads, 64)
-    parts = [np.zeros((2, size), np.uint8) for _ in range(threads)]
+    size = max(int(mib * 2**20) // 2 // threads, 64)
+    # Written once: pages that never were would all be the same page of zeros.
+    parts = [np.ones((2, size), np.uint8) for _ in range(threads)]
     repeats = max(1, int(2**28 / (size * threads)))
 
     def copy(i):

@@ -34,7 +34,7 @@ def by_scipy(x, y, correlation):
 
 
 def by_bertft(x, y, correlation):
-    sides = [paired_rows(z, "cosine", "x", torch.float32) for z in (x, y)]
+    sides = [paired_rows(z, "cosine", torch.float32) for z in (x, y)]
     return ops.correlate_pairs(*sides, correlation)
 
 

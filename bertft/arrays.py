@@ -27,7 +27,7 @@ def as_rows(x: Tensor | np.ndarray, name: str) -> Tensor:
     Raises:
         TypeError: anything else.
     """
-    rows = x.detach().cpu() if isinstance(x, Tensor) else np.asarray(x)
+    rows = x.detach().resolve_neg().cpu() if isinstance(x, Tensor) else np.asarray(x)
     dtype = str(rows.dtype).removeprefix("torch.")
     if rows.ndim != 2 or dtype not in ("float64", "float32", "float16", "bfloat16"):
         raise TypeError(

@@ -26,7 +26,7 @@ def solve(
     diagnostics: list[dict[str, Any]] = []
     depth = sides[PRETRAINED].blocks.depth
     layers = range(depth + 1)
-    # So many pairs at once keep all threads at work and hold little memory.
+    # So many pairs at once keep all threads at work; each holds some 20 matrices of (d, d).
     some = 4 * torch.get_num_threads()
     with display.bar("solving", len(moments) * len(layers), "layers") as bar:
         for corpus, of_corpus in moments.items():

@@ -148,7 +148,9 @@ class Sums:
             part.totals[side] = self.totals[side].clone()
         for pair in ((a, a), (b, b), (a, b)):
             own = self.crosses.get(pair) or self.cross(*pair)
-            part.crosses[pair] = Cross(*(sum_.clone() for sum_ in own))
+            part.crosses[pair] = Cross(
+                *(sum_.clone(memory_format=torch.contiguous_format) for sum_ in own)
+            )
         return part
 
     def copy(self) -> "Sums":

@@ -160,6 +160,9 @@ def test_pair_of_many_sides():
             part.under("raw").scatter(a, b), expected.under("raw").scatter("x", "y")
         )
         assert first_order(part) == pytest.approx(first_order(expected))
+    turned = moments.pair("b", "a")
+    turned.update({side: rows[side] for side in ("b", "a")})
+    assert turned.n == 100
     with pytest.raises(KeyError, match=r"\[Moments.pair\] .*got \('a', 'c'\)"):
         moments.pair("a", "c")
 
@@ -261,3 +264,10 @@ def test_a_refused_update_changes_nothing():
         moments.update({"x": bad_rows, "y": y})
     assert moments.n == 300
     assert all(torch.equal(a, b) for a, b in zip(before, sums_about_zero(moments), strict=True))
+
+
+def test_a_view_that_negates_its_values_is_read_with_them_negated():
+    x = torch.randn(50, 6, dtype=torch.complex64).conj().imag
+    assert x.is_neg()
+    found = Moments.of(x, x).under("raw").mean("x")
+    torch.testing.assert_close(found, x.double().mean(dim=0), rtol=1e-6, atol=1e-7)

@@ -221,7 +221,7 @@ def test_rows_that_cannot_be_summed_are_told_and_change_nothing(isa):
 
 def test_every_half_is_widened_exactly(isa):
     bits = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    finite = np.ascontiguousarray(bits[np.isfinite(bits)][:, None])
+    finite = np.resize(bits[np.isfinite(bits)], (1024, 64))
     out = np.full(finite.shape, np.nan, np.float32)
     runs = np.arange(len(finite))
     assert _native.pool_rows(view(finite), view(runs), view(runs + 1), view(out), 1)
@@ -232,11 +232,12 @@ def test_every_bfloat16_is_widened_exactly(isa):
     bits = np.arange(1 << 16, dtype=np.uint16)
     expected = (bits.astype(np.uint32) << 16).view(np.float32)
     bits, expected = bits[np.isfinite(expected)], expected[np.isfinite(expected)]
-    x = _native.View(bits.ctypes.data, "bfloat16", (len(bits), 1), (1, 1))
-    out = np.full((len(bits), 1), np.nan, np.float32)
+    bits, expected = np.resize(bits, (1024, 64)), np.resize(expected, (1024, 64))
+    x = _native.View(bits.ctypes.data, "bfloat16", bits.shape, (64, 1))
+    out = np.full(bits.shape, np.nan, np.float32)
     runs = np.arange(len(bits))
     assert _native.pool_rows(x, view(runs), view(runs + 1), view(out), 2)
-    np.testing.assert_array_equal(out[:, 0], expected)
+    np.testing.assert_array_equal(out, expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
@@ -254,14 +255,16 @@ def test_pooling_is_the_mean_rounded_once(isa, dtype):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_pooling_tells_of_values_that_are_not_finite(isa, bad):
-    x = np.zeros((4, 70), np.float32)
-    x[2, 69] = bad
-    runs = np.arange(4)
-    out = np.empty((4, 70), np.float32)
-    assert not _native.pool_rows(view(x), view(runs), view(runs + 1), view(out), 1)
-    first = out[:2].copy()
-    assert _native.pool_rows(view(x), view(runs[:2]), view(runs[:2] + 1), view(first), 1)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_pooling_tells_of_values_that_are_not_finite(isa, dtype, bad):
+    out = np.empty((4, 150), np.float64 if dtype == np.float64 else np.float32)
+    starts = np.array([0, 1, 3, 5])
+    stops = np.array([1, 3, 4, 6])
+    for row, column in ((0, 0), (2, 5), (1, 63), (3, 64), (2, 100), (0, 149)):
+        x = np.zeros((6, 150), dtype)
+        assert _native.pool_rows(view(x), view(starts), view(stops), view(out), 1)
+        x[row, column] = bad
+        assert not _native.pool_rows(view(x), view(starts), view(stops), view(out), 1)
 
 
 @settings(max_examples=60, deadline=None)

@@ -114,7 +114,7 @@ def test_any_rows_agree_with_the_reference(
         whole = torch.randn(shape).add(0.5).to(dtype)
         rows.append((whole.T if is_turned else whole)[:: steps[0], :: steps[1]])
     pairs = [(a, b) for a in range(len(rows)) for b in range(a, len(rows), 2)]
-    origins = [mapped(x, row_map).mean(dim=0) for x in rows]
+    origins = [mapped(x, row_map)[0] for x in rows]
     expected = Sums(rows, pairs, row_map, origins).add("reference")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -123,10 +123,22 @@ def test_any_rows_agree_with_the_reference(
             found = Sums(rows, pairs, row_map, origins).add("native")
     finally:
         torch.set_num_threads(before)
-    # Sums of n terms about their mean vanish, so tolerances are of the terms' size.
-    scale = torch.stack([x.abs().max() for x in expected.tensors()]).max()
-    for own, other in zip(found.tensors(), expected.tensors(), strict=True):
+    for own, other, scale in zip(found.tensors(), expected.tensors(), sizes(expected), strict=True):
         torch.testing.assert_close(own, other, rtol=0, atol=PRODUCTS[dtype] * float(scale))
+
+
+def sizes(sums):
+    """The largest sum of absolute terms in each of the tensors."""
+    z = [
+        (mapped(x, sums.mapped.row_map) - origin).abs()
+        for x, origin in zip(sums.rows, sums.mapped.origins, strict=True)
+    ]
+    squares = [rows.square().sum(dim=1) for rows in z]
+    found = [rows.sum(dim=0).max() for rows in z]
+    for a, b in sums.pairs:
+        found += [(z[a].T @ z[b]).max(), (squares[b] @ z[a]).max(), (squares[a] @ z[b]).max()]
+        found.append(squares[a] @ squares[b])
+    return [*found, sums.norms.max(), sums.norms.max()]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -217,6 +229,14 @@ def accumulate(x=None, y=None, backend=None, **changed):
         ({"crosses": [zeros(3, 2)]}, ValueError, r"crosses\[0\].product must be .*\(3, 3\)"),
         ({"norms": torch.zeros(2).double()}, ValueError, r"norms must be .* shape \(1,\)"),
         ({"distances": torch.zeros(1)}, ValueError, "distances must be a contiguous torch.float64"),
+        ({"origins": []}, ValueError, "origins must have 1 entries, got 0"),
+        ({"crosses": []}, ValueError, "crosses must have 1 entries, got 0"),
+        ({"x": torch.randn(4, 3).to_sparse()}, TypeError, "layout torch.sparse_coo"),
+        (
+            {"x": torch.randn(4, 3, dtype=torch.complex64).conj().imag},
+            ValueError,
+            r"view that negates them; pass .resolve_neg\(\)",
+        ),
         ({"row_map": "cosine"}, ValueError, "row_map must be one of .* got 'cosine'"),
         ({"backend": "triton"}, ValueError, "backend must be one of .* got 'triton'"),
     ],
@@ -279,8 +299,10 @@ def test_correlated_pairs_agree_with_scipy(shape, dtype, correlation):
 def test_correlated_pairs_that_are_all_alike_have_no_correlation():
     x = PairedRows(torch.zeros(5, 2), torch.zeros(5).double(), 1.0)
     y = paired(5, 3, torch.float32, 1.0)
-    for correlation in ("pearson", "spearman"):
-        assert math.isnan(ops.correlate_pairs(x, y, correlation))
+    for correlation in ("spearman", "kendall"):
+        for backend in BACKENDS:
+            assert math.isnan(ops.correlate_pairs(x, y, correlation, backend=backend))
+    assert math.isnan(ops.correlate_pairs(x, y))
 
 
 def test_correlate_pairs_refuses():
@@ -367,6 +389,8 @@ def test_spectra_refuse():
         (lambda: ops.eigh([bad], value), torch.linalg.LinAlgError, r"matrices\[0\] must be finite"),
         (lambda: ops.svd([bad], value), torch.linalg.LinAlgError, r"matrices\[0\] must be finite"),
         (lambda: ops.svd([z], value, [z]), ValueError, "given both or neither"),
+        (lambda: ops.svd([z[0]], value), ValueError, r"matrices\[0\] must be a matrix"),
+        (lambda: ops.eigh([z], []), ValueError, "values must have 1 entries, got 0"),
         (lambda: ops.svd([z], value, [z], [z.clone()]), ValueError, "left must not overlap"),
     ):
         with pytest.raises(error, match=message):

@@ -484,14 +484,16 @@ def test_rank_rsa_agrees_with_scipy(kernel):
 
 
 @pytest.mark.parametrize("kernel", ["cosine", "dot", "correlation", "sqeuclidean"])
-@pytest.mark.parametrize("common", [0.0, 3.0, 100.0])
+@pytest.mark.parametrize("common", [0.0, 3.0, 100.0, 1e4])
 def test_the_closed_form_of_rsa_is_the_sum_over_pairs(kernel, common):
     x = torch.randn(300, 40).double() + common * torch.randn(40).double()
     y = x + 0.5 * torch.randn(300, 40).double()
-    sides = [paired_rows(z, kernel, "x", torch.float64) for z in (x, y)]
+    sides = [paired_rows(z, kernel, torch.float64) for z in (x, y)]
     expected = ops.correlate_pairs(*sides)
-    assert s.rsa(x, y, kernel=kernel) == pytest.approx(expected, abs=1e-9)
-    narrow = [paired_rows(z.float(), kernel, "x", torch.float32) for z in (x, y)]
+    # About origin 0 the sums of dot products of such rows cancel.
+    close = 1e-6 if (kernel, common) == ("dot", 1e4) else 1e-9
+    assert s.rsa(x, y, kernel=kernel) == pytest.approx(expected, abs=close)
+    narrow = [paired_rows(z.float(), kernel, torch.float32) for z in (x, y)]
     assert ops.correlate_pairs(*narrow) == pytest.approx(expected, abs=2e-5)
 
 
@@ -501,13 +503,20 @@ def test_rank_rsa_refuses():
     zero[3] = 0.0
     cases = [
         ((Moments.of(x, x), None), {}, TypeError, "x and y must be rows for spearman"),
-        ((x, None), {}, TypeError, "x and y must be rows for spearman"),
-        ((x, x[:5]), {}, ValueError, "same positions on both sides, got 9 and 5"),
+        ((x, None), {}, TypeError, "arguments must be two arrays or one Moments"),
+        ((x, x[:5]), {}, ValueError, "must be the same positions on sides of widths"),
         ((x[:2], x[:2]), {}, ValueError, "rows must be at least 3, got 2"),
         ((x, zero), {}, ValueError, "rows of 'y' must have a direction .* a zero row at 3"),
         ((x, x), {"correlation": "tau"}, ValueError, "correlation must be one of .* got 'tau'"),
         ((x, x), {"kernel": "rbf"}, ValueError, "kernel must be one of"),
-        ((x, torch.ones(9, 4)), {"kernel": "sqeuclidean"}, ValueError, "must differ in similarity"),
+        (
+            (x, torch.ones(9, 4)),
+            {"kernel": "sqeuclidean"},
+            ValueError,
+            "y must vary over its 9 rows",
+        ),
+        ((x, 1e20 * x), {"kernel": "dot"}, torch.linalg.LinAlgError, "sums must be finite"),
+        ((x, 1e-25 * x), {"kernel": "dot"}, torch.linalg.LinAlgError, "products resolve"),
     ]
     for rows, options, error, message in cases:
         with pytest.raises(error, match=message):
@@ -532,3 +541,18 @@ def test_factorize_leaves_a_refusal_to_the_measure():
     assert MEASURES["cca"].compute(good) == s.cca(x, y).value
     with pytest.raises(ValueError, match=r"\[cca\] y must vary"):
         MEASURES["cca"].compute(bad)
+
+
+@pytest.mark.parametrize("correlation", ["spearman", "kendall"])
+def test_rank_rsa_keeps_its_digits_where_rows_point_the_same_way(correlation):
+    spread = torch.randn(60, 8).double()
+    x = 1.0 + 1e-6 * spread
+    y = 1.0 + 1e-6 * (spread + torch.randn(60, 8).double())
+    distances = []
+    for z in (x, y):
+        unit = z / z.norm(dim=1, keepdim=True)
+        # Between unit rows the cosine falls with the distance.
+        distances.append(pdist((unit - unit.mean(dim=0)).numpy() * 1e6, "sqeuclidean"))
+    oracle = scipy.stats.spearmanr if correlation == "spearman" else scipy.stats.kendalltau
+    found = s.rsa(x, y, correlation=correlation)
+    assert found == pytest.approx(oracle(*distances).statistic, abs=1e-6)

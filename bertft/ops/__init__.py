@@ -8,7 +8,7 @@
 | eigh, svd       | matrices (d, d), (m, n) -> spectra         | reference, native | 1e-12         |
 
 Rows are float64, float32, float16 or bfloat16; tolerances are relative to the largest entry, for
-rows up to float32 and for float64 rows. Benchmarks: `benchmarks/test_kernels.py`. `reference` is
+rows up to float32 and for float64 rows. Each has a file in `benchmarks/`. `reference` is
 the definition (torch, float64) and never chosen by itself; `native` takes CPU tensors. Callers
 allocate all outputs. The checks are in `checks`, the arithmetic in the backends.
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bertft.ops.checks import (
     Call,
+    check_pairs,
     check_rows,
     check_sums,
     choose_backend,
@@ -116,6 +117,9 @@ def accumulate(
     """
     call = Call("accumulate")
     check_rows(call, rows)
+    check_pairs(call, pairs, len(rows))
+    if not maps:
+        raise call.fail("maps must be at least one, got none; pass one for each row map.")
     for sums in maps:
         check_sums(call, rows, pairs, sums)
     call.output(norms, "norms", torch.float64, (len(rows),))
@@ -144,8 +148,8 @@ def correlate_pairs(
 
     In [-1, 1], NaN where all pairs of a side are alike. Cost: O(n^2 d); Pearson in tiles that are
     never stored, the rank correlations with one value of the rows' type for each pair and side
-    (50 MB at n = 5,000 in float32) and as much again to sort them. Offsets that take the mean
-    similarity off keep Pearson's digits.
+    (50 MB at n = 5,000 in float32), and up to 28 bytes for each pair to sort them. Offsets that
+    take the mean similarity off keep Pearson's digits.
 
     Args:
         x: one side.
@@ -163,6 +167,8 @@ def correlate_pairs(
         raise call.fail(
             f"correlation must be one of {get_args(Correlation)}, got {correlation!r}; pass one."
         )
+    for name, side in (("x", x), ("y", y)):
+        call.matrix(side.rows, f"{name}.rows")
     n = len(x.rows)
     if not 3 <= n <= 65_536:
         raise call.fail(f"rows must be 3 to 65,536, got {n}; take a sample.")
@@ -170,6 +176,8 @@ def correlate_pairs(
         dtype = x.rows.dtype if x.rows.dtype == torch.float64 else torch.float32
         call.output(side.rows, f"{name}.rows", dtype, (n, side.rows.shape[-1]))
         call.output(side.offsets, f"{name}.offsets", torch.float64, (n,))
+        if not (side.rows.isfinite().all() and side.offsets.isfinite().all()):
+            raise call.fail(f"{name} must be finite, got NaN or infinity; drop such rows.")
     chosen = choose_backend(call, backend, [x.rows, x.offsets, y.rows, y.offsets])
     return float(chosen.correlate_pairs(x, y, correlation))
 
@@ -196,7 +204,9 @@ def eigh(
         torch.linalg.LinAlgError: a matrix that is not finite, or an iteration that does not end.
     """
     call = Call("eigh")
+    call.counts(len(matrices), values=values, vectors=vectors)
     for i, matrix in enumerate(matrices):
+        call.matrix(matrix, f"matrices[{i}]")
         d = matrix.shape[-1]
         call.output(matrix, f"matrices[{i}]", torch.float64, (d, d))
         call.output(values[i], f"values[{i}]", torch.float64, (d,))
@@ -233,7 +243,9 @@ def svd(
     call = Call("svd")
     if (left is None) != (right is None):
         raise call.fail("left and right must be given both or neither, got one; allocate both.")
+    call.counts(len(matrices), values=values, left=left, right=right)
     for i, matrix in enumerate(matrices):
+        call.matrix(matrix, f"matrices[{i}]")
         m, n = matrix.shape
         call.output(matrix, f"matrices[{i}]", torch.float64, (m, n))
         call.output(values[i], f"values[{i}]", torch.float64, (min(m, n),))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -24,12 +24,31 @@ class Call(NamedTuple):
 
     def rows(self, x: Tensor, name: str) -> None:
         """Refuse what is no floating-point matrix."""
-        if x.ndim != 2 or x.dtype not in ROW_DTYPES:
+        if x.ndim != 2 or x.dtype not in ROW_DTYPES or x.layout != torch.strided:
             raise self.fail(
                 f"{name} must be a floating-point (n, d) tensor, got {x.dtype} of shape "
-                f"{tuple(x.shape)}; reshape or convert it.",
+                f"{tuple(x.shape)} and layout {x.layout}; reshape or convert it.",
                 TypeError,
             )
+        if x.is_neg():
+            raise self.fail(
+                f"{name} must hold its values, got a view that negates them; pass .resolve_neg()."
+            )
+
+    def matrix(self, x: Tensor, name: str) -> None:
+        """Refuse what has other than two axes."""
+        if x.ndim != 2:
+            raise self.fail(
+                f"{name} must be a matrix, got a tensor of shape {tuple(x.shape)}; reshape it."
+            )
+
+    def counts(self, wanted: int, **lists: Sequence[Any] | None) -> None:
+        """Refuse lists of another length; None stands for one that is not wanted."""
+        for name, given in lists.items():
+            if given is not None and len(given) != wanted:
+                raise self.fail(
+                    f"{name} must have {wanted} entries, got {len(given)}; pass one for each."
+                )
 
     def output(self, x: Tensor, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         """Refuse a tensor of another dtype, shape or layout."""
@@ -77,6 +96,13 @@ def check_rows(call: Call, rows: Sequence[Tensor]) -> None:
         )
 
 
+def check_pairs(call: Call, pairs: Sequence[tuple[int, int]], sides: int) -> None:
+    """Refuse pairs of sides that there are not."""
+    for pair in pairs:
+        if not all(0 <= side < sides for side in pair):
+            raise call.fail(f"pairs must be of {sides} sides, got {pair}; number them from 0.")
+
+
 def check_sums(
     call: Call, rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: MappedSums
 ) -> None:
@@ -85,6 +111,8 @@ def check_sums(
         raise call.fail(
             f"row_map must be one of {get_args(RowMap)}, got {sums.row_map!r}; pass one."
         )
+    call.counts(len(rows), origins=sums.origins, totals=sums.totals)
+    call.counts(len(pairs), crosses=sums.crosses)
     for a, (x, origin, total) in enumerate(zip(rows, sums.origins, sums.totals, strict=True)):
         call.output(origin, f"origins[{a}]", torch.float64, (x.shape[1],))
         call.output(total, f"totals[{a}]", torch.float64, (x.shape[1],))

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -140,6 +141,9 @@ def _lapack(routine: str) -> int:
     return int(pointer(capsule, name(capsule)))
 
 
+_BLAS_LIMIT = threading.Lock()
+
+
 @cache
 def _blas() -> "ThreadpoolController":
     import scipy.linalg  # noqa: F401 (its BLAS must be loaded to be found)
@@ -150,8 +154,11 @@ def _blas() -> "ThreadpoolController":
 
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """Keep SciPy's BLAS on the threads that call it: the batch is what runs in parallel."""
-    with _blas().limit(limits=1, user_api="blas"):
+    """Keep SciPy's BLAS on the threads that call it: the batch is what runs in parallel.
+
+    One batch at a time, for the limit is one of the process.
+    """
+    with _BLAS_LIMIT, _blas().limit(limits=1, user_api="blas"):
         yield
 
 

@@ -48,6 +48,8 @@ def accumulate(
 def correlate_pairs(x: PairedRows, y: PairedRows, correlation: Correlation) -> float:
     """See `bertft.ops.correlate_pairs`."""
     a, b = (_condensed(side) for side in (x, y))
+    if (a == a[0]).all() or (b == b[0]).all():
+        return float("nan")
     if correlation == "kendall":
         signs = (torch.sign(a[:, None] - a) * torch.sign(b[:, None] - b)).triu(1)
         return float(signs.sum()) / (len(a) * (len(a) - 1) / 2)

@@ -70,6 +70,7 @@ def cca(x: Rows | Moments, y: Rows | None = None, *, ridge: float | None = None)
 
     Reference: Hotelling 1936; Raghu et al. 2017.
 
+    >>> import torch
     >>> x = torch.randn(50, 4, dtype=torch.float64)
     >>> round(cca(x, x @ torch.randn(4, 4, dtype=torch.float64)).value, 9)
     1.0

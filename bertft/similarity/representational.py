@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from bertft import ops
-from bertft.arrays import as_rows, refusal
+from bertft.arrays import as_rows
 from bertft.moments import Moments
 from bertft.ops import Correlation, PairedRows, RowMap
-from bertft.ops.reference import first_fault, map_rows
+from bertft.ops.reference import map_rows
 from bertft.similarity.arguments import Rows, TwoSided, two_sided
 
 Kernel = Literal["cosine", "dot", "correlation", "sqeuclidean"]
@@ -37,8 +37,8 @@ def rsa(
 
     In [-1, 1]: 1 where both sides see the same pairs as similar. Pearson is exact and linear in n:
     the sums over pairs follow from sums over rows. Ranks have no such form: they take the rows
-    themselves, O(n^2 d) time and some 30 n^2 bytes. Pairs are not independent, so the p-value of
-    such a correlation does not apply.
+    themselves, O(n^2 d) time and up to 18 n^2 bytes (36 n^2 for float64 rows). Pairs are not
+    independent, so the p-value of such a correlation does not apply.
 
     Args:
         x: `(n, d_x)` rows, or, for Pearson, the `Moments` of both sides.
@@ -63,10 +63,19 @@ def rsa(
         raise ValueError(
             f"[rsa] kernel must be one of {get_args(Kernel)}, got {kernel!r}; pass one."
         )
-    if correlation != "pearson":
-        return _by_rank(x, y, kernel, correlation)
+    if correlation not in get_args(Correlation):
+        raise ValueError(
+            f"[rsa] correlation must be one of {get_args(Correlation)}, got {correlation!r}; pass "
+            "one."
+        )
+    if correlation != "pearson" and isinstance(x, Moments):
+        raise TypeError(
+            f"[rsa] x and y must be rows for {correlation}, got Moments; pass the rows of a "
+            "sample, or correlation='pearson'."
+        )
     two = two_sided("rsa", x, y, _ROW_MAPS[kernel])
-    _require_pairs(two.n)
+    if two.n < 3:
+        raise ValueError(f"[rsa] rows must be at least 3, got {two.n}; pass more rows.")
     covariance = _dot_covariance if kernel == "dot" else _distance_covariance
     own_x, own_y = covariance(two, two.x, two.x), covariance(two, two.y, two.y)
     if min(own_x, own_y) <= 0.0:
@@ -74,30 +83,15 @@ def rsa(
             f"[rsa] pairs of rows must differ in similarity on each side, got variances "
             f"{own_x:.3g} and {own_y:.3g} times the pairs; check that the layer is not collapsed."
         )
+    if not isinstance(x, Moments) and y is not None and correlation != "pearson":
+        return _by_rank(as_rows(x, "x"), as_rows(y, "y"), kernel, correlation)
     value = covariance(two, two.x, two.y) / math.sqrt(own_x * own_y)
     return two.in_range(value, -1.0, 1.0)
 
 
-def _by_rank(x: Rows | Moments, y: Rows | None, kernel: Kernel, correlation: Correlation) -> float:
-    if correlation not in get_args(Correlation):
-        raise ValueError(
-            f"[rsa] correlation must be one of {get_args(Correlation)}, got {correlation!r}; pass "
-            "one."
-        )
-    if isinstance(x, Moments) or y is None:
-        raise TypeError(
-            f"[rsa] x and y must be rows for {correlation}, got {type(x).__name__} and "
-            f"{type(y).__name__}; pass the rows of a sample, or correlation='pearson'."
-        )
-    sides = as_rows(x, "x"), as_rows(y, "y")
-    if len(sides[0]) != len(sides[1]):
-        raise ValueError(
-            f"[rsa] rows must be the same positions on both sides, got {len(sides[0])} and "
-            f"{len(sides[1])}; pass them row for row."
-        )
-    _require_pairs(len(sides[0]))
-    dtype = torch.promote_types(torch.promote_types(sides[0].dtype, sides[1].dtype), torch.float32)
-    a, b = (paired_rows(side, kernel, name, dtype) for side, name in zip(sides, "xy", strict=True))
+def _by_rank(x: Tensor, y: Tensor, kernel: Kernel, correlation: Correlation) -> float:
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    a, b = (paired_rows(rows, kernel, dtype) for rows in (x, y))
     value = ops.correlate_pairs(a, b, correlation)
     if math.isnan(value):
         raise ValueError(
@@ -107,31 +101,26 @@ def _by_rank(x: Rows | Moments, y: Rows | None, kernel: Kernel, correlation: Cor
     return value
 
 
-def paired_rows(x: Tensor, kernel: Kernel, side: str, dtype: torch.dtype) -> PairedRows:
+def paired_rows(x: Tensor, kernel: Kernel, dtype: torch.dtype) -> PairedRows:
     """Return the rows whose products make the similarities of a kernel, less their mean.
 
-    With `z = map(x) - m` about the mean: `u_i . u_j = z_i . z_j + m . z_i + m . z_j + |m|^2`, and
-    `|x_i - x_j|^2 = |z_i|^2 + |z_j|^2 - 2 z_i . z_j`, so that float32 products lose nothing to a
-    common direction.
+    About the mean, `z = map(x) - m`, squared distances are `|z_i|^2 + |z_j|^2 - 2 z_i . z_j`, and
+    between unit rows the cosine is 1 less half of that: nothing is lost to a common direction.
+    Dot products are `z_i . z_j + m . z_i + m . z_j + |m|^2`.
     """
-    row_map = _ROW_MAPS[kernel]
-    fault = first_fault(x, row_map, 0)
-    if fault is not None:
-        raise refusal(fault, side)
-    rows = map_rows(x, row_map)
+    rows = map_rows(x, _ROW_MAPS[kernel])
     mean = rows.mean(dim=0)
     z = (rows - mean).to(dtype)
     wide = z.double()
-    scale, offsets = (-2.0, wide.square().sum(1)) if kernel == "sqeuclidean" else (1.0, wide @ mean)
+    squares = wide.square().sum(dim=1)
+    scale, offsets = {
+        "sqeuclidean": (-2.0, squares),
+        "dot": (1.0, wide @ mean),
+    }.get(kernel, (1.0, -squares / 2))
     n = len(z)
-    products = wide.sum(0).square().sum() - wide.square().sum()
+    products = wide.sum(dim=0).square().sum() - squares.sum()
     average = scale * products / (n * (n - 1)) + 2 * offsets.mean()
     return PairedRows(z.contiguous(), offsets - average / 2, scale)
-
-
-def _require_pairs(n: int) -> None:
-    if n < 3:
-        raise ValueError(f"[rsa] rows must be at least 3, got {n}; pass more rows.")
 
 
 def _distance_covariance(two: TwoSided, a: str, b: str) -> float:

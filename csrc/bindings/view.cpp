@@ -91,6 +91,7 @@ void Checker::contiguous(const View& view, const char* name, DType dtype,
     fail(std::string(name) + " must be " + name_of(dtype) + " of shape " + text_of(shape) +
          ", got " + name_of(view.dtype) + " of shape " + text_of(view.shape) + "; allocate it so.");
   }
+  if (view.first() == view.last()) return;
   std::int64_t stride = 1;
   for (std::size_t axis = view.shape.size(); axis-- > 0;) {
     if (view.shape[axis] > 1 && view.strides[axis] != stride) {

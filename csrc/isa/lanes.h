@@ -30,9 +30,9 @@ struct Unit {
 
 // GCC 12 widens a generic vector in two halves and an insertion; the instruction is one.
 inline Wide wide(Unit<float>::type x) {
-#if defined(__AVX512F__)
+#if BERTFT_VECTOR_BYTES == 64
   return _mm512_cvtps_pd(x);
-#elif defined(__AVX__)
+#elif BERTFT_VECTOR_BYTES == 32
   return _mm256_cvtps_pd(x);
 #else
   return __builtin_convertvector(x, Wide);
@@ -48,7 +48,7 @@ inline Floats floats_one_by_one(const Narrow* x) {
   for (std::int64_t j = 0; j < Vector<float>::kSize; ++j) values[j] = widen(x[j]);
   return values;
 }
-#if defined(__AVX512F__)
+#if BERTFT_VECTOR_BYTES == 64
 inline Floats floats(const Half* x) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
 }
@@ -56,7 +56,7 @@ inline Floats floats(const BFloat* x) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
-#elif defined(__AVX2__)
+#elif BERTFT_VECTOR_BYTES == 32
 inline Floats floats(const Half* x) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
 }

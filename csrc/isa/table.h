@@ -11,6 +11,9 @@
 
 namespace bertft::isa {
 
+// No panel of any set is wider.
+constexpr std::int64_t kWidestPanel = 48;
+
 enum class RowMap { kRaw, kUnit, kCenteredUnit };
 
 // One row in memory: `stride` in elements.

@@ -1,9 +1,11 @@
 // Sums of products of blocks of rows about fixed origins (cross moments).
 //
-// Rows of several sides are read once: widened, mapped (raw, unit length, centered and unit
+// Rows of several sides are read once to be summed (and before that, where several blocks or groups
+// of sides must all be sound, to be checked): widened, mapped (raw, unit length, centered and unit
 // length), shifted by an origin and laid out in panels, for each row map; products of pairs of
 // sides run on the panels. Rows of float16, bfloat16 and float32 are packed in float32, float64
-// rows in float64; products run in that type over runs of 128 rows and add up in float64. The
+// rows in float64; products run in that type over runs of 128 rows and add up in float64,
+// squared norms in that type along a row. The
 // number of threads does not change a bit of the result.
 #pragma once
 

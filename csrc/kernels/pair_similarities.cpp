@@ -10,8 +10,7 @@
 namespace bertft {
 namespace {
 
-// The widest panel of any instruction set and type.
-constexpr std::int64_t kWidest = 48;
+constexpr std::int64_t kWidest = isa::kWidestPanel;
 using Tile = double[kWidest][kWidest];
 
 // The rows of some sides as the columns of panels, and tiles of their similarities.
@@ -140,8 +139,8 @@ void condense_in(const std::vector<PairedRows>& sides, T* condensed, int threads
     similarities.for_each_row(place, [&](std::int64_t i, std::int64_t first, std::int64_t end) {
       const std::int64_t row = place.p * width + i;
       // The pairs of the rows before it, then those of this row from row + 1 on.
-      T* out = condensed + row * rows - row * (row + 1) / 2 - (row + 1) + place.q * width;
-      for (std::int64_t j = first; j < end; ++j) out[j] = static_cast<T>(tile[i][j]);
+      const std::int64_t start = row * rows - row * (row + 1) / 2 - (row + 1) + place.q * width;
+      for (std::int64_t j = first; j < end; ++j) condensed[start + j] = static_cast<T>(tile[i][j]);
     });
   });
 }

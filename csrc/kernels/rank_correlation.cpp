@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -218,12 +219,14 @@ double kendall(const T* x, const T* y, std::int64_t count, int threads) {
       for (std::int64_t i = first; i < last; ++i) rank_of[i] = by_x[i].payload;
     });
   });
-  std::int64_t untied = pairs_of(count);
-  for (std::int64_t part = 0; part < kParts; ++part) {
-    untied += ties_both[part] - ties_x[part] - ties_y[part];
-  }
+  const auto total = [](const auto& parts) {
+    return std::accumulate(parts.begin(), parts.end(), 0L);
+  };
+  const std::int64_t all = pairs_of(count), equal_x = total(ties_x), equal_y = total(ties_y);
+  if (equal_x == all || equal_y == all) return std::nan("");
+  const std::int64_t untied = all - equal_x - equal_y + total(ties_both);
   const std::int64_t discordant = count_inversions(rank_of, threads);
-  return static_cast<double>(untied - 2 * discordant) / static_cast<double>(pairs_of(count));
+  return static_cast<double>(untied - 2 * discordant) / static_cast<double>(all);
 }
 
 template double spearman(const float*, const float*, std::int64_t, int);

@@ -14,7 +14,7 @@ template <class T>
 double spearman(const T* x, const T* y, std::int64_t count, int threads);
 
 // (concordant - discordant) over all pairs of positions, those with equal values counted as
-// neither. O(count log count). Throws std::bad_alloc.
+// neither; NaN if all values of a side are equal. O(count log count). Throws std::bad_alloc.
 template <class T>
 double kendall(const T* x, const T* y, std::int64_t count, int threads);
 
