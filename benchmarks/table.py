@@ -129,8 +129,8 @@ def missed_products(row, by):
     if "(xy)" in row["group"] and round(share(row), 2) < 0.75:
         yield f"{row['group']}: {share(row):.0%} of the ceiling, not 75 %. {why}"
     if "(xx)" in row["group"]:
-        gain = by[row["group"].replace("(xx)", "(xy)"), "bertft"]["median_s"] / row["median_s"]
-        if gain < 1.7:
+        both = by.get((row["group"].replace("(xx)", "(xy)"), "bertft"))
+        if both is not None and (gain := both["median_s"] / row["median_s"]) < 1.7:
             yield f"{row['group']}: {gain:.2f} times as fast as (x, y), not 1.7. {why}"
     for other in ("torch.addmm", "numpy"):
         ratio = by[row["group"], other]["ratio"]
@@ -149,35 +149,44 @@ WHY = {
 
 INTRODUCTION = """# Benchmarks
 
-`make bench` runs them, and wrote this page from its last run. Every benchmark asserts equality
-before it times. Contenders of a line take turns, so that a slow minute of the machine hits all of
-them; ratios are the figures to quote. A ceiling is what the same machine reached at that moment in
+`make bench` runs them and writes this page from the newest rows of every line. Contenders must give
+equal values before they are timed. Those of a kernel or of `compare` take turns, so that a slow
+minute of the machine hits all of them; ratios are the figures to quote. A ceiling is what the same machine reached at that moment in
 multiply-adds from registers, or in copies of as many bytes (`benchmarks/peak.py`), whichever takes
 longer for the flops and bytes that each file counts.
 """
 
 
+def newest(rows):
+    """The rows of the last run of every group, so that a part of the benchmarks can be run alone."""
+    last = {(row["file"], row["group"]): row["run"] for row in rows}
+    return [row for row in rows if last[row["file"], row["group"]] == row["run"]]
+
+
 def main(path):
     run = json.loads(Path(path).read_text())
-    rows = list(rows_of(run))
     ROWS.parent.mkdir(exist_ok=True)
     with ROWS.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    head = rows[0]
-    lines = [
-        INTRODUCTION,
-        f"Run of {head['run'][:10]}, commit {head['commit']}: {head['machine']}, {head['isa']}, "
-        f"{head.get('threads', 1)} threads, FMA peak {head['peak_gflops']:.0f} GFLOP/s in float32; "
-        f"Python {head['python']}, torch {head['torch']}, NumPy {head['numpy']}, SciPy "
-        f"{head['scipy']}.",
-        "",
-    ]
+        file.writelines(json.dumps(row) + "\n" for row in rows_of(run))
+    machine = run["machine_info"]["cpu"]["brand_raw"]
+    kept = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+    rows = newest([row for row in kept if row["machine"] == machine])
+    lines = [INTRODUCTION]
+    for row in {row["run"]: row for row in rows}.values():
+        files = {r["file"] for r in rows if r["run"] == row["run"]}
+        lines.append(
+            f"Run of {row['run'][:16]} ({', '.join(f for f in TITLES if f in files)}), commit "
+            f"{row['commit']}: {row['machine']}, {row['isa']}, {row.get('threads', 1)} threads, FMA "
+            f"peak {row['peak_gflops']:.0f} GFLOP/s in float32; Python {row['python']}, torch "
+            f"{row['torch']}, NumPy {row['numpy']}, SciPy {row['scipy']}."
+        )
+        lines.append("")
     for file, title in TITLES.items():
         found = [row for row in rows if row["file"] == file]
         if found:
             lines += section(title, found)
     misses = list(missed(rows))
-    lines += ["## Targets that this run missed", ""]
+    lines += ["## Targets that these runs missed", ""]
     lines += [f"- {text}" for text in misses] or ["None."]
     DOCUMENT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines[2:]))
