@@ -151,14 +151,14 @@ INTRODUCTION = """# Benchmarks
 
 `make bench` runs them and writes this page from the newest rows of every line. Contenders must give
 equal values before they are timed. Those of a kernel or of `compare` take turns, so that a slow
-minute of the machine hits all of them; ratios are the figures to quote. A ceiling is what the same machine reached at that moment in
-multiply-adds from registers, or in copies of as many bytes (`benchmarks/peak.py`), whichever takes
-longer for the flops and bytes that each file counts.
+minute of the machine hits all of them; ratios are the figures to quote. A ceiling is what the same
+machine reached at that moment in multiply-adds from registers, or in copies of as many bytes
+(`benchmarks/peak.py`), whichever takes longer for the flops and bytes that each file counts.
 """
 
 
 def newest(rows):
-    """The rows of the last run of every group, so that a part of the benchmarks can be run alone."""
+    """The rows of the last run of every group: a part of the benchmarks can be run alone."""
     last = {(row["file"], row["group"]): row["run"] for row in rows}
     return [row for row in rows if last[row["file"], row["group"]] == row["run"]]
 
@@ -176,8 +176,8 @@ def main(path):
         files = {r["file"] for r in rows if r["run"] == row["run"]}
         lines.append(
             f"Run of {row['run'][:16]} ({', '.join(f for f in TITLES if f in files)}), commit "
-            f"{row['commit']}: {row['machine']}, {row['isa']}, {row.get('threads', 1)} threads, FMA "
-            f"peak {row['peak_gflops']:.0f} GFLOP/s in float32; Python {row['python']}, torch "
+            f"{row['commit']}: {row['machine']}, {row['isa']}, {row.get('threads', 1)} threads, "
+            f"FMA peak {row['peak_gflops']:.0f} GFLOP/s in float32; Python {row['python']}, torch "
             f"{row['torch']}, NumPy {row['numpy']}, SciPy {row['scipy']}."
         )
         lines.append("")
