@@ -1,8 +1,9 @@
 """From a run of the benchmarks to one table, rows in results/, and docs/benchmarks.md.
 
-`python benchmarks/table.py RUN.json` takes what pytest-benchmark wrote. A row is one contender of
-a group; the first of a group is what the others are compared with, round by round. Targets are
-checked here, and what misses one is listed with the reason that is known for it.
+`python benchmarks/table.py RUN.json` takes what pytest-benchmark wrote; without it only the page is
+written again. A row is one contender of a group; the first of a group is what the others are
+compared with, round by round. Targets are checked here, and what misses one is listed with the
+reason that is known for it.
 """
 
 import json
@@ -163,20 +164,21 @@ def newest(rows):
     return [row for row in rows if last[row["file"], row["group"]] == row["run"]]
 
 
-def main(path):
-    run = json.loads(Path(path).read_text())
-    ROWS.parent.mkdir(exist_ok=True)
-    with ROWS.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows_of(run))
-    machine = run["machine_info"]["cpu"]["brand_raw"]
+def main(path=None):
+    if path is not None:
+        run = json.loads(Path(path).read_text())
+        ROWS.parent.mkdir(exist_ok=True)
+        with ROWS.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows_of(run))
     kept = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
-    rows = newest([row for row in kept if row["machine"] == machine])
+    rows = newest([row for row in kept if row["machine"] == kept[-1]["machine"]])
     lines = [INTRODUCTION]
     for row in {row["run"]: row for row in rows}.values():
-        files = {r["file"] for r in rows if r["run"] == row["run"]}
+        own = [r for r in rows if r["run"] == row["run"]]
+        files, threads = {r["file"] for r in own}, max(r.get("threads", 1) for r in own)
         lines.append(
             f"Run of {row['run'][:16]} ({', '.join(f for f in TITLES if f in files)}), commit "
-            f"{row['commit']}: {row['machine']}, {row['isa']}, {row.get('threads', 1)} threads, "
+            f"{row['commit']}: {row['machine']}, {row['isa']}, {threads} threads, "
             f"FMA peak {row['peak_gflops']:.0f} GFLOP/s in float32; Python {row['python']}, torch "
             f"{row['torch']}, NumPy {row['numpy']}, SciPy {row['scipy']}."
         )
