@@ -26,7 +26,7 @@ def cka(x: Rows | Moments, y: Rows | None = None, *, debiased: bool = False) -> 
 
     >>> import torch
     >>> x = torch.randn(50, 4, dtype=torch.float64)
-    >>> cka(x, 3 * x + 1)
+    >>> round(cka(x, 3 * x + 1), 9)
     1.0
     """
     two = two_sided("cka", x, y, "raw")

@@ -56,7 +56,7 @@ def rsa(
 
     >>> import torch
     >>> x = torch.randn(50, 4, dtype=torch.float64)
-    >>> rsa(x, 3 * x)
+    >>> round(rsa(x, 3 * x), 9)
     1.0
     """
     if kernel not in _ROW_MAPS:
