@@ -140,10 +140,10 @@ def missed_products(row, by):
 
 
 WHY = {
-    "small": "Waking a second thread, packing and the small sums weigh as much as the products.",
+    "small": "Packing, the small sums and waking a second thread weigh beside so few products.",
     "narrow": "Packing is linear in d and products are quadratic, so it weighs more.",
     "padded": "The last panel is padded to 16 columns; the rest as for its neighbors.",
-    "float64": "Packing takes some 7 %, adding tiles up in float64 every 128 rows another 7 %.",
+    "float64": "Packing takes some 7 %; tiles are added up in float64 every 128 rows.",
     "bytes": "Bound by reading and writing d^2 sums in float64, twice the bytes of float32.",
     "pooling": "Rows lie apart, means are formed in float64, and the call takes 20 us of Python.",
 }
