@@ -6,7 +6,6 @@ as the layers appear, and the measures are solved from the moments.
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import torch
 from bertft import results
 from bertft.checkpoints import DTYPES, Checkpoint, fingerprint, load_tokenizer
 from bertft.corpora import Data, corpora_of
+from bertft.devices import find_device
 from bertft.models import inference
 from bertft.moments import Moments, load_moments, save_moments
 from bertft.planning import known_measures, prepare
@@ -74,12 +74,12 @@ class Comparison:
             FileExistsError: the folder holds another run and `overwrite` is not set.
         """
         moments = self.moments
-        writers = {
-            "moments.safetensors": lambda path: save_moments(path, moments),
-            "figure.svg": self._write_figure,
-            "report.html": self._write_report,
-        }
-        results.save_run(Path(out), self.table, self.provenance, writers, overwrite=overwrite)
+
+        def write(folder: Path) -> None:
+            save_moments(folder / "moments.safetensors", moments)
+            self.write_report(folder)
+
+        results.save_run(Path(out), self.table, self.provenance, write, overwrite=overwrite)
 
     @classmethod
     def load(cls, out: str | os.PathLike[str]) -> "Comparison":
@@ -94,9 +94,14 @@ class Comparison:
 
     def write_report(self, out: str | os.PathLike[str]) -> Path:
         """Write `figure.svg` and `report.html` again, and return the path of the report."""
-        self._write_figure(Path(out) / "figure.svg")
-        self._write_report(Path(out) / "report.html")
-        return Path(out) / "report.html"
+        from bertft.files import write_text
+        from bertft.report.figures import svg_text
+        from bertft.report.html import render
+
+        svg, report = svg_text(self.plot()), Path(out) / "report.html"
+        write_text(Path(out) / "figure.svg", svg)
+        write_text(report, render(self.table, self.provenance, svg))
+        return report
 
     def _repr_html_(self) -> str:
         tables = []
@@ -110,18 +115,6 @@ class Comparison:
         corpora = ", ".join(self.table["corpus"].unique())
         layers = self.table["pretrained_layer"].nunique()
         return f"Comparison({layers} layers on {corpora}: {measures})"
-
-    def _write_figure(self, path: Path) -> None:
-        from bertft.report.figures import write_svg
-
-        write_svg(self.plot(), path)
-
-    def _write_report(self, path: Path) -> None:
-        from bertft.files import write_text
-        from bertft.report.figures import svg_text
-        from bertft.report.html import render
-
-        write_text(path, render(self.table, self.provenance, svg_text(self.plot())))
 
 
 def compare(
@@ -176,8 +169,8 @@ def compare(
     sides = _open_sides(pretrained, finetuned, dtype, tokenizer)
     work = [prepare(corpus, sides, named, rows, limit, seed, max_length) for corpus in corpora]
     del corpora  # only token ids are needed from here on
-    where = _device(device)
-    started = datetime.now(UTC)
+    where = find_device(device, "compare") if device is not None else None
+    started = results.now()
     moments = {}
     with inference(*(side.encoder for side in sides.values()), device=where):
         for task in work:
@@ -187,7 +180,7 @@ def compare(
         device_used = str(sides[PRETRAINED].encoder.device)
     table, diagnostics = solve(moments, {t.name: t.measures for t in work}, sides, display)
     provenance = {
-        "created": started.isoformat(timespec="seconds"),
+        "created": started,
         "versions": results.versions(),
         "models": {
             role: {
@@ -262,17 +255,3 @@ def _borrowed(
         return str(of) if isinstance(of, (str, Path)) else str(getattr(of, "name_or_path", ""))
 
     return load_tokenizer(home(other)) if not home(model) and home(other) else None
-
-
-def _device(device: str | None) -> torch.device | None:
-    if device is None:
-        return None
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.partition(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"[compare] device must be cpu, cuda or auto, got {device!r}; pass one.")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError(
-            f"[compare] device must be available, got {device!r} without CUDA; pass device='cpu'."
-        )
-    return torch.device(device)

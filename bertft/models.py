@@ -1,10 +1,11 @@
-"""The layers of a transformers model: where they are, and how to read them and leave no trace.
+"""The layers of a transformers model: where they are, how to read them, freeze them or cut them off.
 
 Owns everything that knows transformers' models. Layers are found by what a short run of the model
 does, not by names: the blocks are the longest chain of calls, among members of module lists, in
 which each call receives what the one before it returned.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,11 +28,13 @@ class Blocks:
     Attributes:
         calls: the module of each call in order; one that fires for several layers is repeated.
         widths: columns of layers 0..L.
+        above: names of modules that run only once the last block has (final norms, poolers).
         late: names of modules that run only once the last layer is there (poolers).
     """
 
     calls: tuple[nn.Module, ...]
     widths: tuple[int, ...]
+    above: frozenset[str]
     late: frozenset[str]
 
     @property
@@ -132,7 +135,9 @@ def find_blocks(encoder: "PreTrainedModel") -> Blocks:
     finally:
         for handle in handles:
             handle.remove()
-    calls = _longest_chain([call for call in trace if call[0] in members])
+    calls, last_block = _longest_chain(
+        [(i, call) for i, call in enumerate(trace) if call[0] in members]
+    )
     if not calls:
         raise ValueError(
             f"[find_blocks] model must pass hidden states through a list of blocks, got "
@@ -141,7 +146,124 @@ def find_blocks(encoder: "PreTrainedModel") -> Blocks:
         )
     modules = tuple(module for module, _, _ in calls)
     widths = (_width(calls[0][1]), *(_width(returned) for _, _, returned in calls[:-1]))
-    return Blocks(modules, (*widths, _width(last)), _late_modules(trace, last, names))
+    makers = [
+        i
+        for i, (_, _, returned) in enumerate(trace)
+        if returned is not None and returned.data_ptr() == last.data_ptr()
+    ]
+    return Blocks(
+        modules,
+        (*widths, _width(last)),
+        above=_run_after(last_block, trace, names),
+        late=_run_after(makers[-1], trace, names) if makers else frozenset(),
+    )
+
+
+def freeze(model: "PreTrainedModel", k: int) -> None:
+    """Keep the embeddings and blocks 1..k as they are in training: they get no gradient.
+
+    `k = 0` freezes nothing, and `k = L` the whole encoder up to its last layer; a pooler and a head
+    always train. After training, layers 0..k equal the pretrained model's exactly.
+
+    Args:
+        model: with any head, changed in place.
+        k: number of blocks, 0..L.
+
+    Raises:
+        ValueError: `k` is out of range, or those blocks share weights with the others (ALBERT).
+
+    Reference: Merchant et al. 2020, partial freezing.
+    """
+    encoder = encoder_of(model)
+    blocks = find_blocks(encoder)
+    _require_depth("freeze", k, 0, blocks)
+    if k == 0:
+        return
+    above = blocks.above if k < blocks.depth else blocks.late
+    moving = {p for block in blocks.calls[k:] for p in block.parameters()}
+    moving |= {p for name in above for p in encoder.get_submodule(name).parameters()}
+    frozen = [p for block in blocks.calls[:k] for p in block.parameters()]
+    if any(parameter in moving for parameter in frozen):
+        raise ValueError(
+            f"[freeze] blocks must have weights of their own, got k = {k} in a "
+            f"{type(encoder).__name__} whose upper blocks use the same ones; freeze 0 or "
+            f"{blocks.depth} blocks."
+        )
+    for parameter in encoder.parameters():
+        if parameter not in moving:
+            parameter.requires_grad_(False)
+
+
+def truncate(model: "PreTrainedModel", k: int) -> None:
+    """Cut off all blocks above k, so that a head stands on layer k.
+
+    A final norm stays, so layers 0..k - 1 equal the whole model's exactly, and layer k too where
+    there is no such norm. The configuration follows, so the model saves and loads as any other.
+
+    Args:
+        model: with any head, changed in place.
+        k: number of blocks, 1..L.
+
+    Raises:
+        ValueError: `k` is out of range, or the architecture cannot be cut there.
+
+    Reference: Merchant et al. 2020, layer truncation.
+    """
+    encoder = encoder_of(model)
+    blocks = find_blocks(encoder)
+    _require_depth("truncate", k, 1, blocks)
+    for module in encoder.modules():
+        if isinstance(module, nn.ModuleList) and tuple(module) == blocks.calls:
+            del module[k:]
+    for config in (encoder.config, model.config):
+        config.num_hidden_layers = k
+        # Transformers checks that kinds of attention, where they are listed, match the blocks.
+        if len(getattr(config, "layer_types", None) or ()) == blocks.depth:
+            config.layer_types = config.layer_types[:k]
+    if find_blocks(encoder).calls != blocks.calls[:k]:
+        raise ValueError(
+            f"[truncate] k must be a place where the blocks can be cut, got {k} in a "
+            f"{type(encoder).__name__}, which then runs other blocks; pass another k."
+        )
+
+
+def randomize(model: "PreTrainedModel", seed: int, *, embeddings: bool = True) -> None:
+    """Redraw every weight by the model's own initializer, a control for what training gave it.
+
+    The caller's random state is as before.
+
+    Args:
+        model: with any head, changed in place.
+        seed: of the draw.
+        embeddings: also redraw what runs before block 1 (word, position and type embeddings).
+
+    Reference: Merchant et al. 2020, the randomly initialized encoder.
+    """
+    kept = set() if embeddings else {id(p) for p in _embedding_parameters(encoder_of(model))}
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        fresh = type(model)(copy.deepcopy(model.config))
+    drawn = dict(fresh.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if id(parameter) not in kept:
+                parameter.copy_(drawn[name])
+
+
+def _embedding_parameters(encoder: "PreTrainedModel") -> list[nn.Parameter]:
+    """What belongs neither to a block nor to a module that runs after the blocks."""
+    blocks = find_blocks(encoder)
+    upper = [*blocks.calls, *(encoder.get_submodule(name) for name in blocks.above)]
+    others = {p for module in upper for p in module.parameters()}
+    return [p for p in encoder.parameters() if p not in others]
+
+
+def _require_depth(function: str, k: int, least: int, blocks: Blocks) -> None:
+    if not least <= k <= blocks.depth:
+        raise ValueError(
+            f"[{function}] k must be in {least}..{blocks.depth} for a model of {blocks.depth} "
+            f"blocks, got {k}; pass fewer."
+        )
 
 
 def last_hidden_state(encoder: "PreTrainedModel", tokens: Tensor, mask: Tensor) -> Tensor:
@@ -151,15 +273,17 @@ def last_hidden_state(encoder: "PreTrainedModel", tokens: Tensor, mask: Tensor) 
     return hidden
 
 
-def _longest_chain(trace: list[Call]) -> list[Call]:
+def _longest_chain(trace: list[tuple[int, Call]]) -> tuple[list[Call], int]:
     """The longest run of calls in which each receives what the one before it returned.
 
-    A list inside a list (ALBERT's groups) gives two chains over the same tensors; the calls that
-    finish first are the inner ones, and they are the layers.
+    With the place of its last call in the trace. A list inside a list (ALBERT's groups) gives two
+    chains over the same tensors; the calls that finish first are the inner ones, and they are the
+    layers.
     """
     best: list[Call] = []
+    last = -1
     chains: dict[int, list[Call]] = {}
-    for call in trace:
+    for place, call in trace:
         _, received, returned = call
         if received is None or returned is None or received is returned:
             continue
@@ -167,23 +291,13 @@ def _longest_chain(trace: list[Call]) -> list[Call]:
         if len(chain) > len(chains.get(id(returned), [])):
             chains[id(returned)] = chain
         if len(chain) > len(best):
-            best = chain
-    return best
+            best, last = chain, place
+    return best, last
 
 
-def _late_modules(
-    trace: list[Call],
-    last: Tensor,
-    names: dict[nn.Module, str],
-) -> frozenset[str]:
-    makers = [
-        i
-        for i, (_, _, returned) in enumerate(trace)
-        if returned is not None and returned.data_ptr() == last.data_ptr()
-    ]
-    if not makers:
-        return frozenset()
-    early = {names[module] for module, _, _ in trace[: makers[-1] + 1]}
+def _run_after(place: int, trace: list[Call], names: dict[nn.Module, str]) -> frozenset[str]:
+    """Names of the modules that only run after a place in the trace."""
+    early = {names[module] for module, _, _ in trace[: place + 1]}
     after = {names[module] for module, _, _ in trace} - early
     # A module that holds an early one has only finished late.
     return frozenset(

@@ -6,6 +6,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ import pandas as pd
 
 PROVENANCE = "provenance.json"
 PACKAGES = ("bertft", "torch", "transformers", "tokenizers", "numpy")
+
+
+def now() -> str:
+    """Return the time as it stands in provenance: UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:
@@ -56,7 +62,7 @@ def save_run(
     folder: Path,
     table: pd.DataFrame,
     provenance: Mapping[str, Any],
-    writers: Mapping[str, Callable[[Path], None]],
+    write: Callable[[Path], None],
     *,
     overwrite: bool = False,
 ) -> None:
@@ -64,6 +70,17 @@ def save_run(
 
     All of them are written beside the folder first and then moved in, the provenance last, so a
     folder with provenance holds a whole run.
+
+    Args:
+        folder: of the run.
+        table: tidy.
+        provenance: as JSON types.
+        write: puts further files, and no folders, into the folder that it is called with.
+        overwrite: replace a run that is there already.
+
+    Raises:
+        FileExistsError: the folder holds another run and `overwrite` is not set.
+        NotADirectoryError: it is a file, or cannot be written.
     """
     require_free(folder, overwrite=overwrite)
     folder = folder.absolute()
@@ -74,13 +91,13 @@ def save_run(
         staged = Path(name)
         table.to_parquet(staged / "results.parquet", index=False)
         table.to_csv(staged / "results.csv", index=False)
-        for file, write in writers.items():
-            write(staged / file)
+        write(staged)
+        files = sorted(path.name for path in staged.iterdir())
         text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
         (staged / PROVENANCE).write_text(text, encoding="utf-8")
         folder.mkdir(exist_ok=True)
         (folder / PROVENANCE).unlink(missing_ok=True)
-        for file in ("results.parquet", "results.csv", *writers, PROVENANCE):
+        for file in (*files, PROVENANCE):
             shutil.move(staged / file, folder / file)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import bertft
+from bertft import results
 from bertft.checkpoints import load_encoder
 from bertft.models import inference
 from bertft.results import require_free
@@ -403,13 +404,39 @@ def test_save_and_load(pair, texts, tmp_path):
 def test_a_failing_writer_leaves_nothing(pair, texts, tmp_path, monkeypatch):
     comparison = bertft.compare(*pair, texts, measures=["rsa"])
 
-    def fail(self, path):
+    def fail(self, out):
+        (out / "figure.svg").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bertft.Comparison, "_write_report", fail)
+    monkeypatch.setattr(bertft.Comparison, "write_report", fail)
     with pytest.raises(KeyboardInterrupt):
         comparison.save(tmp_path / "run")
     assert {path.name for path in tmp_path.iterdir()} == {"base", "tuned"}
+
+
+def test_a_run_keeps_every_file_of_its_writer_and_replaces_the_provenance_last(
+    tmp_path, monkeypatch
+):
+    table, out, moved = pd.DataFrame({"value": [1.0]}), tmp_path / "run", []
+
+    def write(folder):
+        assert folder != out
+        for name in ("a.html", "z.svg"):
+            (folder / name).write_text(name)
+
+    def move(source, target):
+        if target.name == "z.svg":
+            assert not (out / "provenance.json").exists()
+        moved.append(target.name)
+        source.rename(target)
+
+    monkeypatch.setattr(results.shutil, "move", move)
+    results.save_run(out, table, {"at": 1}, write)
+    results.save_run(out, table, {"at": 2}, write, overwrite=True)
+    assert moved[-1] == "provenance.json"
+    assert {path.name for path in out.iterdir()} == set(moved)
+    assert (out / "z.svg").read_text() == "z.svg"
+    assert results.load_run(out)[1] == {"at": 2}
 
 
 def run(*arguments, **options):

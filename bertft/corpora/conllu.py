@@ -1,15 +1,40 @@
-"""CoNLL-U: words as annotated; multi-word lines and empty nodes are no words."""
+"""CoNLL-U: words and dependency trees as annotated; multi-word lines and empty nodes are no words.
 
+Owns what the format allows. Which trees and labels a parser can learn is for its training to say.
+"""
+
+import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-import conllu
-from conllu.exceptions import ParseException
+from typing import NamedTuple
 
 from bertft.corpora import Text, read_lines
 
 COLUMNS = 10
+_ID, _FORM, _HEAD, _DEPREL = 0, 1, 6, 7
+_IDS = re.compile(r"\d+([-.]\d+)?")
+_SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.*?)\s*")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A sentence and its dependency tree.
+
+    Attributes:
+        words: the forms, in order.
+        heads: the number of each word's head, counted from 1; 0 for the root.
+        labels: the relation of each word to its head as written, such as "nmod:poss".
+        id: the sentence's `sent_id`, or "".
+        line: number of the sentence's first line with columns.
+    """
+
+    words: tuple[str, ...]
+    heads: tuple[int, ...]
+    labels: tuple[str, ...]
+    id: str
+    line: int
 
 
 def read(path: Path) -> Iterator[Text]:
@@ -18,34 +43,129 @@ def read(path: Path) -> Iterator[Text]:
     Raises:
         ValueError: a line that the format does not allow (numbered).
     """
-    for first, lines in _sentences(path):
-        try:
-            (sentence,) = conllu.parse("\n".join(lines), fields=["id", "form"])
-        except (ParseException, ValueError) as error:
-            raise ValueError(
-                f"[corpora] {path}, lines {first} to {first + len(lines) - 1} must be a CoNLL-U "
-                f"sentence, got {error}; mend it."
-            ) from error
-        yield Text.of_words(token["form"] for token in sentence if isinstance(token["id"], int))
+    for sentence in _sentences(path):
+        yield Text.of_words(columns[_FORM] for _, columns in sentence.words)
 
 
-def _sentences(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number of the first line and token lines of each sentence, with their columns checked."""
-    lines: list[str] = []
+def read_trees(path: str | os.PathLike[str]) -> list[Tree]:
+    """Read the dependency trees of a CoNLL-U file, in its order.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no sentence, a line that the format does not allow, or a sentence that is no
+            tree with one root and a relation for each word (with its line and `sent_id`).
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"[corpora] treebank must be an existing CoNLL-U file, got {str(path)!r}; check the "
+            "path."
+        )
+    trees = [_tree(path, sentence) for sentence in _sentences(path)]
+    if not trees:
+        raise ValueError(
+            f"[corpora] {path} must hold at least one sentence, got none; check that the file is "
+            "not empty."
+        )
+    return trees
+
+
+def universal(label: str) -> str:
+    """Return a relation without its subtype.
+
+    >>> universal("nmod:poss")
+    'nmod'
+    """
+    return label.partition(":")[0]
+
+
+class _Sentence(NamedTuple):
+    id: str
+    line: int
+    words: list[tuple[int, list[str]]]
+
+    def at(self, path: Path, line: int) -> str:
+        """Where an error is, in words."""
+        return f"{path}, line {line}" + (f" (sentence {self.id!r})" if self.id else "")
+
+
+def _sentences(path: Path) -> Iterator[_Sentence]:
+    """Sentences with a line or more, the columns of their words checked and numbered by line."""
+    name, first, words = "", 0, []
     for number, line in enumerate([*read_lines(path), ""], start=1):
-        if not line.strip() and lines:
-            yield number - len(lines), lines
-            lines = []
-        elif line.strip() and not line.startswith("#"):
-            columns = line.split("\t")
-            if len(columns) != COLUMNS:
-                raise ValueError(
-                    f"[corpora] {path}, line {number} must have {COLUMNS} tab-separated columns, "
-                    f"got {len(columns)}; mend the line."
-                )
-            if not re.fullmatch(r"\d+([-.]\d+)?", columns[0]) or not columns[1].strip():
-                raise ValueError(
-                    f"[corpora] {path}, line {number} must have an id and a form, got "
-                    f"{columns[0]!r} and {columns[1]!r}; mend the line."
-                )
-            lines.append("\t".join(columns[:2]))
+        if line.startswith("#"):
+            named = _SENT_ID.fullmatch(line)
+            name = named[1] if named else name
+        elif line.strip():
+            first = first or number
+            columns = _columns(path, number, line)
+            if columns[_ID].isdecimal():
+                words.append((number, columns))
+        else:
+            if first:
+                yield _Sentence(name, first, words)
+            name, first, words = "", 0, []
+
+
+def _columns(path: Path, number: int, line: str) -> list[str]:
+    columns = line.split("\t")
+    if len(columns) != COLUMNS:
+        raise ValueError(
+            f"[corpora] {path}, line {number} must have {COLUMNS} tab-separated columns, got "
+            f"{len(columns)}; mend the line."
+        )
+    if not _IDS.fullmatch(columns[_ID]) or not columns[_FORM].strip():
+        raise ValueError(
+            f"[corpora] {path}, line {number} must have an id and a form, got {columns[_ID]!r} and "
+            f"{columns[_FORM]!r}; mend the line."
+        )
+    return columns
+
+
+def _tree(path: Path, sentence: _Sentence) -> Tree:
+    size = len(sentence.words)
+    numbers = {str(number): number for number in range(size + 1)}
+    heads, labels = [], []
+    for expected, (line, columns) in enumerate(sentence.words, start=1):
+        head, label = columns[_HEAD], columns[_DEPREL]
+        if columns[_ID] != str(expected):
+            raise ValueError(
+                f"[corpora] {sentence.at(path, line)} must have the word id {expected}, got "
+                f"{columns[_ID]}; number the words from 1."
+            )
+        if head not in numbers:
+            raise ValueError(
+                f"[corpora] {sentence.at(path, line)} must have a head from 0 to {size}, got "
+                f"{head!r}; mend the line."
+            )
+        if label.strip() in ("", "_"):
+            raise ValueError(
+                f"[corpora] {sentence.at(path, line)} must have a relation to its head, got "
+                f"{label!r}; fill the column DEPREL."
+            )
+        heads.append(numbers[head])
+        labels.append(label)
+    _check_tree(sentence.at(path, sentence.line), heads)
+    words = tuple(columns[_FORM] for _, columns in sentence.words)
+    return Tree(words, tuple(heads), tuple(labels), sentence.id, sentence.line)
+
+
+def _check_tree(where: str, heads: list[int]) -> None:
+    roots = [word for word, head in enumerate(heads, start=1) if head == 0]
+    if len(roots) != 1:
+        raise ValueError(
+            f"[corpora] {where} must have one root, got {len(roots)} words with head 0 {roots}; "
+            "mend the sentence."
+        )
+    # The walk from each word stops at words that an earlier walk passed on its way to the root.
+    seen = [roots[0], *[0] * len(heads)]
+    for start in range(1, len(heads) + 1):
+        word = start
+        while not seen[word]:
+            seen[word] = start
+            word = heads[word - 1]
+        if seen[word] == start and word:
+            raise ValueError(
+                f"[corpora] {where} must be a tree, got a cycle through word {word}; mend the "
+                "sentence."
+            )

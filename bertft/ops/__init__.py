@@ -10,7 +10,8 @@
 Rows are float64, float32, float16 or bfloat16; tolerances are relative to the largest entry, for
 rows up to float32 and for float64 rows. Each has a file in `benchmarks/`. `reference` is
 the definition (torch, float64) and never chosen by itself; `native` takes CPU tensors. Callers
-allocate all outputs. The checks are in `checks`, the arithmetic in the backends.
+allocate all outputs. The checks are in `checks`, the arithmetic in the backends. `trees`, decoding
+of dependency trees by numba, has no second backend and is imported on its own.
 """
 
 from collections.abc import Sequence

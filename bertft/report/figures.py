@@ -96,7 +96,7 @@ def layer_figure(table: pd.DataFrame) -> Figure:
     panels = {panel: measures for panel, measures in panels.items() if measures}
     with matplotlib.style.context(["default", STYLE]):
         figure, grid = _canvas(len(corpora), panels)
-        ticks = _ticks(sorted(set(rows["layer"])), room=int(_width(grid[0][0]) / 0.24))
+        ticks = layer_ticks(sorted(set(rows["layer"])), room=int(width_of(grid[0][0]) / 0.24))
         for (panel, measures), axes in zip(panels.items(), grid, strict=True):
             for of_corpus, ax in zip(corpora, axes, strict=True):
                 _draw_panel(ax, of_corpus, measures, ticks)
@@ -213,9 +213,9 @@ def _scale(axes: Sequence[Axes], rows: pd.DataFrame, panel: str) -> None:
         ax.tick_params(labelleft=at == 0)
         # A power of ten stays left of the axis, clear of the title.
         power = ax.yaxis.get_offset_text()
-        power.set(x=-0.08 / _width(ax), horizontalalignment="right", visible=at == 0)
+        power.set(x=-0.08 / width_of(ax), horizontalalignment="right", visible=at == 0)
     axes[0].set_ylabel(YLABELS[panel])
-    axes[0].yaxis.set_label_coords(-0.46 / _width(axes[0]), 0.5)
+    axes[0].yaxis.set_label_coords(-0.46 / width_of(axes[0]), 0.5)
 
 
 def _add_legend(figure: Figure, beside: Axes, measures: Sequence[str]) -> None:
@@ -250,7 +250,7 @@ def _label(
     """Names the models, the corpora and the layers."""
     width, height = figure.get_size_inches()
     first = corpora[0].iloc[0]
-    models = (_elide(str(first[side]), room=44) for side in ("pretrained", "finetuned"))
+    models = (elide(str(first[side]), room=44) for side in ("pretrained", "finetuned"))
     title = figure.text(LEFT / width, 1 - 0.12 / height, " → ".join(models), parse_math=False)
     title.set(color="#5c6370", verticalalignment="top")
     layers = pd.concat(corpora)["layer"]
@@ -259,17 +259,17 @@ def _label(
             ax.set(xlim=(layers.min() - 0.35, layers.max() + 0.35), xticks=ticks)
             ax.tick_params(labelbottom=axes is grid[-1])
     for corpus, upper, lower in zip(corpora, grid[0], grid[-1], strict=True):
-        name = _elide(str(corpus["corpus"].iloc[0]), room=int(_width(upper) / 0.09))
+        name = elide(str(corpus["corpus"].iloc[0]), room=int(width_of(upper) / 0.09))
         upper.set_title(name, loc="left", y=1.0, parse_math=False)
         lower.set_xlabel("layer (0 = embeddings)")
 
 
-def _width(ax: Axes) -> float:
+def width_of(ax: Axes) -> float:
     """Width in inches."""
     return float(ax.bbox.width / ax.figure.dpi)
 
 
-def _ticks(layers: Sequence[int], room: int) -> list[int]:
+def layer_ticks(layers: Sequence[int], room: int) -> list[int]:
     """At most `room` layers to label: all of them, or the multiples of a round step."""
     if len(layers) <= room:
         return list(layers)
@@ -281,7 +281,7 @@ def _ticks(layers: Sequence[int], room: int) -> list[int]:
     return [layer for layer in range(layers[0], layers[-1] + 1) if layer % step == 0]
 
 
-def _elide(text: str, room: int) -> str:
+def elide(text: str, room: int) -> str:
     """At most `room` characters on one line; the middle goes first, the end of a path stays."""
     line = "".join(char if char.isprintable() else " " for char in text)
     if len(line) <= room:

@@ -1,23 +1,19 @@
 """The report of a comparison: one HTML file without scripts that asks nothing of the network.
 
-Owns the words of the summary and the shape of the tables; `template.html` owns the page and
-`vocabulary` what each measure means.
+Owns the words of the summary and the shape of the tables; `template.html` owns the sections,
+`page` what all reports share and `vocabulary` what each measure means.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup, escape
 
+from bertft.report.page import inline, interval, listed, number, template
 from bertft.report.vocabulary import MEASURES, same_numbered
 
 DECIMALS = 4
@@ -29,14 +25,6 @@ class Cell(NamedTuple):
     text: str
     interval: str
     shade: str
-
-
-class Picture(NamedTuple):
-    """An inline SVG and the widths between which its text reads well."""
-
-    markup: Markup
-    least: str
-    most: str
 
 
 def summary_table(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
@@ -107,11 +95,11 @@ def render(table: pd.DataFrame, provenance: Mapping[str, Any], svg: str) -> str:
     """
     rows = same_numbered(table, "render")
     present = set(rows["measure"])
-    return _template().render(
+    return template("template.html").render(
         pretrained=str(rows["pretrained"].iloc[0]),
         finetuned=str(rows["finetuned"].iloc[0]),
         summary=summary_sentences(table),
-        figure=_inline(svg),
+        figure=inline(svg, "render"),
         tables=[_corpus_table(str(name), of) for name, of in rows.groupby("corpus", sort=False)],
         measures={name: measure for name, measure in MEASURES.items() if name in present},
         diagnostics=provenance.get("diagnostics"),
@@ -141,9 +129,9 @@ def _corpus_sentence(corpus: str, measure: str, frame: pd.DataFrame) -> str:
     if len(most) == len(known):
         return f"{on} {'all' if partial else 'every layer'} changed equally: {value} {scale}."
     noun = "layer" if len(most) == 1 else "layers"
-    names = _listed([_layer(layer, top) for layer in most])
+    names = listed([_layer(layer, top) for layer in most])
     others = [layer for layer in (int(frame.index[0]), top) if layer not in most]
-    ends = _listed([f"{_at(frame, layer)} at layer {_layer(layer, top)}" for layer in others])
+    ends = listed([f"{_at(frame, layer)} at layer {_layer(layer, top)}" for layer in others])
     against = f", against {ends}" if ends else ""
     return f"{on} {noun} {names} changed most: {value} there {scale}{against}."
 
@@ -162,14 +150,14 @@ def _comparison_sentences(measure: str, layers: Mapping[str, pd.DataFrame]) -> l
     order = sorted(change, key=lambda corpus: -change[corpus])
     at = [_at(layers[corpus], top) for corpus in order]
     if change[order[0]] == change[order[-1]]:
-        claim = f"{_listed(order)} changed equally: {measure} is {at[0]}"
+        claim = f"{listed(order)} changed equally: {measure} is {at[0]}"
     elif len(order) == 2:
         claim = f"{order[0]} changed more than {order[1]}: {measure} is {at[0]} against {at[1]}"
     else:
         ranking = [f"{corpus} {value}" for corpus, value in zip(order, at, strict=True)]
         claim = f"from most to least changed by {measure}: {', '.join(ranking)}"
     absent = [corpus for corpus in layers if corpus not in change]
-    without = f"; no value there on {_listed(absent)}" if absent else ""
+    without = f"; no value there on {listed(absent)}" if absent else ""
     return [f"At the top layer, {top}, {claim}{without}."]
 
 
@@ -178,29 +166,12 @@ def _layer(layer: int, top: int) -> str:
     return f"{layer}{glosses.get(layer, '')}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
 def _at(frame: pd.DataFrame, layer: int) -> str:
     """The value at a layer, with its interval where there is one."""
     value, low, high = (float(frame[name][layer]) for name in ("value", "low", "high"))
     if math.isnan(value):
         return "no value"
-    return f"{_number(value)} {_interval(low, high)}".strip()
-
-
-def _number(value: float, decimals: int = DECIMALS) -> str:
-    """With four decimals, or one where the value is so large that four would be noise."""
-    digits = decimals if abs(value) < 1000 else 1
-    # Adding 0.0 turns a rounded -0.0 into 0.0.
-    return "—" if math.isnan(value) else f"{round(value, digits) + 0.0:,.{digits}f}"
-
-
-def _interval(low: float, high: float) -> str:
-    ends = [_number(end, DECIMALS - 1) for end in (low, high)]
-    return "" if math.isnan(low) or math.isnan(high) else f"[{', '.join(ends)}]"
+    return f"{number(value, DECIMALS)} {interval(low, high, DECIMALS - 1)}".strip()
 
 
 def _pivot(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -233,7 +204,7 @@ def _cell(measure: str, value: float, low: float, high: float) -> Cell:
     # The root makes the small changes near 1, where most values lie, visible.
     shaded = MEASURES[measure].panel == "similarity" and change > 0
     shade = f"{min(change, 1.0) ** 0.5:.2f}" if shaded else ""
-    return Cell(_number(value), _interval(low, high), shade)
+    return Cell(number(value, DECIMALS), interval(low, high, DECIMALS - 1), shade)
 
 
 def _notes(notes: str | Sequence[Any] | None, left_out: int) -> list[str]:
@@ -244,40 +215,3 @@ def _notes(notes: str | Sequence[Any] | None, left_out: int) -> list[str]:
             "this report shows same-numbered layers only."
         )
     return [str(note) for note in given]
-
-
-def _inline(svg: str) -> Picture:
-    """An SVG file as an element of a page: without prolog, namespaces and metadata, with a name."""
-    found = re.search(r"<svg\b([^>]*)>(.*</svg>)", svg, flags=re.DOTALL)
-    if found is None:
-        raise ValueError(
-            f"[render] svg must hold an SVG element, got {svg[:40]!r}; pass svg_text(figure)."
-        )
-    attributes = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", found[1])
-    content = re.sub(r"<metadata>.*?</metadata>", "", found[2], flags=re.DOTALL)
-    width = re.search(r'\bwidth="([\d.]+)pt"', attributes)
-    return Picture(
-        Markup(f'<svg role="img" aria-labelledby="figure-caption"{attributes}>{content}'),
-        least=f"{0.8 * float(width[1]):.0f}pt" if width else "0",
-        most=f"{1.1 * float(width[1]):.0f}pt" if width else "none",
-    )
-
-
-def _columns(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every key that some record has, in the order of first appearance."""
-    return list(dict.fromkeys(key for record in records for key in record))
-
-
-def _breakable(name: str) -> Markup:
-    """A name in snake case that a narrow column may break after an underscore."""
-    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
-
-
-@functools.cache
-def _template() -> Template:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(breakable=_breakable, columns=_columns)
-    source = resources.files("bertft.report").joinpath("template.html").read_text("utf-8")
-    return environment.from_string(source)

@@ -1,0 +1,163 @@
+"""Dependency parsing with a biaffine head, scored as in the CoNLL 2018 shared task.
+
+UAS: share of words with the right head; LAS: with the right head and label, labels without
+subtypes. Punctuation counts, save in the measures named `no_punct`, and words are pooled over all
+sentences (micro-average).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertft.corpora import Text
+from bertft.corpora.conllu import Tree, read_trees, universal
+from bertft.finetuning.recipe import Recipe
+from bertft.finetuning.tasks import (
+    Examples,
+    Features,
+    Predict,
+    Scores,
+    Task,
+    Tokens,
+    pad,
+    pad_inputs,
+)
+
+NO_WORD = -1
+UNSCORED = -100
+
+
+class DependencyParsing(Task):
+    """Dependency parsing over a treebank."""
+
+    name = "depparse"
+    recipe = Recipe(epochs=10, lr=5e-5, head_lr=1e-3, batch_size=32, max_length=512)
+    measures = ("las", "uas", "las_no_punct", "uas_no_punct")
+
+    def read(self, path: str, *, skip_bad: bool) -> Examples:
+        """Read the trees of a CoNLL-U file."""
+        return Examples(read_trees(path))
+
+    def labels(self, train: Examples) -> tuple[str, ...]:
+        """The universal relations of the training trees, in the order of the alphabet."""
+        return tuple(sorted({universal(label) for tree in train.items for label in tree.labels}))
+
+    def head(self) -> Callable[..., Any]:
+        """Return what makes a parser of a configuration."""
+        from bertft.finetuning.biaffine import BiaffineParser
+
+        return BiaffineParser
+
+    def features(self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]) -> list[Features]:
+        """One input a sentence. A label that the label set lacks stays out of the loss."""
+        texts = [Text.of_words(tree.words) for tree in items]
+        encoded = tokens.tokenizer(
+            [text.text for text in texts],
+            truncation=True,
+            max_length=tokens.recipe.max_length,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
+        number = {label: i for i, label in enumerate(labels)}
+        return [
+            {
+                "input_ids": encoded["input_ids"][i],
+                "words": word_of_piece(text, encoded["offset_mapping"][i]),
+                "heads": tree.heads,
+                "labels": [number.get(universal(label), UNSCORED) for label in tree.labels],
+            }
+            for i, (tree, text) in enumerate(zip(items, texts, strict=True))
+        ]
+
+    def collate(self, rows: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
+        """Token ids and mask, the word of every piece, heads and labels."""
+        inputs = pad_inputs(rows, pad_id)
+        inputs.pop("token_type_ids", None)
+        return inputs | {
+            "word_of_piece": pad(rows, "words", NO_WORD, inputs["input_ids"].shape[1]),
+            "lengths": torch.tensor([len(row["heads"]) for row in rows]),
+            "heads": pad(rows, "heads", UNSCORED),
+            "labels": pad(rows, "labels", UNSCORED),
+        }
+
+    def score(
+        self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str], predict: Predict
+    ) -> Scores:
+        """Decode a tree for every sentence and score it against the treebank."""
+        from bertft.ops.trees import decode
+
+        rows = self.features(tokens, items, labels)
+        parsed: list[tuple[list[int], list[str]]] = [([], [])] * len(items)
+        for numbers, output in predict(rows):
+            lengths = np.array([len(items[i].words) for i in numbers])
+            heads = decode(output.arcs.float().cpu().numpy(), lengths)
+            at = torch.from_numpy(heads).long().clamp(min=0).to(output.nodes.device)
+            with torch.inference_mode():
+                chosen = predict.model.label_scores(output.nodes.float(), at).argmax(dim=-1)
+            for row, i in enumerate(numbers):
+                n = lengths[row]
+                names = [labels[label] for label in chosen[row, :n].tolist()]
+                parsed[i] = (heads[row, :n].tolist(), names)
+        values, n = attachment_scores(items, parsed)
+        return Scores(values, n, self._notes(items, rows, labels), predictions=parsed)
+
+    def _notes(
+        self, items: Sequence[Tree], rows: Sequence[Features], labels: Sequence[str]
+    ) -> list[str]:
+        unknown = Counter(
+            universal(label)
+            for tree in items
+            for label in tree.labels
+            if universal(label) not in labels
+        )
+        bare = sum(len(row["heads"]) - len({*row["words"]} - {NO_WORD}) for row in rows)
+        notes = []
+        if unknown:
+            told = ", ".join(f"{label} ({count})" for label, count in unknown.most_common())
+            notes.append(
+                f"{unknown.total()} words have labels that the training trees lack and count as "
+                f"wrong: {told}"
+            )
+        if bare:
+            notes.append(f"{bare} words have no piece (cut off, or unknown to the tokenizer)")
+        return notes
+
+
+def attachment_scores(
+    trees: Sequence[Tree], parsed: Sequence[tuple[Sequence[int], Sequence[str]]]
+) -> tuple[dict[str, float], int]:
+    """Return LAS and UAS, with and without punctuation, in percent, and the number of words.
+
+    Args:
+        trees: the gold trees.
+        parsed: heads and labels for each.
+
+    Reference: Zeman et al. 2018, CoNLL 2018 shared task, 10.18653/v1/K18-2001.
+    """
+    arcs, both, punct = [], [], []
+    for tree, (heads, labels) in zip(trees, parsed, strict=True):
+        for gold, head, gold_label, label in zip(
+            tree.heads, heads, map(universal, tree.labels), labels, strict=True
+        ):
+            arcs.append(gold == head)
+            both.append(gold == head and gold_label == universal(label))
+            punct.append(gold_label == "punct")
+    words = ~np.array(punct)
+    hits = {"las": np.array(both), "uas": np.array(arcs)}
+    values = {name: 100 * float(hit.mean()) for name, hit in hits.items()}
+    if words.any():
+        values |= {f"{name}_no_punct": 100 * float(hit[words].mean()) for name, hit in hits.items()}
+    return values, len(arcs)
+
+
+def word_of_piece(text: Text, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Number of the word that each piece belongs to, -1 for special tokens."""
+    # Some tokenizers count the space before a word to its first piece, so the last character tells.
+    word_at = {at: n for n, (start, stop) in enumerate(text.words) for at in range(start, stop)}
+    return [
+        word_at.get(stop - 1, NO_WORD) if stop > start else NO_WORD for start, stop in offsets
+    ]

@@ -1,0 +1,172 @@
+"""The frozen prefix of a model, computed once: its output for every training example.
+
+With the lower k blocks frozen, what block k returns for an example does not change, so training
+needs it once and not once an epoch. Dropout inside the prefix is then off. Owns where the states
+are kept (in memory, or as memory-mapped shards) and how a model is made to start from them.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bertft.files import load_tensors, save_tensors
+from bertft.finetuning.tasks import Features, autocast, by_length, pad_inputs
+from bertft.models import encoder_of, find_blocks, first_tensor, inference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+GIB = 2**30
+SHARD_BYTES = 256 * 2**20
+FORMAT = "bertft prefix states"
+
+
+class Prefix:
+    """Blocks 1..k of a model, replaced by what they once returned.
+
+    Args:
+        model: with any head.
+        k: number of frozen blocks, at least 1.
+    """
+
+    def __init__(self, model: "PreTrainedModel", k: int) -> None:
+        self.k = k
+        self._encoder = encoder_of(model)
+        blocks = find_blocks(self._encoder)
+        self._calls = blocks.calls[:k]
+        self._width = blocks.widths[k] if k < blocks.depth else blocks.widths[k - 1]
+        self._returns_tuple = False
+        self._states: list[Tensor] = []
+
+    def nbytes(self, rows: Sequence[Features], dtype: torch.dtype) -> int:
+        """Bytes that the states of all rows take."""
+        return sum(len(row["input_ids"]) for row in rows) * self._width * dtype.itemsize
+
+    def compute(
+        self,
+        rows: Sequence[Features],
+        pad_id: int,
+        batch_size: int,
+        dtype: str,
+        folder: Path | None,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Run the prefix over all rows, and keep its states in memory or as shards in a folder.
+
+        They are kept in the run's dtype: exactly in float32; rounded in bfloat16, as the products
+        that follow round their inputs anyway.
+        """
+        kept = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        self._states = [torch.empty(0)] * len(rows)
+        shard: list[tuple[int, Tensor]] = []
+        size = number = 0
+        for numbers in by_length(rows, batch_size):
+            hidden = self._run([rows[i] for i in numbers], pad_id, dtype)
+            for line, i in zip(hidden, numbers, strict=True):
+                states = line[: len(rows[i]["input_ids"])].to("cpu", kept, copy=True)
+                shard.append((i, states))
+                size += states.nbytes
+            if folder is not None and size >= SHARD_BYTES:
+                self._write(shard, folder / f"{number:05}.safetensors")
+                shard, size, number = [], 0, number + 1
+            advance(len(numbers))
+        if folder is not None and shard:
+            self._write(shard, folder / f"{number:05}.safetensors")
+        elif folder is None:
+            for i, states in shard:
+                self._states[i] = states
+
+    def batch(self, numbers: Sequence[int]) -> Tensor:
+        """Return the states of some rows, `(batch, length, d)`, padded with zeros on the right."""
+        states = [self._states[i] for i in numbers]
+        out = states[0].new_zeros(len(states), max(map(len, states)), self._width)
+        for line, row in zip(out, states, strict=True):
+            line[: len(row)] = row
+        return out
+
+    @contextmanager
+    def standing_in(self, states: Tensor) -> Iterator[None]:
+        """Make the model start at block k + 1, from the given states of its batch."""
+        value: Any = (states,) if self._returns_tuple else states
+        modules = dict.fromkeys(self._calls)
+        for module in modules:
+            # An attribute of the module hides the method of its class.
+            module.forward = lambda *args, **kwargs: value  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for module in modules:
+                with suppress(AttributeError):
+                    del module.forward
+
+    def _run(self, rows: Sequence[Features], pad_id: int, dtype: str) -> Tensor:
+        """What block k returns for a batch; the blocks above it do not run."""
+        found: list[Tensor] = []
+        calls = 0
+
+        def stop_after(module: nn.Module, args: Any, output: Any) -> None:
+            nonlocal calls
+            calls += 1
+            # A module that several layers share fires for each of them.
+            if calls == self._calls.count(module):
+                self._returns_tuple = isinstance(output, tuple)
+                hidden = first_tensor(output)
+                assert hidden is not None
+                found.append(hidden)
+                raise _PrefixDone
+
+        device = self._encoder.device
+        batch = {key: value.to(device) for key, value in pad_inputs(rows, pad_id).items()}
+        handle = self._calls[-1].register_forward_hook(stop_after)
+        try:
+            with inference(self._encoder), autocast(device, dtype), suppress(_PrefixDone):
+                self._encoder(**batch)
+        finally:
+            handle.remove()
+        return found[0]
+
+    def _write(self, shard: list[tuple[int, Tensor]], path: Path) -> None:
+        save_tensors(
+            path, {"states": torch.cat([states for _, states in shard])}, {"format": FORMAT}
+        )
+        # The file is mapped: its pages come and go with the system's cache.
+        mapped, start = load_tensors(path, FORMAT)[0]["states"], 0
+        for i, states in shard:
+            self._states[i] = mapped[start : start + len(states)]
+            start += len(states)
+
+
+class _PrefixDone(Exception):  # noqa: N818
+    """Ends a forward pass once the prefix has run."""
+
+
+def place_for(nbytes: int, folder: Path, memory_gib: float, disk_gib: float) -> Path | None:
+    """Return where states of a size go: None for memory, else the folder.
+
+    Raises:
+        ValueError: they fit neither budget.
+        OSError: the disk has less room than they take.
+    """
+    if nbytes <= memory_gib * GIB:
+        return None
+    if nbytes > disk_gib * GIB:
+        raise ValueError(
+            f"[finetune] prefix cache must fit {memory_gib:g} GiB of memory or {disk_gib:g} GiB of "
+            f"disk, got {nbytes / GIB:.2f} GiB; raise cache_disk_gib (--cache-disk), or compute "
+            "the prefix anew in every epoch (--no-prefix-cache)."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise OSError(
+            f"[finetune] disk must have room for the prefix cache, got {free / GIB:.2f} GiB free in "
+            f"{os.fspath(folder)!r} for {nbytes / GIB:.2f} GiB; pass another out, or "
+            "--no-prefix-cache."
+        )
+    return folder

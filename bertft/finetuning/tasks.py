@@ -1,0 +1,174 @@
+"""What a fine-tuning task is, and what all tasks share: padding, and forward passes over examples.
+
+Owns no task: each has a module of its own and is found here by name.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bertft.finetuning.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TASKS = {"depparse": "DependencyParsing", "mnli": "InferencePairs", "squad": "QuestionAnswering"}
+Features = dict[str, Any]
+"""One input of the model: `input_ids` and whatever else its task wants, as lists and numbers."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a file holds, and what was left out of it on the way (for the record)."""
+
+    items: Sequence[Any]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a model on a dev set, in percent; `n` is the number of things scored.
+
+    Attributes:
+        values: by measure, the headline first.
+        n: words, pairs or questions.
+        notes: what a reader of the scores should know.
+        predictions: one line of JSON's types for each example.
+    """
+
+    values: Mapping[str, float]
+    n: int
+    notes: Sequence[str] = ()
+    predictions: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenizer and how many tokens an input may have."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    recipe: Recipe
+
+    @property
+    def pad_id(self) -> int:
+        """Token id for positions that the mask hides."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+
+class Task(ABC):
+    """A task: its files, its head, how examples become inputs, and how predictions are scored."""
+
+    name: ClassVar[str]
+    recipe: ClassVar[Recipe]
+    measures: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def read(self, path: str, *, skip_bad: bool) -> Examples:
+        """Read a training or dev file."""
+
+    @abstractmethod
+    def labels(self, train: Examples) -> tuple[str, ...]:
+        """The label set that the head is made for; empty where there is none."""
+
+    @abstractmethod
+    def head(self) -> Callable[..., Any]:
+        """What makes a model with the task's head of an encoder's configuration."""
+
+    @abstractmethod
+    def features(self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]) -> list[Features]:
+        """Inputs for training; an example may have none or several."""
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
+        """A batch that the model takes."""
+
+    @abstractmethod
+    def score(
+        self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str], predict: "Predict"
+    ) -> Scores:
+        """Score a model on examples."""
+
+
+def task_of(name: str) -> Task:
+    """Return a task by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in TASKS:
+        raise ValueError(f"[finetune] task must be one of {', '.join(TASKS)}, got {name!r}; pass one.")
+    task: Task = getattr(import_module(f"bertft.finetuning.{name}"), TASKS[name])()
+    return task
+
+
+def pad(rows: Sequence[Features], key: str, fill: int, width: int | None = None) -> Tensor:
+    """Return lists of integers as a matrix, padded on the right."""
+    width = width or max(len(row[key]) for row in rows)
+    out = torch.full((len(rows), width), fill, dtype=torch.long)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row[key])] = torch.as_tensor(row[key])
+    return out
+
+
+def pad_inputs(rows: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
+    """Return token ids with their mask, and token types where the rows have them."""
+    inputs = {"input_ids": pad(rows, "input_ids", pad_id)}
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    inputs["attention_mask"] = (torch.arange(inputs["input_ids"].shape[1]) < lengths[:, None]).long()
+    if "token_type_ids" in rows[0]:
+        inputs["token_type_ids"] = pad(rows, "token_type_ids", 0)
+    return inputs
+
+
+def by_length(rows: Sequence[Features], batch_size: int) -> list[list[int]]:
+    """Numbers of the rows in batches of similar length, the longest first."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Return the context in which a run's forward passes happen."""
+    if dtype == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+class Predict:
+    """Runs a model over inputs, in batches of similar length and without gradients.
+
+    Args:
+        model: with the task's head, in eval mode while it runs.
+        collate: makes batches.
+        recipe: batch size and dtype.
+        advance: told the number of inputs done.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        collate: Callable[[Sequence[Features], int], dict[str, Tensor]],
+        tokens: Tokens,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        self.model = model
+        self._collate = collate
+        self._tokens = tokens
+        self._advance = advance
+
+    def __call__(self, rows: Sequence[Features]) -> Iterator[tuple[list[int], Any]]:
+        """Yield the numbers of the rows of each batch, and the model's output for them."""
+        from bertft.models import inference
+
+        device = self.model.device
+        for numbers in by_length(rows, self._tokens.recipe.batch_size):
+            batch = self._collate([rows[i] for i in numbers], self._tokens.pad_id)
+            with inference(self.model), autocast(device, self._tokens.recipe.dtype):
+                output = self.model(**{key: value.to(device) for key, value in batch.items()})
+            yield numbers, output
+            self._advance(len(numbers))
