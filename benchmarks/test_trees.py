@@ -1,22 +1,22 @@
-"""Decoding of 200 sentences as long as those of English EWT, beside NumPy and networkx.
+"""Trees of 4,000 sentences as long as those of English EWT, beside what parsers do in NumPy.
 
-Random scores make many cycles, and those of a trained parser (one head in ten is not the tree's)
-few. The others get float64 and a penalty for roots.
+Scores are random, which makes many cycles, or peaked at a tree's heads but for one word in ten, as
+from a trained parser. NumPy gets float64 tables and keeps to one root by a penalty. networkx, the
+oracle of the tests, takes some 30 ms for a sentence.
 """
 
-import networkx as nx
 import numpy as np
 import pytest
 
 from bertft.ops.trees import decode
 
-N_MAX, PENALTY = 80, 1e4
+COUNT, N_MAX, PENALTY = 4000, 80, 1e4
 
 
-def sentences(kind, count):
+def sentences(kind):
     random = np.random.default_rng(0)
-    lengths = np.clip(random.gamma(1.9, 16.5 / 1.9, count).round().astype(int), 1, N_MAX)
-    scores = random.normal(size=(count, N_MAX, N_MAX + 1)).astype("float32")
+    lengths = np.clip(random.gamma(1.9, 16.5 / 1.9, COUNT).round().astype(int), 1, N_MAX)
+    scores = random.normal(size=(COUNT, N_MAX, N_MAX + 1)).astype("float32")
     for table, n in zip(scores, lengths, strict=True):
         order = random.permutation(n) + 1
         heads = [0, *(order[random.integers(i)] for i in range(1, n))]
@@ -40,20 +40,35 @@ def by_numpy(scores):
     cycle, rest = np.array(cycle), np.setdiff1d(np.arange(len(heads)), cycle)
     enter = scores[np.ix_(cycle, rest)] - scores[cycle, heads[cycle]][:, None]
     leave = scores[np.ix_(rest, cycle)]
-    inner = np.block([[scores[np.ix_(rest, rest)], leave.max(axis=1)[:, None]], [enter.max(0), -np.inf]])
-    outer = by_numpy(inner)
+    kept = scores[np.ix_(rest, rest)]
+    outer = by_numpy(np.block([[kept, leave.max(axis=1)[:, None]], [enter.max(axis=0), -np.inf]]))
     heads[cycle[enter[:, outer[-1]].argmax()]] = rest[outer[-1]]
-    heads[rest] = np.where(outer[:-1] == len(rest), cycle[leave.argmax(axis=1)], np.append(rest, 0)[outer[:-1]])
+    heads[rest] = np.where(
+        outer[:-1] == len(rest), cycle[leave.argmax(axis=1)], np.append(rest, 0)[outer[:-1]]
+    )
     return heads
 
 
-def by_networkx(scores):
-    graph = nx.from_numpy_array(scores.T, create_using=nx.DiGraph)
-    graph.remove_edges_from([arc for arc in graph.edges if arc[0] == arc[1] or arc[1] == 0])
-    tree = nx.maximum_spanning_arborescence(graph)
-    return np.array([0, *(head for head, _ in sorted(tree.edges, key=lambda arc: arc[1]))])
-
-
 def contenders(kind):
-    scores, lengths = sentences(kind, 200)
-    tables = [np.full((n + 1, n + 1), -np.inf) for n in lengths]
+    scores, lengths = sentences(kind)
+    tables = []
+    for table, n in zip(scores, lengths, strict=True):
+        tables.append(np.full((n + 1, n + 1), -np.inf))
+        tables[-1][1:] = table[:n, : n + 1]
+        tables[-1][1:, 0] -= PENALTY
+        np.fill_diagonal(tables[-1], -np.inf)
+    heads = decode(scores, lengths)
+    for b, table in enumerate(tables[:200]):
+        assert heads[b, : lengths[b]].tolist() == by_numpy(table)[1:].tolist()
+    return {
+        "bertft": lambda: decode(scores, lengths),
+        "numpy": lambda: [by_numpy(table) for table in tables],
+    }
+
+
+@pytest.mark.parametrize("who", ["bertft", "numpy"])
+@pytest.mark.parametrize("kind", ["random", "trained"])
+def test_trees(benchmark, race, kind, who):
+    benchmark.group = f"trees of 4,000 sentences, {kind} scores"
+    race(kind, lambda: contenders(kind), who, rounds=3)
+    benchmark.extra_info["sentences_per_s"] = COUNT / benchmark.stats.stats.median

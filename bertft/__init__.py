@@ -1,7 +1,8 @@
 """See what fine-tuning does inside a transformer, layer by layer.
 
-`compare` two checkpoints, or use the measures (`similarity`) and their statistics (`Moments`) on
-rows of your own. Everything is imported when it is first used.
+`compare` two checkpoints, `finetune` one of them, `ablate` its layers, or use the measures
+(`similarity`) and their statistics (`Moments`) on rows of your own. `models` freezes, truncates and
+randomizes. Everything is imported when it is first used.
 """
 
 from importlib import import_module
@@ -9,14 +10,35 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bertft import ops, similarity
+    from bertft import models, ops, similarity
+    from bertft.ablation import Ablation, ablate
     from bertft.comparison import Comparison, compare
+    from bertft.finetuning import Finetuned, finetune
     from bertft.moments import Moments
 
 __version__ = version("bertft")
-__all__ = ["Comparison", "Moments", "compare", "ops", "similarity"]
+__all__ = [
+    "Ablation",
+    "Comparison",
+    "Finetuned",
+    "Moments",
+    "ablate",
+    "compare",
+    "finetune",
+    "models",
+    "ops",
+    "similarity",
+]
 
-_HOMES = {"Comparison": "comparison", "Moments": "moments", "compare": "comparison"}
+_HOMES = {
+    "Ablation": "ablation",
+    "Comparison": "comparison",
+    "Finetuned": "finetuning",
+    "Moments": "moments",
+    "ablate": "ablation",
+    "compare": "comparison",
+    "finetune": "finetuning",
+}
 
 
 def __getattr__(name: str) -> Any:

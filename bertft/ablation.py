@@ -20,7 +20,8 @@ import pandas as pd
 from bertft import results
 from bertft.checkpoints import Checkpoint, fingerprint
 from bertft.files import replacing, write_text
-from bertft.finetuning.runs import Finetuned, Source, finetune
+from bertft.finetuning.examples import Source
+from bertft.finetuning.runs import Finetuned, finetune
 from bertft.finetuning.tasks import task_of
 from bertft.progress import Display
 
@@ -99,6 +100,16 @@ class Ablation:
         from bertft.report.ablation import summarize
 
         return summarize(self.table)
+
+    @property
+    def headline(self) -> pd.DataFrame:
+        """The summary of each task's first measure, the full model's row only where it is alone."""
+        summary = self.summary
+        first = summary.groupby("task", sort=False)["measure"].transform("first")
+        grid = summary.groupby("task", sort=False)["ablation"].transform(
+            lambda a: (a != "full").any()
+        )
+        return summary[(summary["measure"] == first) & ((summary["ablation"] != "full") | ~grid)]
 
     def plot(self) -> "Figure":
         """Return a figure of the headline measure against layers frozen and layers kept."""

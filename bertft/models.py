@@ -1,4 +1,4 @@
-"""The layers of a transformers model: where they are, how to read them, freeze them or cut them off.
+"""The layers of a transformers model: where they are; how to read, freeze and cut them.
 
 Owns everything that knows transformers' models. Layers are found by what a short run of the model
 does, not by names: the blocks are the longest chain of calls, among members of module lists, in

@@ -12,8 +12,9 @@ PACKAGE = ROOT / "bertft"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import from the others; everything may use FOUNDATIONS.
-FOUNDATIONS = {"files", "quiet", "progress", "results"}
+FOUNDATIONS = {"devices", "files", "quiet", "progress", "results"}
 ALLOWED = {
+    "devices": set(),
     "files": set(),
     "quiet": set(),
     "progress": set(),
@@ -29,7 +30,7 @@ ALLOWED = {
     "corpora": set(),
     "rows": {"corpora"},
     "capture": {"rows", "models", "ops"},
-    "finetuning": {"models", "corpora"},
+    "finetuning": {"checkpoints", "corpora", "models", "ops"},
     "report": set(),
     "planning": {"checkpoints", "corpora", "rows", "similarity", "ops"},
     "streaming": {"capture", "checkpoints", "moments", "planning", "rows"},
@@ -46,8 +47,9 @@ ALLOWED = {
         "streaming",
     },
     "demonstration": {"comparison", "corpora", "finetuning"},
-    "cli": {"comparison", "demonstration"},
-    "__init__": {"comparison", "moments", "ops", "similarity"},
+    "ablation": {"checkpoints", "finetuning", "report"},
+    "cli": {"ablation", "comparison", "demonstration", "finetuning"},
+    "__init__": {"ablation", "comparison", "finetuning", "models", "moments", "ops", "similarity"},
     "__main__": {"cli"},
 }
 # Third-party packages that a part must not import, not even inside a function.

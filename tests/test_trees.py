@@ -166,17 +166,35 @@ def test_integers_give_the_same_tree(kind):
         assert heads.tolist() == decode_one(table)
 
 
-def test_integers_are_for_scores_that_rounding_hides(monkeypatch):
-    random = np.random.default_rng(2)
-    # Either word may leave the cycle for the root, at 1e30 less a little.
-    hidden = np.array([[1e-3, 0, 1e30], [2e-3, 1e30, 0]])
-    assert decode_one(hidden) == [2, 0]
-    assert decode_one(hidden[:, [0, 2, 1]][::-1]) == [0, 1]
+# Ways into a cycle that rounding to its 1e30 hides: two words, two heads, and no finite difference.
+HIDDEN = {
+    "words": ([[1e-3, 0, 1e30], [2e-3, 1e30, 0]], [2, 0]),
+    "words-swapped": ([[2e-3, 0, 1e30], [1e-3, 1e30, 0]], [0, 1]),
+    "heads": (
+        [
+            [-inf, 0, 1e30, 1e-3, -inf],
+            [-inf, 1e30, 0, -inf, 2e-3],
+            [0, -inf, -inf, 0, -inf],
+            3 * [-inf] + [0, 0],
+        ],
+        [2, 4, 0, 3],
+    ),
+    "overflow": ([[-1e308, 0, 1e308], [-1.1e308, 1e308, 0]], [0, 1]),
+}
+
+
+@pytest.mark.parametrize(("table", "heads"), HIDDEN.values(), ids=HIDDEN)
+def test_what_rounding_hides_is_solved_in_integers(monkeypatch, table, heads):
+    assert decode_one(table) == heads
     monkeypatch.setattr(trees, "_solve_in_integers", None)
-    for kind in ("normal", "ties", "constant", "word-offsets", "masked"):
-        decode_one(TABLES[kind](random, 40).astype(float))
     with pytest.raises(TypeError, match="not callable"):
-        decode_one(hidden)
+        decode_one(table)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "constant", "word-offsets", "masked"])
+def test_usual_scores_need_no_integers(monkeypatch, kind):
+    monkeypatch.setattr(trees, "_solve_in_integers", None)
+    decode_one(TABLES[kind](np.random.default_rng(2), 40).astype(float))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

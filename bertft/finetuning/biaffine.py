@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 ARC_WIDTH, LABEL_WIDTH = 500, 100
-NO_WORD = -1
 UNSCORED = -100
 
 
@@ -52,12 +51,14 @@ class BiaffineParser(PreTrainedModel):
         self.label_dependent = _projection(d, LABEL_WIDTH)
         self.label_head = _projection(d, LABEL_WIDTH)
         self.label_bilinear = nn.Parameter(
-            torch.zeros(LABEL_WIDTH + 1, config.num_labels, LABEL_WIDTH + 1)
+            torch.zeros(LABEL_WIDTH + 1, len(config.id2label or ()), LABEL_WIDTH + 1)
         )
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
-    def from_pretrained(cls, folder: Any, *args: Any, **options: Any) -> "BiaffineParser":
+    def from_pretrained(  # type: ignore[override]
+        cls, folder: Any, *args: Any, **options: Any
+    ) -> "BiaffineParser":
         """Load what `save_pretrained` wrote, like any other model."""
         config = options.pop("config", None) or AutoConfig.from_pretrained(folder)
         loaded = super().from_pretrained(folder, *args, config=config, **options)
@@ -99,7 +100,7 @@ class BiaffineParser(PreTrainedModel):
         if heads is not None and labels is not None:
             scores = self.label_scores(nodes, heads.clamp(min=0))
             loss = _cross_entropy(arcs, heads) + _cross_entropy(scores, labels)
-        return ModelOutput(loss=loss, arcs=arcs, nodes=nodes)  # type: ignore[no-untyped-call]
+        return ModelOutput(loss=loss, arcs=arcs, nodes=nodes)
 
     def label_scores(self, nodes: Tensor, heads: Tensor) -> Tensor:
         """Return scores `(batch, words, labels)` of each word's arc from the given head.
@@ -113,13 +114,13 @@ class BiaffineParser(PreTrainedModel):
         above = above.gather(1, heads[..., None].expand(-1, -1, above.shape[-1]))
         # (words, i) x (i, labels * j), then the sum over j: no tensor of words x i x j.
         left = dependents @ self.label_bilinear.flatten(1)
-        left = left.unflatten(-1, self.label_bilinear.shape[1:])
+        left = left.reshape(*left.shape[:-1], *self.label_bilinear.shape[1:])
         scores: Tensor = (left * above[:, :, None, :]).sum(dim=-1)
         return scores
 
     def _arc_scores(self, words: Tensor, nodes: Tensor, lengths: Tensor) -> Tensor:
         left = self.arc_dependent(words) @ self.arc_bilinear + self.arc_bias
-        scores = (left @ self.arc_head(nodes).transpose(1, 2)).float()
+        scores: Tensor = (left @ self.arc_head(nodes).transpose(1, 2)).float()
         beyond = torch.arange(nodes.shape[1], device=lengths.device) > lengths[:, None]
         return scores.masked_fill(beyond[:, None, :], -torch.inf)
 

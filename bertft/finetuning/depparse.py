@@ -7,7 +7,7 @@ sentences (micro-average).
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from bertft.corpora import Text
 from bertft.corpora.conllu import Tree, read_trees, universal
+from bertft.finetuning.examples import Examples
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import (
-    Examples,
     Features,
     Predict,
     Scores,
@@ -26,6 +26,10 @@ from bertft.finetuning.tasks import (
     pad,
     pad_inputs,
 )
+from bertft.models import inference
+
+if TYPE_CHECKING:
+    from bertft.finetuning.biaffine import BiaffineParser
 
 NO_WORD = -1
 UNSCORED = -100
@@ -40,7 +44,7 @@ class DependencyParsing(Task):
 
     def read(self, path: str, *, skip_bad: bool) -> Examples:
         """Read the trees of a CoNLL-U file."""
-        return Examples(read_trees(path))
+        return Examples(read_trees(path), path)
 
     def labels(self, train: Examples) -> tuple[str, ...]:
         """The universal relations of the training trees, in the order of the alphabet."""
@@ -52,7 +56,9 @@ class DependencyParsing(Task):
 
         return BiaffineParser
 
-    def features(self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]) -> list[Features]:
+    def features(
+        self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]
+    ) -> list[Features]:
         """One input a sentence. A label that the label set lacks stays out of the loss."""
         texts = [Text.of_words(tree.words) for tree in items]
         encoded = tokens.tokenizer(
@@ -96,8 +102,9 @@ class DependencyParsing(Task):
             lengths = np.array([len(items[i].words) for i in numbers])
             heads = decode(output.arcs.float().cpu().numpy(), lengths)
             at = torch.from_numpy(heads).long().clamp(min=0).to(output.nodes.device)
-            with torch.inference_mode():
-                chosen = predict.model.label_scores(output.nodes.float(), at).argmax(dim=-1)
+            parser = cast("BiaffineParser", predict.model)
+            with inference(parser):
+                chosen = parser.label_scores(output.nodes.float(), at).argmax(dim=-1)
             for row, i in enumerate(numbers):
                 n = lengths[row]
                 names = [labels[label] for label in chosen[row, :n].tolist()]
@@ -158,6 +165,4 @@ def word_of_piece(text: Text, offsets: Sequence[tuple[int, int]]) -> list[int]:
     """Number of the word that each piece belongs to, -1 for special tokens."""
     # Some tokenizers count the space before a word to its first piece, so the last character tells.
     word_at = {at: n for n, (start, stop) in enumerate(text.words) for at in range(start, stop)}
-    return [
-        word_at.get(stop - 1, NO_WORD) if stop > start else NO_WORD for start, stop in offsets
-    ]
+    return [word_at.get(stop - 1, NO_WORD) if stop > start else NO_WORD for start, stop in offsets]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from bertft.corpora.nli import LABELS, read_pairs
+from bertft.finetuning.examples import Examples
 from bertft.finetuning.recipe import Recipe
-from bertft.finetuning.tasks import Examples, Features, Predict, Scores, Task, Tokens, pad_inputs
+from bertft.finetuning.tasks import Features, Predict, Scores, Task, Tokens, pad_inputs
 
 
 class InferencePairs(Task):
@@ -24,7 +25,7 @@ class InferencePairs(Task):
     def read(self, path: str, *, skip_bad: bool) -> Examples:
         """Read pairs; those without a majority label are left out and counted."""
         found = read_pairs(path)
-        return Examples(found.pairs, {"pairs without a label": found.unlabeled})
+        return Examples(found.pairs, path, {"pairs without a label": found.unlabeled})
 
     def labels(self, train: Examples) -> tuple[str, ...]:
         """Entailment, neutral and contradiction, as GLUE numbers them."""
@@ -36,7 +37,9 @@ class InferencePairs(Task):
 
         return AutoModelForSequenceClassification.from_config
 
-    def features(self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]) -> list[Features]:
+    def features(
+        self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]
+    ) -> list[Features]:
         """One input a pair; the longer of the two texts is cut first."""
         encoded = tokens.tokenizer(
             [pair.premise for pair in items],

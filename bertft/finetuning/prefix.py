@@ -7,7 +7,7 @@ are kept (in memory, or as memory-mapped shards) and how a model is made to star
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bertft.files import load_tensors, save_tensors
-from bertft.finetuning.tasks import Features, autocast, by_length, pad_inputs
+from bertft.finetuning.tasks import Features, Tokens, autocast, by_length, pad_inputs
 from bertft.models import encoder_of, find_blocks, first_tensor, inference
 
 if TYPE_CHECKING:
@@ -33,10 +33,12 @@ class Prefix:
     Args:
         model: with any head.
         k: number of frozen blocks, at least 1.
+        dtype: of the states that are kept. float32 is exact; bfloat16 rounds what the products of
+            a run under autocast round anyway.
     """
 
-    def __init__(self, model: "PreTrainedModel", k: int) -> None:
-        self.k = k
+    def __init__(self, model: "PreTrainedModel", k: int, dtype: torch.dtype) -> None:
+        self._dtype = dtype
         self._encoder = encoder_of(model)
         blocks = find_blocks(self._encoder)
         self._calls = blocks.calls[:k]
@@ -44,48 +46,47 @@ class Prefix:
         self._returns_tuple = False
         self._states: list[Tensor] = []
 
-    def nbytes(self, rows: Sequence[Features], dtype: torch.dtype) -> int:
-        """Bytes that the states of all rows take."""
-        return sum(len(row["input_ids"]) for row in rows) * self._width * dtype.itemsize
+    def nbytes(self, rows: Sequence[Features]) -> int:
+        """Return the bytes that the states of all rows take."""
+        return sum(len(row["input_ids"]) for row in rows) * self._width * self._dtype.itemsize
 
     def compute(
         self,
         rows: Sequence[Features],
-        pad_id: int,
-        batch_size: int,
-        dtype: str,
+        tokens: Tokens,
         folder: Path | None,
         advance: Callable[[int], None],
     ) -> None:
         """Run the prefix over all rows, and keep its states in memory or as shards in a folder.
 
-        They are kept in the run's dtype: exactly in float32; rounded in bfloat16, as the products
-        that follow round their inputs anyway.
+        Args:
+            rows: inputs of the training examples.
+            tokens: padding, batch size and the dtype that the prefix runs in.
+            folder: for the shards; None for memory.
+            advance: told the number of inputs done.
         """
-        kept = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self._states = [torch.empty(0)] * len(rows)
-        shard: list[tuple[int, Tensor]] = []
+        shard: dict[int, Tensor] = {}
         size = number = 0
-        for numbers in by_length(rows, batch_size):
-            hidden = self._run([rows[i] for i in numbers], pad_id, dtype)
-            for line, i in zip(hidden, numbers, strict=True):
-                states = line[: len(rows[i]["input_ids"])].to("cpu", kept, copy=True)
-                shard.append((i, states))
-                size += states.nbytes
+        for batch in by_length(rows, tokens.recipe.batch_size):
+            hidden = self._run([rows[i] for i in batch], tokens)
+            for line, i in zip(hidden, batch, strict=True):
+                shard[i] = line[: len(rows[i]["input_ids"])].to("cpu", self._dtype, copy=True)
+                size += shard[i].nbytes
             if folder is not None and size >= SHARD_BYTES:
                 self._write(shard, folder / f"{number:05}.safetensors")
-                shard, size, number = [], 0, number + 1
-            advance(len(numbers))
+                shard, size, number = {}, 0, number + 1
+            advance(len(batch))
         if folder is not None and shard:
             self._write(shard, folder / f"{number:05}.safetensors")
-        elif folder is None:
-            for i, states in shard:
-                self._states[i] = states
+        else:
+            self._keep(shard)
 
     def batch(self, numbers: Sequence[int]) -> Tensor:
         """Return the states of some rows, `(batch, length, d)`, padded with zeros on the right."""
         states = [self._states[i] for i in numbers]
-        out = states[0].new_zeros(len(states), max(map(len, states)), self._width)
+        # float32, as between the blocks of a model under autocast.
+        out = torch.zeros(len(states), max(map(len, states)), self._width)
         for line, row in zip(out, states, strict=True):
             line[: len(row)] = row
         return out
@@ -97,7 +98,7 @@ class Prefix:
         modules = dict.fromkeys(self._calls)
         for module in modules:
             # An attribute of the module hides the method of its class.
-            module.forward = lambda *args, **kwargs: value  # type: ignore[method-assign]
+            module.forward = lambda *args, **kwargs: value
         try:
             yield
         finally:
@@ -105,7 +106,7 @@ class Prefix:
                 with suppress(AttributeError):
                     del module.forward
 
-    def _run(self, rows: Sequence[Features], pad_id: int, dtype: str) -> Tensor:
+    def _run(self, rows: Sequence[Features], tokens: Tokens) -> Tensor:
         """What block k returns for a batch; the blocks above it do not run."""
         found: list[Tensor] = []
         calls = 0
@@ -122,24 +123,28 @@ class Prefix:
                 raise _PrefixDone
 
         device = self._encoder.device
-        batch = {key: value.to(device) for key, value in pad_inputs(rows, pad_id).items()}
+        batch = {key: value.to(device) for key, value in pad_inputs(rows, tokens.pad_id).items()}
         handle = self._calls[-1].register_forward_hook(stop_after)
         try:
-            with inference(self._encoder), autocast(device, dtype), suppress(_PrefixDone):
+            with (
+                inference(self._encoder),
+                autocast(device, tokens.recipe.dtype),
+                suppress(_PrefixDone),
+            ):
                 self._encoder(**batch)
         finally:
             handle.remove()
         return found[0]
 
-    def _write(self, shard: list[tuple[int, Tensor]], path: Path) -> None:
-        save_tensors(
-            path, {"states": torch.cat([states for _, states in shard])}, {"format": FORMAT}
-        )
+    def _write(self, shard: Mapping[int, Tensor], path: Path) -> None:
+        save_tensors(path, {"states": torch.cat(list(shard.values()))}, {"format": FORMAT})
         # The file is mapped: its pages come and go with the system's cache.
-        mapped, start = load_tensors(path, FORMAT)[0]["states"], 0
-        for i, states in shard:
-            self._states[i] = mapped[start : start + len(states)]
-            start += len(states)
+        mapped = load_tensors(path, FORMAT)[0]["states"]
+        self._keep(dict(zip(shard, torch.split(mapped, [*map(len, shard.values())]), strict=True)))
+
+    def _keep(self, shard: Mapping[int, Tensor]) -> None:
+        for i, states in shard.items():
+            self._states[i] = states
 
 
 class _PrefixDone(Exception):  # noqa: N818
@@ -165,8 +170,8 @@ def place_for(nbytes: int, folder: Path, memory_gib: float, disk_gib: float) -> 
     free = shutil.disk_usage(folder).free
     if nbytes > free:
         raise OSError(
-            f"[finetune] disk must have room for the prefix cache, got {free / GIB:.2f} GiB free in "
-            f"{os.fspath(folder)!r} for {nbytes / GIB:.2f} GiB; pass another out, or "
-            "--no-prefix-cache."
+            f"[finetune] disk must have room for the prefix cache, got {free / GIB:.2f} GiB in "
+            f"{os.fspath(folder)!r} for {nbytes / GIB:.2f} GiB; pass another out, or go without "
+            "(--no-prefix-cache)."
         )
     return folder

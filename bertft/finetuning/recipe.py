@@ -1,4 +1,4 @@
-"""How a model is fine-tuned: the settings of a run, the same names on the command line and in files.
+"""How a model is fine-tuned: the settings of a run, under one name everywhere.
 
 Owns the settings' ranges. Each task brings its defaults: the recipes of Merchant et al. 2020 and
 of the papers that it follows.
@@ -58,8 +58,8 @@ class Recipe:
         known = {field.name for field in fields(self)}
         if unknown := sorted(set(settings) - known):
             raise TypeError(
-                f"[finetune] settings must be among {', '.join(sorted(known))}, got {unknown[0]!r}; "
-                "check the name."
+                f"[finetune] settings must be among {', '.join(sorted(known))}, got "
+                f"{unknown[0]!r}; check the name."
             )
         recipe = replace(self, **{k: v for k, v in settings.items() if v is not None})
         recipe._check()

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from bertft.corpora.squad import Question, read_questions
+from bertft.finetuning.examples import Examples
 from bertft.finetuning.recipe import Recipe
-from bertft.finetuning.tasks import Examples, Features, Predict, Scores, Task, Tokens, pad_inputs
+from bertft.finetuning.tasks import Features, Predict, Scores, Task, Tokens, pad_inputs
 
 # As in the reference implementation of BERT.
 LONGEST_QUESTION, LONGEST_ANSWER = 64, 30
@@ -33,7 +34,7 @@ class QuestionAnswering(Task):
     def read(self, path: str, *, skip_bad: bool) -> Examples:
         """Read questions; with `skip_bad`, those with bad offsets are left out and counted."""
         found = read_questions(path, skip_bad=skip_bad)
-        return Examples(found.questions, {"bad questions": found.skipped})
+        return Examples(found.questions, path, {"bad questions": found.skipped})
 
     def labels(self, train: Examples) -> tuple[str, ...]:
         """None: the head points at tokens."""
@@ -45,7 +46,9 @@ class QuestionAnswering(Task):
 
         return AutoModelForQuestionAnswering.from_config
 
-    def features(self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]) -> list[Features]:
+    def features(
+        self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]
+    ) -> list[Features]:
         """One input a window; a window without the answer points at the first token."""
         rows = windows(tokens, items)
         for row in rows:

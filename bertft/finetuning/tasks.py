@@ -6,13 +6,14 @@ Owns no task: each has a module of its own and is found here by name.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from bertft.finetuning.examples import Examples
 from bertft.finetuning.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 TASKS = {"depparse": "DependencyParsing", "mnli": "InferencePairs", "squad": "QuestionAnswering"}
 Features = dict[str, Any]
 """One input of the model: `input_ids` and whatever else its task wants, as lists and numbers."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What a file holds, and what was left out of it on the way (for the record)."""
-
-    items: Sequence[Any]
-    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,9 @@ class Task(ABC):
         """What makes a model with the task's head of an encoder's configuration."""
 
     @abstractmethod
-    def features(self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]) -> list[Features]:
+    def features(
+        self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]
+    ) -> list[Features]:
         """Inputs for training; an example may have none or several."""
 
     @abstractmethod
@@ -102,7 +97,9 @@ def task_of(name: str) -> Task:
         ValueError: there is none.
     """
     if name not in TASKS:
-        raise ValueError(f"[finetune] task must be one of {', '.join(TASKS)}, got {name!r}; pass one.")
+        raise ValueError(
+            f"[finetune] task must be one of {', '.join(TASKS)}, got {name!r}; pass one."
+        )
     task: Task = getattr(import_module(f"bertft.finetuning.{name}"), TASKS[name])()
     return task
 
@@ -120,7 +117,9 @@ def pad_inputs(rows: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
     """Return token ids with their mask, and token types where the rows have them."""
     inputs = {"input_ids": pad(rows, "input_ids", pad_id)}
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    inputs["attention_mask"] = (torch.arange(inputs["input_ids"].shape[1]) < lengths[:, None]).long()
+    inputs["attention_mask"] = (
+        torch.arange(inputs["input_ids"].shape[1]) < lengths[:, None]
+    ).long()
     if "token_type_ids" in rows[0]:
         inputs["token_type_ids"] = pad(rows, "token_type_ids", 0)
     return inputs

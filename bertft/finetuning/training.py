@@ -1,4 +1,4 @@
-"""The training loop: transformers' Trainer with two learning rates, a frozen prefix and checkpoints.
+"""The training loop: transformers' Trainer with two rates, a frozen prefix and checkpoints.
 
 Owns the optimizer's groups, what a step does, where checkpoints lie and which of them is whole.
 """
@@ -91,9 +91,9 @@ class FineTuning(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW in four groups: encoder and head, with and without weight decay."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(
-                parameter_groups(self.model, self._recipe), lr=self._recipe.lr, fused=True
-            )
+            assert self.model is not None
+            groups = parameter_groups(self.model, self._recipe)
+            self.optimizer = torch.optim.AdamW(groups, lr=self._recipe.lr, fused=True)
         return self.optimizer
 
     def training_step(self, *args: Any, **options: Any) -> Tensor:
@@ -106,12 +106,14 @@ class FineTuning(Trainer):
             )
         return loss
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **options: Any) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any
+    ) -> Any:
         """The model's own loss, from block k + 1 upwards where the prefix stands in."""
         states = inputs.pop("prefix_states", None)
         frozen = self._prefix.standing_in(states) if self._prefix is not None else nullcontext()
         with frozen:
-            return super().compute_loss(model, inputs, **options)
+            return super().compute_loss(model, inputs, *args, **options)
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Score the first dev set, for early stopping."""

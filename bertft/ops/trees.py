@@ -176,15 +176,13 @@ def _load(scores: Array, gain: Array) -> int:
 
 @register_jitable
 def _solve(gain: Array, error: Array, heads: Array) -> int:
-    """Write the heads of the best tree; `gain[word, head]` and `error` (zeros) are used up.
-
-    Trees compare by the number of root arcs first and by score second. Such pairs are an ordered
-    group, so Chu-Liu-Edmonds holds for them, and they need no arithmetic: no cycle has a root arc,
-    so a root arc always comes after every other one. A second one means that no tree has but one.
-
-    A node is a word or a contracted cycle, and its row of `gain` tells the arcs into it. A gain is
-    within `error` of the exact one: at 0, until something is rounded.
-    """
+    """Write the heads of the best tree; `gain[word, head]` and `error` (zeros) are used up."""
+    # Trees compare by their number of root arcs first and by score second. Such pairs are an
+    # ordered group, so Chu-Liu-Edmonds holds for them, and they need no arithmetic: no cycle has a
+    # root arc, so a root arc always comes after every other one. A second one means that no tree
+    # has but one.
+    # A node is a word or a contracted cycle, and its row of `gain` tells the arcs into it. A gain
+    # is within `error` of the exact one, which stays 0 until something is rounded.
     n = len(heads)
     child = np.empty((n + 1, n + 1), np.int64)  # the word that an arc into a node leads to
     for word in range(n + 1):
@@ -250,10 +248,8 @@ def _unclear(gain: Any, other: Any, error: Any) -> bool:
 def _contract(
     gain: Array, error: Array, child: Array, cycle: Array, taken: Array, row_of_word: Array
 ) -> None:
-    """Merge the rows of a cycle into its first: what an arc into it gains over the one it breaks.
-
-    Where rounding hides which arc from a head gains most, `child` becomes NONE.
-    """
+    """Merge a cycle into its first row: what an arc into it gains over the one that it breaks."""
+    # Where rounding hides which arc from a head gains most, `child` becomes NONE.
     for row in cycle:
         _subtract(gain[row], error[row], taken[row])
     first = cycle[0]

@@ -1,4 +1,4 @@
-"""The command line: `bertft compare | report | demo`."""
+"""`bertft compare`, `bertft report` and `bertft demo`."""
 
 import sys
 from pathlib import Path
@@ -6,45 +6,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-import bertft
+from bertft.cli import app
+from bertft.cli.printing import say, show_ablation, show_comparison, show_table
 
 if TYPE_CHECKING:
-    from bertft.comparison import Comparison
     from bertft.rows import RowKind
-
-INTERRUPTED = 130
-
-app = typer.Typer(
-    help="See what fine-tuning does inside a transformer, layer by layer.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-
-
-def main() -> None:
-    """Run the command line; what the user can mend ends in one line and exit status 2."""
-    try:
-        app()
-    except SystemExit as stop:
-        # Typer turns Ctrl-C into this status.
-        if stop.code == INTERRUPTED:
-            _fail("interrupted; nothing was written.", INTERRUPTED)
-        raise
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        # Texts of our own say what to do; anything else is a defect and keeps its traceback.
-        if not str(error).startswith("["):
-            raise
-        _fail(" ".join([str(error), *getattr(error, "__notes__", [])]))
-
-
-@app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-) -> None:
-    if version:
-        print(f"bertft {bertft.__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -92,19 +58,28 @@ def compare(
     )
     comparison.provenance["command"] = " ".join(["bertft", *sys.argv[1:]])
     comparison.save(out, overwrite=overwrite)
-    _show(comparison)
-    _say(f"report: {out / 'report.html'}")
+    show_comparison(comparison)
+    say(f"report: {out / 'report.html'}")
 
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="The --out of a run.")]) -> None:
     """Show the table of a run again, and write its figure and report anew."""
+    from bertft import results
+    from bertft.ablation import PLAN, Ablation
     from bertft.comparison import Comparison
 
+    if (folder / PLAN).is_file():
+        show_ablation(Ablation.load(folder))
+        return
+    table, provenance = results.load_run(folder)
+    if provenance.get("kind") == "finetune":
+        show_table(table, str(folder))
+        return
     comparison = Comparison.load(folder)
     path = comparison.write_report(folder)
-    _show(comparison)
-    _say(f"report: {path}")
+    show_comparison(comparison)
+    say(f"report: {path}")
 
 
 @app.command()
@@ -121,41 +96,7 @@ def demo(
     comparison.provenance["command"] = " ".join(["bertft", *sys.argv[1:]])
     # The demo's own folder holds nothing but earlier demos.
     comparison.save(out, overwrite=True)
-    _show(comparison)
+    show_comparison(comparison)
     for note in comparison.provenance["notes"]:
-        _say(note)
-    _say(f"report: {out / 'report.html'}")
-
-
-def _show(comparison: "Comparison") -> None:
-    """Print measures by layers for every corpus, in as many parts as the terminal needs."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    for corpus in comparison.table["corpus"].unique():
-        summary = comparison.summary(corpus).T
-        names = max(map(len, summary.index)) + 2
-        per_part = max(1, (console.width - names) // 8)
-        for first in range(0, len(summary.columns), per_part):
-            layers = summary.columns[first : first + per_part]
-            table = Table("layer", box=box.SIMPLE_HEAD, padding=0, title_justify="left")
-            table.title = Text(str(corpus))
-            for layer in layers:
-                table.add_column(str(layer), justify="right", no_wrap=True)
-            for measure, values in summary[layers].iterrows():
-                table.add_row(str(measure), *(f"{value:.4f}" for value in values))
-            console.print(table)
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console().print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _fail(message: str, status: int = 2) -> None:
-    print(f"bertft: {message}", file=sys.stderr)
-    raise SystemExit(status)
+        say(note)
+    say(f"report: {out / 'report.html'}")

@@ -1,0 +1,53 @@
+"""The command line: `bertft compare | finetune | ablate | report | demo`.
+
+Owns the application and how it ends; the commands are in `comparing` and `training`.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import bertft
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="See what fine-tuning does inside a transformer, layer by layer.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def main() -> None:
+    """Run the command line; what the user can mend ends in one line and exit status 2."""
+    try:
+        app()
+    except SystemExit as stop:
+        # Typer turns Ctrl-C into this status.
+        if stop.code == INTERRUPTED:
+            _fail("interrupted; whole checkpoints and finished cells stay.", INTERRUPTED)
+        raise
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        # Texts of our own say what to do; anything else is a defect and keeps its traceback.
+        if not str(error).startswith("["):
+            raise
+        _fail(" ".join([str(error), *getattr(error, "__notes__", [])]))
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(f"bertft {bertft.__version__}")
+        raise typer.Exit
+
+
+def _fail(message: str, status: int = 2) -> None:
+    print(f"bertft: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+from bertft.cli import comparing, training  # noqa: E402, F401  (they register their commands)

@@ -1,0 +1,74 @@
+"""Tables and lines on the terminal."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bertft.ablation import Ablation
+    from bertft.comparison import Comparison
+
+
+def show_comparison(comparison: "Comparison") -> None:
+    """Print measures by layers for every corpus, in as many parts as the terminal needs."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    for corpus in comparison.table["corpus"].unique():
+        summary = comparison.summary(corpus).T
+        names = max(map(len, summary.index)) + 2
+        per_part = max(1, (console.width - names) // 8)
+        for first in range(0, len(summary.columns), per_part):
+            layers = summary.columns[first : first + per_part]
+            table = Table("layer", box=box.SIMPLE_HEAD, padding=0, title_justify="left")
+            table.title = Text(str(corpus))
+            for layer in layers:
+                table.add_column(str(layer), justify="right", no_wrap=True)
+            for measure, values in summary[layers].iterrows():
+                table.add_row(str(measure), *(f"{value:.4f}" for value in values))
+            console.print(table)
+
+
+def show_ablation(ablation: "Ablation") -> None:
+    """Print the means of what is done, and write the report; nothing is done yet at first."""
+    cells = ablation.provenance["cells"]
+    done = f"{cells['done']} of {cells['total']} cells done"
+    if cells["done"]:
+        columns = ["task", "corpus", "ablation", "layers", "mean", "low", "high", "seeds", "loss"]
+        show_table(ablation.headline[columns], done)
+        say(f"report: {ablation.write_report()}")
+    else:
+        say(done)
+
+
+def show_table(table: "pd.DataFrame", title: str) -> None:
+    """Print a table as it is, numbers with two decimals."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=box.SIMPLE_HEAD, title_justify="left")
+    shown.title = Text(title)
+    for name in table.columns:
+        numeric = table[name].dtype.kind in "if"
+        shown.add_column(str(name), justify="right" if numeric else "left", no_wrap=numeric)
+    for _, row in table.iterrows():
+        shown.add_row(*(_cell(value) for value in row))
+    Console().print(shown)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.2f}"
+    return str(value)
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    from rich.console import Console
+
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,200 @@
+"""From a pretrained encoder to a trained model: its head, its frozen prefix, and the loop."""
+
+import copy
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from bertft.checkpoints import Checkpoint
+from bertft.finetuning.examples import Examples
+from bertft.finetuning.prefix import GIB, Prefix, place_for
+from bertft.finetuning.tasks import Features, Predict, Scores, Task, Tokens
+from bertft.models import encoder_of, freeze, truncate
+from bertft.progress import Display
+from bertft.quiet import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHECKPOINTS, PREFIX_STATES = "checkpoints", "prefix"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained model, how long it took, and where its frozen prefix came from."""
+
+    model: "PreTrainedModel"
+    times: Mapping[str, float]
+    prefix_cache: str
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Numbers of weights: all, and those that trained."""
+        return count_parameters(self.model)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Trains and scores models of one task.
+
+    Attributes:
+        task: what is learned.
+        tokens: tokenizer and recipe.
+        labels: the head's.
+        out: folder of the run.
+        device: where the model runs.
+        display: shows the plan and the bars.
+        cache: GiB of memory and of disk for a frozen prefix; None runs it in every step.
+    """
+
+    task: Task
+    tokens: Tokens
+    labels: Sequence[str]
+    out: Path
+    device: torch.device
+    display: Display
+    cache: tuple[float, float] | None
+
+    def fit(
+        self,
+        checkpoint: Checkpoint,
+        train: Examples,
+        dev: Examples,
+        described: Mapping[str, Any],
+        *,
+        resume: bool,
+    ) -> Fit:
+        """Train the pretrained encoder with a new head.
+
+        Args:
+            checkpoint: the encoder; it stays as it is.
+            train: training examples.
+            dev: decides early stopping.
+            described: what a checkpoint must agree in to be resumed; `freeze` and `keep` are read.
+            resume: go on from the last whole checkpoint, if there is one.
+        """
+        from transformers import set_seed
+
+        from bertft.finetuning import training
+
+        recipe, on_cpu = self.tokens.recipe, self.device.type == "cpu"
+        folder = self.out / CHECKPOINTS
+        with quiet(), training.random_states_kept(on_cpu), training.telling_full_disks(folder):
+            set_seed(recipe.seed)
+            model = self._with_head(checkpoint)
+            truncate(model, described["keep"])
+            freeze(model, described["freeze"])
+            model.to(self.device)  # type: ignore[arg-type]
+            rows = self.task.features(self.tokens, train.items, self.labels)
+            last = training.open_checkpoints(folder, described, resume=resume)
+            self.display.note(self._plan(model, train, rows, last))
+            prefix, prefix_s, prefix_cache = self._prefix(model, described["freeze"], rows)
+            with self.display.bar("training", 1, "steps") as bar:
+                trainer = training.FineTuning(
+                    model,
+                    recipe,
+                    rows,
+                    lambda batch: self.task.collate(batch, self.tokens.pad_id),
+                    folder,
+                    prefix=prefix,
+                    dev_score=lambda: next(iter(self.score(model, dev).values.values())),
+                    progress=bar.follow,
+                    on_cpu=on_cpu,
+                )
+                began = time.perf_counter()
+                done = trainer.train(resume_from_checkpoint=str(last) if last else None)
+            shutil.rmtree(self.out / PREFIX_STATES, ignore_errors=True)
+        times = {
+            "prefix_s": prefix_s,
+            "training_s": round(time.perf_counter() - began, 2),
+            "steps": done.global_step,
+            "epochs": round(float(trainer.state.epoch or 0), 3),
+            "loss": done.training_loss,
+        }
+        return Fit(model, times, prefix_cache)
+
+    def score(
+        self, model: "PreTrainedModel", examples: Examples, name: str | None = None
+    ) -> Scores:
+        """Score a model; with a name, under a bar."""
+        if name is None:
+            predict = Predict(model, self.task.collate, self.tokens)
+            return self.task.score(self.tokens, examples.items, self.labels, predict)
+        with self.display.bar(f"scoring {name}", len(examples.items), "examples") as bar:
+            predict = Predict(model, self.task.collate, self.tokens, bar.advance)
+            scores = self.task.score(self.tokens, examples.items, self.labels, predict)
+        for note in scores.notes:
+            self.display.note(f"{name}: {note}")
+        return scores
+
+    def _with_head(self, checkpoint: Checkpoint) -> "PreTrainedModel":
+        """The task's model with the pretrained encoder inside, in float32."""
+        config = copy.deepcopy(checkpoint.encoder.config)
+        config.dtype = torch.float32
+        if self.labels:
+            config.id2label = dict(enumerate(self.labels))
+            config.label2id = {label: number for number, label in enumerate(self.labels)}
+        if config.pad_token_id is None:
+            config.pad_token_id = self.tokens.pad_id
+        model: PreTrainedModel = self.task.head()(config)
+        found = encoder_of(model).load_state_dict(checkpoint.encoder.state_dict(), strict=False)
+        assert not found.missing_keys, found.missing_keys
+        return model
+
+    def _prefix(
+        self, model: "PreTrainedModel", k: int, rows: Sequence[Features]
+    ) -> tuple[Prefix | None, float, str]:
+        """The prefix, the seconds it took, and what the record says of it."""
+        if k == 0 or self.cache is None:
+            return None, 0.0, "off" if k else "nothing is frozen"
+        began = time.perf_counter()
+        recipe = self.tokens.recipe
+        dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
+        prefix = Prefix(model, k, dtype)
+        size = prefix.nbytes(rows)
+        folder = self.out / PREFIX_STATES
+        shutil.rmtree(folder, ignore_errors=True)
+        place = place_for(size, folder, *self.cache)
+        told = (
+            f"{size / GIB:.2f} GiB in {'memory' if place is None else 'shards on disk'}, "
+            f"{str(dtype).removeprefix('torch.')}; dropout inside the frozen prefix was off"
+        )
+        self.display.note(f"frozen prefix, computed once: {told}")
+        with self.display.bar("frozen prefix", len(rows), "inputs") as bar:
+            prefix.compute(rows, self.tokens, place, bar.advance)
+        return prefix, round(time.perf_counter() - began, 2), told
+
+    def _plan(
+        self,
+        model: "PreTrainedModel",
+        train: Examples,
+        rows: Sequence[Features],
+        last: Path | None,
+    ) -> str:
+        recipe, counts = self.tokens.recipe, count_parameters(model)
+        tokens = np.mean([len(row["input_ids"]) for row in rows])
+        steps = -(-len(rows) // (recipe.batch_size * recipe.accumulate)) * recipe.epochs
+        # Weights, gradients and AdamW's two moments, in float32.
+        memory = (4 * counts["all"] + 12 * counts["trained"]) / GIB
+        start = f", resumed from {last.name}" if last else ""
+        return (
+            f"{self.task.name}: {len(train.items):,} examples, {len(rows):,} inputs of "
+            f"{tokens:.0f} tokens, {recipe.epochs} epochs, {steps:,} steps; "
+            f"{counts['trained']:,} of {counts['all']:,} weights train, {memory:.2f} GiB with "
+            f"their optimizer{start}"
+        )
+
+
+def count_parameters(model: torch.nn.Module) -> dict[str, int]:
+    """Return the numbers of all weights and of those that train."""
+    parameters = list(model.parameters())
+    return {
+        "all": sum(p.numel() for p in parameters),
+        "trained": sum(p.numel() for p in parameters if p.requires_grad),
+    }
