@@ -262,7 +262,7 @@ def _require_depth(function: str, k: int, least: int, blocks: Blocks) -> None:
     if not least <= k <= blocks.depth:
         raise ValueError(
             f"[{function}] k must be in {least}..{blocks.depth} for a model of {blocks.depth} "
-            f"blocks, got {k}; pass fewer."
+            f"blocks, got {k}; pass one of these."
         )
 
 

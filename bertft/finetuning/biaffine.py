@@ -136,8 +136,8 @@ def _with_one(x: Tensor) -> Tensor:
 def _mean_of_pieces(hidden: Tensor, word_of_piece: Tensor, words: int) -> Tensor:
     """Means `(batch, words, d)`; zero for a word without a piece."""
     member = word_of_piece[:, None, :] == torch.arange(words, device=hidden.device)[:, None]
-    share = member / member.sum(dim=-1, keepdim=True).clamp(min=1)
-    return share.to(hidden.dtype) @ hidden
+    member = member.to(hidden.dtype)
+    return (member / member.sum(dim=-1, keepdim=True).clamp(min=1)) @ hidden
 
 
 def _cross_entropy(scores: Tensor, truth: Tensor) -> Tensor:

@@ -182,11 +182,12 @@ def token_f1(answer: str, gold: str) -> float:
 
 
 def _span(offsets: npt.NDArray[np.int32], start: int, stop: int) -> tuple[int, int]:
-    """First and last token of the characters [start, stop), or (0, 0) where a window lacks some."""
+    """First and last token with any of the characters, or (0, 0) where a window lacks some."""
     inside = np.flatnonzero(offsets[:, 0] >= 0)
     spans = offsets[inside]
     if not len(inside) or spans[0, 0] > start or spans[-1, 1] < stop:
         return 0, 0
-    first = inside[np.searchsorted(spans[:, 0], start, side="right") - 1]
-    last = inside[np.searchsorted(spans[:, 1], stop, side="left")]
-    return int(first), int(last)
+    # Byte pieces of one character share its offsets, and an answer may begin or end with a space.
+    first = int(np.searchsorted(spans[:, 1], start, side="right"))
+    last = int(np.searchsorted(spans[:, 0], stop, side="left")) - 1
+    return (int(inside[first]), int(inside[last])) if first <= last else (0, 0)
