@@ -1,6 +1,8 @@
 """Models and batches of the benchmarks; races; quantiles, threads and ceilings on every row."""
 
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 import peak
@@ -54,16 +56,20 @@ def race(benchmark):
             for _ in range(turns if first < 0.3 else turns - 1):
                 for who, call in calls.items():
                     RACES[key][who] += burst(call, first)
-        durations = RACES[key][name]
         if flops or traffic:
             ceiling = [flops / (peak.gflops(dtype) * 1e9)] if flops else []
             ceiling += [traffic / (peak.copy_gbs(traffic / 2**20) * 1e9)] if traffic else []
             benchmark.extra_info.update(flops=flops, bytes=traffic, ceiling_s=max(ceiling))
-        benchmark.extra_info["threads"] = torch.get_num_threads()
-        benchmark._timer = Replay(durations)
-        benchmark.pedantic(lambda: None, rounds=len(durations))
+        tell(benchmark, RACES[key][name])
 
     return run
+
+
+def tell(benchmark, durations):
+    """Make durations that were measured before the row of a test."""
+    benchmark.extra_info.setdefault("threads", torch.get_num_threads())
+    benchmark._timer = Replay(durations)
+    benchmark.pedantic(lambda: None, rounds=len(durations))
 
 
 def burst(call, longest):
@@ -120,6 +126,14 @@ def letters():
         sep_token="[SEP]",
         model_max_length=512,
     )
+
+
+def shared():
+    """The folder with real corpora and checkpoints."""
+    folder = Path(os.environ.get("BERTFT_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "models" / "minilm").is_dir():
+        pytest.skip(f"no real checkpoints in {folder}; set BERTFT_SHARED")
+    return folder
 
 
 def sentences(words, seed=0):

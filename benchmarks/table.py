@@ -25,6 +25,8 @@ TITLES = {
     "test_row_pooling.py": "Row pooling",
     "test_pairs.py": "Correlations over all pairs of rows",
     "test_spectra.py": "Batched spectra",
+    "test_trees.py": "Maximum spanning arborescences",
+    "test_prefix.py": "Epochs with a frozen prefix",
     "test_peers.py": "Beside published packages, by value first",
 }
 

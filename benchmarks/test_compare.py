@@ -4,13 +4,10 @@ All calls share batches and models, and take turns. The baseline runs the encode
 mode, without pooler and without hidden states.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from conftest import sentences
+from conftest import sentences, shared
 
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Corpus, Text, corpora_of
@@ -120,13 +117,6 @@ def test_solving(benchmark, race, bert_base, letters):
         return {"bertft": lambda: work.solve(moments)}
 
     race("solving", make, "bertft", rounds=5)
-
-
-def shared():
-    folder = Path(os.environ.get("BERTFT_SHARED", Path(__file__).parents[2] / "shared"))
-    if not (folder / "models" / "minilm").is_dir():
-        pytest.skip(f"no real checkpoints in {folder}; set BERTFT_SHARED")
-    return folder
 
 
 @pytest.mark.parametrize("who", WAYS[:2])

@@ -212,15 +212,19 @@ def truncate(model: "PreTrainedModel", k: int) -> None:
     encoder = encoder_of(model)
     blocks = find_blocks(encoder)
     _require_depth("truncate", k, 1, blocks)
-    for module in encoder.modules():
-        if isinstance(module, nn.ModuleList) and tuple(module) == blocks.calls:
-            del module[k:]
-    for config in (encoder.config, model.config):
-        config.num_hidden_layers = k
-        # Transformers checks that kinds of attention, where they are listed, match the blocks.
-        if len(getattr(config, "layer_types", None) or ()) == blocks.depth:
-            config.layer_types = config.layer_types[:k]
+    layer_types = list(getattr(encoder.config, "layer_types", None) or ())
+    lists = [
+        module
+        for module in encoder.modules()
+        if isinstance(module, nn.ModuleList) and tuple(module) == blocks.calls
+    ]
+    _set_depth(model, k, layer_types[:k])
+    for module in lists:
+        del module[k:]
     if find_blocks(encoder).calls != blocks.calls[:k]:
+        _set_depth(model, blocks.depth, layer_types)
+        for module in lists:
+            module.extend(blocks.calls[k:])
         raise ValueError(
             f"[truncate] k must be a place where the blocks can be cut, got {k} in a "
             f"{type(encoder).__name__}, which then runs other blocks; pass another k."
@@ -256,6 +260,14 @@ def _embedding_parameters(encoder: "PreTrainedModel") -> list[nn.Parameter]:
     upper = [*blocks.calls, *(encoder.get_submodule(name) for name in blocks.above)]
     others = {p for module in upper for p in module.parameters()}
     return [p for p in encoder.parameters() if p not in others]
+
+
+def _set_depth(model: "PreTrainedModel", depth: int, layer_types: list[str]) -> None:
+    for config in (encoder_of(model).config, model.config):
+        config.num_hidden_layers = depth
+        # Where kinds of attention are listed, transformers wants one for each block.
+        if layer_types:
+            config.layer_types = layer_types
 
 
 def _require_depth(function: str, k: int, least: int, blocks: Blocks) -> None:

@@ -325,3 +325,8 @@ def test_parsers_are_truncated_and_randomized():
     randomize(parser, 5)
     changed = {key for key, value in parser.state_dict().items() if not value.equal(before[key])}
     assert changed == set(before)
+
+
+def test_a_folder_without_the_head_is_refused(checkpoint):
+    with pytest.raises(ValueError, match=r"must hold every weight of a parser, got .* without"):
+        BiaffineParser.from_pretrained(checkpoint("encoder"))

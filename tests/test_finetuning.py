@@ -8,7 +8,6 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.task_files import write_all
 
 import bertft
 from bertft.checkpoints import fingerprint, load_encoder
@@ -16,6 +15,7 @@ from bertft.finetuning import Finetuned, finetune
 from bertft.finetuning.prefix import Prefix, place_for
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import Tokens, task_of
+from tests.task_files import write_all
 
 TASKS = ("depparse", "mnli", "squad")
 QUICK = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "max_length": 48}
@@ -80,7 +80,10 @@ def test_compare_reads_the_encoder_that_was_trained(task, base, files, tmp_path,
         run(task, base, files, out, epochs=1)
     read = load_encoder(str(out), torch.float32).state_dict()
     # A head that needs no pooler has none.
-    assert {key for key in read if key not in trained} <= {"pooler.dense.weight", "pooler.dense.bias"}
+    assert {key for key in read if key not in trained} <= {
+        "pooler.dense.weight",
+        "pooler.dense.bias",
+    }
     assert all(torch.equal(read[key], value) for key, value in trained.items())
     table = bertft.compare(base, out, texts, measures=["rsa"]).table
     assert table["value"].iloc[-1] < 1
@@ -174,7 +177,7 @@ def test_budgets_of_the_prefix_cache(tmp_path, monkeypatch):
         place_for(2 * gib, tmp_path / "p", 1, 5)
 
 
-class Interrupted(Exception):
+class InterruptionError(Exception):
     pass
 
 
@@ -183,7 +186,7 @@ def stop_after(step):
 
     def follow(self, done, total):
         if done == step:
-            raise Interrupted
+            raise InterruptionError
 
     return follow
 
@@ -194,8 +197,10 @@ def test_a_resumed_run_ends_like_one_in_one_go(options, base, files, tmp_path, m
     whole = run("mnli", base, files, tmp_path / "whole", **options)
     out = tmp_path / "cut"
     with monkeypatch.context() as patch:
-        patch.setattr("bertft.progress.Bar.follow", stop_after(5 if "accumulate" not in options else 3))
-        with pytest.raises(Interrupted):
+        patch.setattr(
+            "bertft.progress.Bar.follow", stop_after(5 if "accumulate" not in options else 3)
+        )
+        with pytest.raises(InterruptionError):
             run("mnli", base, files, out, **options)
     assert not (out / "provenance.json").exists()
     with pytest.raises(FileExistsError, match=r"must not hold the checkpoints of another run"):
@@ -214,7 +219,7 @@ def test_a_checkpoint_cut_short_is_not_resumed(base, files, tmp_path, monkeypatc
     out = tmp_path / "cut"
     with monkeypatch.context() as patch:
         patch.setattr("bertft.progress.Bar.follow", stop_after(5))
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptionError):
             run("mnli", base, files, out, epochs=3)
     [whole] = (out / "checkpoints").glob("checkpoint-*")
     broken = whole.with_name("checkpoint-6")
@@ -239,7 +244,7 @@ def test_checkpoints_of_another_run_are_refused(
     out = tmp_path / "cut"
     with monkeypatch.context() as patch:
         patch.setattr("bertft.progress.Bar.follow", stop_after(4))
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptionError):
             run("mnli", base, files, out)
     with pytest.raises(ValueError, match=rf"checkpoint must be of the same run, {told}"):
         run(task, base, files, out, resume=True, **changed)
@@ -249,7 +254,7 @@ def test_checkpoints_of_another_label_set_are_refused(base, files, tmp_path, mon
     out = tmp_path / "cut"
     with monkeypatch.context() as patch:
         patch.setattr("bertft.progress.Bar.follow", stop_after(4))
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptionError):
             run("depparse", base, files, out)
     train = files["depparse"][0]
     train.write_text(train.read_text().replace("nsubj", "obj"))
@@ -336,7 +341,9 @@ def test_early_stopping_keeps_the_best(base, files, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(base, files, tmp_path):
-    with pytest.raises(RuntimeError, match=r"loss must be finite, got (nan|inf) in step \d+; lower"):
+    with pytest.raises(
+        RuntimeError, match=r"loss must be finite, got (nan|inf) in step \d+; lower"
+    ):
         run("mnli", base, files, tmp_path / "out", lr=1e30, clip=1e30, epochs=9)
 
 
@@ -439,8 +446,8 @@ def test_a_run_is_not_replaced_unasked(base, files, tmp_path):
     tuned = run("mnli", base, files, out, epochs=1, keep=1, overwrite=True)
     assert load_encoder(str(out), torch.float32).config.num_hidden_layers == 1
     assert tuned.provenance["keep"] == 1
+    (out / "provenance.json").write_text("{}")
     with pytest.raises(ValueError, match=r"folder must hold a fine-tuned model"):
-        (out / "provenance.json").write_text("{}")
         Finetuned.load(out)
 
 

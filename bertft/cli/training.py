@@ -10,9 +10,7 @@ from bertft.cli.printing import say, show_ablation, show_table
 
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="depparse, mnli or squad.")]
 Model = Annotated[str, typer.Argument(help="Folder or hub name (NAME@revision too).")]
-Train = Annotated[
-    str, typer.Option(help="Training file, or NAME:SPLIT on the hub (mnli, squad).")
-]
+Train = Annotated[str, typer.Option(help="Training file, or NAME:SPLIT on the hub (mnli, squad).")]
 Dev = Annotated[list[str], typer.Option(help="The same, to score; repeat it for more sets.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="By default 10, 3 and 2 (the recipes).")]
 Rate = Annotated[float | None, typer.Option(help="Of the encoder: 5e-5, 2e-5, 3e-5.")]

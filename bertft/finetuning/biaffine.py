@@ -58,12 +58,23 @@ class BiaffineParser(PreTrainedModel):
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, folder: Any, *args: Any, **options: Any
-    ) -> "BiaffineParser":
-        """Load what `save_pretrained` wrote, like any other model."""
+    ) -> Any:
+        """Load what `save_pretrained` wrote, like any other model.
+
+        Raises:
+            ValueError: the folder lacks weights of the head.
+        """
         config = options.pop("config", None) or AutoConfig.from_pretrained(folder)
-        loaded = super().from_pretrained(folder, *args, config=config, **options)
-        assert isinstance(loaded, BiaffineParser)
-        return loaded
+        told = options.pop("output_loading_info", False)
+        parser, loading = super().from_pretrained(
+            folder, *args, config=config, output_loading_info=True, **options
+        )
+        if missing := sorted(loading["missing_keys"]):
+            raise ValueError(
+                f"[BiaffineParser] checkpoint must hold every weight of a parser, got "
+                f"{str(folder)!r} without {missing[0]!r}; pass a folder that finetune wrote."
+            )
+        return (parser, loading) if told else parser
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave every weight as its own constructor drew it."""

@@ -30,7 +30,7 @@ class Fit:
     """A trained model, how long it took, and where its frozen prefix came from."""
 
     model: "PreTrainedModel"
-    times: Mapping[str, float]
+    times: Mapping[str, Any]
     prefix_cache: str
 
     @property
@@ -113,6 +113,7 @@ class Fitting:
         times = {
             "prefix_s": prefix_s,
             "training_s": round(time.perf_counter() - began, 2),
+            "epoch_s": trainer.epoch_s,
             "steps": done.global_step,
             "epochs": round(float(trainer.state.epoch or 0), 3),
             "loss": done.training_loss,

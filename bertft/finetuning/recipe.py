@@ -77,11 +77,11 @@ class Recipe:
                     f"[finetune] {name} must be positive and finite, got {value}; 5e-5 suits most "
                     "encoders, 1e-3 most heads."
                 )
-        for name, most in (("warmup", 1.0), ("weight_decay", float("inf"))):
-            if not 0 <= getattr(self, name) <= most:
+        for name in ("warmup", "weight_decay"):
+            if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
-                    f"[finetune] {name} must be in [0, {most}], got {getattr(self, name)}; pass "
-                    "one in that range."
+                    f"[finetune] {name} must be in [0, 1], got {getattr(self, name)}; pass one in "
+                    "that range."
                 )
         if self.doc_stride is not None and self.doc_stride < 0:
             raise ValueError(

@@ -91,8 +91,11 @@ def windows(tokens: Tokens, questions: Sequence[Question]) -> list[Features]:
     """
     asked = [question.question.lstrip() for question in questions]
     offsets = tokens.tokenizer(asked, add_special_tokens=False, return_offsets_mapping=True)
+    # Several tokens may be bytes of one character, and some begin with the space before a word.
     cut = [
-        text[: spans[LONGEST_QUESTION - 1][1]] if len(spans) > LONGEST_QUESTION else text
+        text[: min(spans[LONGEST_QUESTION - 1][1], spans[LONGEST_QUESTION][0])]
+        if len(spans) > LONGEST_QUESTION
+        else text
         for text, spans in zip(asked, offsets["offset_mapping"], strict=True)
     ]
     specials = tokens.tokenizer.num_special_tokens_to_add(pair=True)

@@ -7,6 +7,7 @@ import errno
 import json
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -73,7 +74,8 @@ class FineTuning(Trainer):
                 made["prefix_states"] = prefix.batch([row["number"] for row in numbered])
             return made
 
-        callbacks: list[TrainerCallback] = [_Progress(progress)]
+        self._progress = _Progress(progress)
+        callbacks: list[TrainerCallback] = [self._progress]
         if recipe.patience is not None:
             callbacks.append(EarlyStoppingCallback(recipe.patience))
         numbered = [{**row, "number": number} for number, row in enumerate(rows)]
@@ -87,6 +89,11 @@ class FineTuning(Trainer):
         )
         # Without bars the Trainer prints its summary.
         self.remove_callback(PrinterCallback)
+
+    @property
+    def epoch_s(self) -> list[float]:
+        """Seconds of every epoch of this run, without checkpoints."""
+        return self._progress.epoch_s
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW in four groups: encoder and head, with and without weight decay."""
@@ -142,8 +149,17 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 class _Progress(TrainerCallback):
+    """Tells the steps done, and keeps the seconds of every epoch, checkpoints left out."""
+
     def __init__(self, tell: Callable[[int, int], None]) -> None:
         self._tell = tell
+        self.epoch_s: list[float] = []
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.epoch_s.append(round(time.perf_counter() - self._began, 3))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._tell(state.global_step, state.max_steps)

@@ -1,0 +1,232 @@
+"""Grids of ablations: which cells there are, that each is done once, that kills are survived."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from bertft import ablation
+from bertft.ablation import Ablation, Cell, ablate, grid
+from bertft.cli import app
+from tests.task_files import write_all
+
+QUICK = {"epochs": 1, "batch_size": 8, "lr": 1e-3, "max_length": 48}
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_all(tmp_path)
+
+
+@pytest.fixture
+def base(checkpoint):
+    return checkpoint("base")
+
+
+def run(base, files, out, task="mnli", **options):
+    return ablate(task, base, *files[task], out, **{**QUICK, **options})
+
+
+def test_the_full_model_is_one_cell():
+    cells = grid(6, freeze=[0, 2, 6], keep=[2, 6], seeds=2)
+    assert cells == [
+        Cell(seed, *which)
+        for seed in (0, 1)
+        for which in (("full", 6), ("freeze", 2), ("freeze", 6), ("keep", 2))
+    ]
+    assert len({cell.name("mnli") for cell in cells}) == len(cells)
+    assert grid(6, [], [], [7]) == [Cell(7, "full", 6)]
+
+
+@pytest.mark.parametrize(
+    ("freeze", "keep", "seeds", "told"),
+    [
+        ([7], [], 1, r"freeze must be in 0\.\.6 for a model of 6 blocks, got 7"),
+        ([-1], [], 1, r"freeze must be in 0\.\.6"),
+        ([], [0], 1, r"keep must be in 1\.\.6 for a model of 6 blocks, got 0"),
+        ([], [], 0, r"seeds must be one or more"),
+        ([], [], [1, 1], r"seeds must be one or more, each once, got \[1, 1\]"),
+    ],
+)
+def test_impossible_grids(freeze, keep, seeds, told):
+    with pytest.raises(ValueError, match=told):
+        grid(6, freeze, keep, seeds)
+
+
+def test_a_grid_is_a_table_and_is_done_once(base, files, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    done = run(base, files, out, freeze=[0, 2], keep=[1, 3], seeds=2)
+    assert repr(done) == "Ablation(mnli: 6 of 6 cells done)"
+    table = done.table
+    assert set(map(tuple, table[["ablation", "layers", "seed"]].to_numpy())) == {
+        (*which, seed) for which in (("full", 3), ("freeze", 2), ("keep", 1)) for seed in (0, 1)
+    }
+    assert (table["depth"] == 3).all()
+    summary = done.summary.set_index(["ablation", "layers"])
+    full = table[table["ablation"] == "full"]["value"]
+    assert summary.loc[("freeze", 0), "mean"] == pytest.approx(full.mean())
+    assert summary.loc[("keep", 3), "mean"] == pytest.approx(full.mean())
+    # No model was asked to stay.
+    assert not list(out.glob("cells/*/*.safetensors"))
+    monkeypatch.setattr(ablation, "finetune", None)
+    again = run(base, files, out, freeze=[0, 2], keep=[1, 3], seeds=2)
+    pd.testing.assert_frame_equal(again.table, table)
+
+
+def test_cells_are_the_runs_of_finetune(base, files, tmp_path):
+    from bertft.finetuning import finetune
+
+    done = run(base, files, tmp_path / "out", freeze=[2], keep=[2], save_models=True)
+    for which, options in (("freeze2", {"freeze": 2}), ("keep2", {"keep": 2}), ("full", {})):
+        alone = finetune("mnli", base, *files["mnli"], tmp_path / which, **QUICK, **options)
+        cell = tmp_path / "out" / "cells" / f"mnli-{which}-seed0"
+        assert (cell / "model.safetensors").read_bytes() == (
+            tmp_path / which / "model.safetensors"
+        ).read_bytes()
+        name = which.rstrip("2")
+        value = done.table[done.table["ablation"] == name]["value"].item()
+        assert value == alone.table["value"].item()
+
+
+def test_a_grid_grows_and_tasks_share_a_folder(base, files, tmp_path):
+    out = tmp_path / "out"
+    run(base, files, out, keep=[1])
+    run(base, files, out, keep=[2])
+    done = run(base, files, out, task="depparse")
+    assert done.provenance["cells"] == {"done": 4, "total": 4}
+    assert set(done.provenance["tasks"]) == {"mnli", "depparse"}
+    report = done.write_report().read_text()
+    assert "4 cells" in report
+    assert len(pd.read_csv(out / "results.csv")) == len(done.table)
+
+
+def test_cells_of_another_recipe_are_refused(base, files, tmp_path, checkpoint):
+    out = tmp_path / "out"
+    run(base, files, out)
+    with pytest.raises(ValueError, match=r"out must hold cells of the same recipe, got .*0\.001"):
+        run(base, files, out, lr=2e-3)
+    with pytest.raises(ValueError, match=r"out must hold cells of the same options, got"):
+        run(base, files, out, limit=5)
+    other = checkpoint("other", seed=1)
+    with pytest.raises(ValueError, match=r"out must hold cells of the same model, got"):
+        run(other, files, out)
+
+
+def test_a_folder_without_a_grid(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"folder must hold a grid of ablations, got .* ablat"
+    ):
+        Ablation.load(tmp_path)
+    (tmp_path / "ablation.json").write_text("{")
+    with pytest.raises(ValueError, match=r"ablation\.json must be JSON"):
+        Ablation.load(tmp_path)
+
+
+SCRIPT = """
+import sys, bertft.ablation as a, bertft.finetuning.runs as runs
+ran, real = [], a.finetune
+def finetune(*args, **options):
+    ran.append(args[4].name)
+    return real(*args, **options)
+a.finetune = finetune
+a.ablate("mnli", *sys.argv[1:5], freeze=[1, 2, 3], keep=[1, 2], seeds=2,
+         epochs={epochs}, batch_size=8, lr=1e-3, max_length=48)
+print(*ran)
+"""
+
+
+def start(base, files, out, epochs=1):
+    argv = [sys.executable, "-c", SCRIPT.format(epochs=epochs), str(base)]
+    argv += [*map(str, files["mnli"]), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_processes_share_a_folder_and_a_killed_one_is_replaced(base, files, tmp_path):
+    out = tmp_path / "out"
+    first = start(base, files, out, epochs=3)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("cells/*/checkpoints/checkpoint-*")):
+        assert time.monotonic() < deadline
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    others = [start(base, files, out, epochs=3) for _ in range(2)]
+    ran = [process.communicate(timeout=240)[0].split() for process in others]
+    assert [process.returncode for process in others] == [0, 0]
+    found = Ablation.load(out)
+    cells = [path.name for path in (out / "cells").iterdir()]
+    assert found.provenance["cells"] == {"done": 12, "total": 12}
+    assert len(cells) == 12
+    # What the killed process finished is not done again, and nothing is done twice.
+    assert len(ran[0] + ran[1]) == len({*ran[0], *ran[1]}) >= 11
+    assert not list(out.glob("cells/*/checkpoints"))
+
+
+def test_a_cell_killed_while_it_wrote_its_results(base, files, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    from bertft import results
+
+    save = results.save_run
+
+    def die(folder, *args, **options):
+        (folder / f".{folder.name}.abc").mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "save_run", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(base, files, out)
+    assert results.save_run is save
+    run(base, files, out)
+    cell = out / "cells" / "mnli-full-seed0"
+    assert not list(cell.glob(".*"))
+    assert json.loads((cell / "provenance.json").read_text())["times"]["steps"] == 3
+
+
+def command(*argv):
+    return CliRunner().invoke(app, [*map(str, argv)], catch_exceptions=True)
+
+
+def test_commands(base, files, tmp_path):
+    train, dev = files["depparse"]
+    out = tmp_path / "out"
+    settings = ["--train", train, "--dev", dev, "--epochs", 1, "--batch-size", 8, "--limit", 16]
+    done = command("ablate", "depparse", base, *settings, "--freeze", "0,2", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "2 of 2 cells done" in done.output
+    assert (out / "report.html").is_file()
+    again = command("report", out)
+    assert "2 of 2 cells done" in again.output
+    tuned = command("finetune", "depparse", base, *settings, "--out", tmp_path / "one")
+    assert tuned.exit_code == 0, tuned.output
+    last = tuned.output.strip().splitlines()[-1]
+    assert last.startswith("depparse-dev: las ")
+    assert "las" in command("report", tmp_path / "one").output
+    bad = command("ablate", "depparse", base, *settings, "--keep", "one", "--out", out)
+    assert isinstance(bad.exception, ValueError)
+    assert "keep must be whole numbers joined by commas, got 'one'" in str(bad.exception)
+    deep = command("ablate", "depparse", base, *settings, "--keep", "9", "--out", out)
+    assert "keep must be in 1..3" in str(deep.exception)
+
+
+def test_a_report_before_the_first_cell(base, files, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def die(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation, "finetune", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(base, files, out)
+    shown = command("report", out)
+    assert shown.exit_code == 0
+    assert "0 of 1 cells done" in shown.output
