@@ -66,9 +66,10 @@ class BiaffineParser(PreTrainedModel):
         """
         config = options.pop("config", None) or AutoConfig.from_pretrained(folder)
         told = options.pop("output_loading_info", False)
-        parser, loading = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             folder, *args, config=config, output_loading_info=True, **options
         )
+        parser, loading = loaded
         if missing := sorted(loading["missing_keys"]):
             raise ValueError(
                 f"[BiaffineParser] checkpoint must hold every weight of a parser, got "

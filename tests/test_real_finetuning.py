@@ -1,0 +1,93 @@
+"""MiniLM on the real tasks: a minute of each, and the whole runs with their figures (hours)."""
+
+import pytest
+
+import bertft
+from bertft.corpora.squad import read_questions
+from bertft.finetuning import finetune
+
+RECIPE = {"epochs": 3, "lr": 1e-4, "dtype": "bfloat16", "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def minilm(shared):
+    return shared / "models" / "minilm"
+
+
+@pytest.fixture(scope="module")
+def files(shared):
+    data = shared / "data"
+    ewt = data / "ud_english_ewt"
+    return {
+        "depparse": (ewt / "en_ewt-ud-train.conllu", [ewt / "en_ewt-ud-dev.conllu"]),
+        "mnli": (
+            data / "mnli" / "train_subset.jsonl",
+            [data / "mnli" / "dev_matched.jsonl", data / "mnli" / "dev_mismatched_1000.jsonl"],
+        ),
+        "squad": (data / "squad" / "train_subset.json", [data / "squad" / "dev.json"]),
+    }
+
+
+def scores(tuned):
+    return {(row.corpus, row.measure): row.value for row in tuned.table.itertuples()}
+
+
+@pytest.mark.real
+def test_a_minute_of_parsing(minilm, files, tmp_path):
+    recipe = {**RECIPE, "epochs": 1, "head_lr": 1e-3, "limit": 1600, "dev_every": 10}
+    found = scores(finetune("depparse", minilm, *files["depparse"], tmp_path / "out", **recipe))
+    # A tree in which every word hangs on its left neighbor has a UAS of about 30.
+    assert found["en_ewt-ud-dev", "uas"] > 60
+    assert found["en_ewt-ud-dev", "uas"] > found["en_ewt-ud-dev", "las"] > 45
+
+
+@pytest.mark.real
+def test_a_minute_of_inference(minilm, files, shared, tmp_path):
+    recipe = {**RECIPE, "epochs": 1, "limit": 640, "dev_every": 40, "freeze": 4}
+    tuned = finetune("mnli", minilm, *files["mnli"], tmp_path / "out", **recipe)
+    assert list(tuned.table["n"]) == [246, 25]
+    text = shared / "data" / "ud_english_ewt" / "en_ewt-ud-dev.conllu"
+    table = bertft.compare(minilm, tmp_path / "out", text, limit=500, measures=["rsa", "l2"]).table
+    l2 = table[table["measure"] == "l2"]["value"].to_numpy()
+    rsa = table[table["measure"] == "rsa"]["value"].to_numpy()
+    assert (l2[:5] == 0).all()
+    assert (rsa[:5] == 1).all()
+    assert (l2[5:] > 0).all()
+
+
+@pytest.mark.real
+def test_a_minute_of_answering(minilm, files, tmp_path):
+    import json
+
+    recipe = {**RECIPE, "epochs": 1, "limit": 160, "max_length": 320, "dev_every": 100}
+    train, [dev] = files["squad"]
+    finetune("squad", minilm, train, dev, tmp_path / "out", batch_size=16, **recipe)
+    asked = {question.id: question for question in read_questions(dev).questions[::100]}
+    [file] = (tmp_path / "out").glob("predictions-*.jsonl")
+    answers = dict(map(json.loads, file.read_text().splitlines()))
+    assert answers.keys() == asked.keys()
+    assert all(answer in asked[name].context for name, answer in answers.items())
+
+
+@pytest.mark.real_long
+def test_parsing_in_full(minilm, files, tmp_path):
+    found = scores(
+        finetune("depparse", minilm, *files["depparse"], tmp_path, head_lr=1e-3, **RECIPE)
+    )
+    assert found["en_ewt-ud-dev", "uas"] >= 89.8
+    assert found["en_ewt-ud-dev", "las"] >= 87.3
+
+
+@pytest.mark.real_long
+def test_inference_in_full(minilm, files, tmp_path):
+    found = scores(finetune("mnli", minilm, *files["mnli"], tmp_path, **RECIPE))
+    assert found["dev_matched", "accuracy"] >= 67.0
+    assert found["dev_mismatched_1000", "accuracy"] >= 69.1
+
+
+@pytest.mark.real_long
+def test_answering_in_full(minilm, files, tmp_path):
+    recipe = {**RECIPE, "lr": 2e-4, "batch_size": 16, "max_length": 320, "dev_every": 5}
+    found = scores(finetune("squad", minilm, *files["squad"], tmp_path, **recipe))
+    assert found["dev", "em"] >= 53.1
+    assert found["dev", "f1"] >= 64.1
