@@ -15,7 +15,7 @@ from bertft.corpora import Text
 from bertft.corpora.conllu import Tree, read_trees, universal
 from bertft.corpora.nli import LABELS, Pair
 from bertft.corpora.squad import Question, read_questions
-from bertft.finetuning.depparse import DependencyParsing, attachment_scores, word_of_piece
+from bertft.finetuning.depparse import DependencyParsing, attachment_scores
 from bertft.finetuning.mnli import InferencePairs
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.squad import (
@@ -27,7 +27,7 @@ from bertft.finetuning.squad import (
     token_f1,
     windows,
 )
-from bertft.finetuning.tasks import Predict, Tokens, by_length
+from bertft.finetuning.tasks import Predict, Tokens, by_length, word_of_piece
 from tests.conftest import WORDS, tiny_config
 
 DEPPARSE, MNLI, SQUAD = DependencyParsing(), InferencePairs(), QuestionAnswering()

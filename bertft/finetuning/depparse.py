@@ -18,6 +18,7 @@ from bertft.corpora.conllu import Tree, read_trees, universal
 from bertft.finetuning.examples import Examples
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import (
+    NO_WORD,
     Features,
     Predict,
     Scores,
@@ -25,13 +26,13 @@ from bertft.finetuning.tasks import (
     Tokens,
     pad,
     pad_inputs,
+    word_of_piece,
 )
 from bertft.models import inference
 
 if TYPE_CHECKING:
     from bertft.finetuning.biaffine import BiaffineParser
 
-NO_WORD = -1
 UNSCORED = -100
 
 
@@ -159,10 +160,3 @@ def attachment_scores(
     if words.any():
         values |= {f"{name}_no_punct": 100 * float(hit[words].mean()) for name, hit in hits.items()}
     return values, len(arcs)
-
-
-def word_of_piece(text: Text, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """Number of the word that each piece belongs to, -1 for special tokens."""
-    # Some tokenizers count the space before a word to its first piece, so the last character tells.
-    word_at = {at: n for n, (start, stop) in enumerate(text.words) for at in range(start, stop)}
-    return [word_at.get(stop - 1, NO_WORD) if stop > start else NO_WORD for start, stop in offsets]

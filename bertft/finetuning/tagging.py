@@ -4,16 +4,15 @@ Owns how words become labeled pieces and how the tagger is trained and scored. W
 did to the representations is for the comparison of the two folders to say.
 """
 
-import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bertft.corpora import Text
+from bertft.finetuning.tasks import NO_WORD, word_of_piece
 from bertft.models import positions
 from bertft.quiet import quiet
 
@@ -92,12 +91,14 @@ def finetune_tagging(
             a setting out of range, or a checkpoint that lacks weights of the encoder.
         RuntimeError: no GPU for "cuda".
     """
+    from bertft.finetuning.training import random_states_kept
+
     out = Path(out)
     _check(out, epochs, lr, batch_size, seed, device)
     out.parent.mkdir(parents=True, exist_ok=True)
     labels = tuple(sorted({tag for sentence in (*sentences, *dev) for tag in sentence.tags}))
     beside = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
-    with quiet(), _random_states_kept(device), beside as temporary:
+    with quiet(), random_states_kept(device == "cpu"), beside as temporary:
         settings = _settings(temporary, epochs, lr, batch_size, seed, device)
         tagger, tokenizer = _load(str(model), labels)
         limit = min(positions(tagger) or tokenizer.model_max_length, tokenizer.model_max_length)
@@ -149,23 +150,6 @@ def _check(out: Path, epochs: int, lr: float, batch_size: int, seed: int, device
             "[finetune_tagging] device must be one that torch finds, got 'cuda' without a GPU; "
             "pass device='cpu', or install torch for CUDA."
         )
-
-
-@contextmanager
-def _random_states_kept(device: str) -> Iterator[None]:
-    """Restore the random states that the Trainer seeds."""
-    import numpy as np
-    import torch
-
-    # Reading the state of a GPU that nobody uses yet would start CUDA.
-    started = device == "cuda" or bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if started else ()):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _settings(
@@ -232,7 +216,7 @@ def _labeled(
         words, tags = sentence.words, sentence.tags
         text = Text.of_words(words)
         pieces = tokenizer(text.text, return_offsets_mapping=True)
-        first = _first_pieces(text, pieces["offset_mapping"])
+        first = _first_pieces(word_of_piece(text, pieces["offset_mapping"]))
         if len(tags) != len(words) or len(first) != len(words) or not words:
             raise ValueError(
                 f"[finetune_tagging] {name}[{number}] must have one tag for each word, and words "
@@ -251,15 +235,12 @@ def _labeled(
     return rows
 
 
-def _first_pieces(text: Text, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """Position of the first piece of each word that has one."""
-    # Some tokenizers count the space before a word to its first piece, so the last character tells.
-    word_at = {at: n for n, (start, stop) in enumerate(text.words) for at in range(start, stop)}
+def _first_pieces(words: Sequence[int]) -> list[int]:
+    """Positions of the first pieces of words, of the word of each piece."""
     first: dict[int, int] = {}
-    for position, (start, stop) in enumerate(offsets):
-        word = word_at.get(stop - 1) if stop > start else None
-        if word is not None:
-            first.setdefault(word, position)
+    for position, word in enumerate(words):
+        first.setdefault(word, position)
+    first.pop(NO_WORD, None)
     return list(first.values())
 
 

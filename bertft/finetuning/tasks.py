@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from bertft.corpora import Text
 from bertft.finetuning.examples import Examples
 from bertft.finetuning.recipe import Recipe
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TASKS = {"depparse": "DependencyParsing", "mnli": "InferencePairs", "squad": "QuestionAnswering"}
+NO_WORD = -1
 Features = dict[str, Any]
 """One input of the model: `input_ids` and whatever else its task wants, as lists and numbers."""
 
@@ -136,6 +138,13 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
     if dtype == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def word_of_piece(text: Text, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Number of the word that each piece belongs to, -1 for special tokens."""
+    # Some tokenizers count the space before a word to its first piece, so the last character tells.
+    word_at = {at: n for n, (start, stop) in enumerate(text.words) for at in range(start, stop)}
+    return [word_at.get(stop - 1, NO_WORD) if stop > start else NO_WORD for start, stop in offsets]
 
 
 class Predict:
