@@ -28,12 +28,14 @@ class Blocks:
     Attributes:
         calls: the module of each call in order; one that fires for several layers is repeated.
         widths: columns of layers 0..L.
+        entry: the module that returns layer 0, where one does.
         above: names of modules that run only once the last block has (final norms, poolers).
         late: names of modules that run only once the last layer is there (poolers).
     """
 
     calls: tuple[nn.Module, ...]
     widths: tuple[int, ...]
+    entry: nn.Module | None
     above: frozenset[str]
     late: frozenset[str]
 
@@ -119,8 +121,11 @@ def find_blocks(encoder: "PreTrainedModel") -> Blocks:
         for module in parent
     }
     trace: list[Call] = []
+    makers: dict[int, nn.Module] = {}
 
     def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            makers[id(output)] = module
         trace.append((module, input_tensor(args, kwargs), first_tensor(output)))
 
     handles = [
@@ -146,7 +151,7 @@ def find_blocks(encoder: "PreTrainedModel") -> Blocks:
         )
     modules = tuple(module for module, _, _ in calls)
     widths = (_width(calls[0][1]), *(_width(returned) for _, _, returned in calls[:-1]))
-    makers = [
+    last_made = [
         i
         for i, (_, _, returned) in enumerate(trace)
         if returned is not None and returned.data_ptr() == last.data_ptr()
@@ -154,8 +159,9 @@ def find_blocks(encoder: "PreTrainedModel") -> Blocks:
     return Blocks(
         modules,
         (*widths, _width(last)),
+        entry=makers.get(id(calls[0][1])),
         above=_run_after(last_block, trace, names),
-        late=_run_after(makers[-1], trace, names) if makers else frozenset(),
+        late=_run_after(last_made[-1], trace, names) if last_made else frozenset(),
     )
 
 

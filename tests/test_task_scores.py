@@ -660,8 +660,8 @@ REFUSED = [
         for name in ("lr", "head_lr", "clip")
         for value in (0, -1e-3, math.inf, math.nan)
     ],
-    ({"warmup": 1.5}, "warmup must be in [0, 1.0], got 1.5; pass one in that range."),
-    ({"warmup": -0.1}, "warmup must be in [0, 1.0], got -0.1; pass one in that range."),
+    ({"warmup": 1.5}, "warmup must be in [0, 1], got 1.5; pass one in that range."),
+    ({"warmup": -0.1}, "warmup must be in [0, 1], got -0.1; pass one in that range."),
     (
         {"weight_decay": -0.1},
         "weight_decay must be in [0, 1], got -0.1; pass one in that range.",

@@ -42,6 +42,7 @@ class Prefix:
         self._encoder = encoder_of(model)
         blocks = find_blocks(self._encoder)
         self._calls = blocks.calls[:k]
+        self._entry = blocks.entry
         self._width = blocks.widths[k] if k < blocks.depth else blocks.widths[k - 1]
         self._returns_tuple = False
         self._states: list[Tensor] = []
@@ -95,16 +96,17 @@ class Prefix:
     def standing_in(self, states: Tensor) -> Iterator[None]:
         """Make the model start at block k + 1, from the given states of its batch."""
         value: Any = (states,) if self._returns_tuple else states
-        modules = dict.fromkeys(self._calls)
-        for module in modules:
+        returned = dict.fromkeys(self._calls, value)
+        if self._entry is not None:
+            returned[self._entry] = states
+        for module, value in returned.items():
             # An attribute of the module hides the method of its class.
-            module.forward = lambda *args, **kwargs: value
+            module.forward = lambda *args, value=value, **kwargs: value
         try:
             yield
         finally:
-            for module in modules:
-                with suppress(AttributeError):
-                    del module.forward
+            for module in returned:
+                del module.forward
 
     def _run(self, rows: Sequence[Features], tokens: Tokens) -> Tensor:
         """What block k returns for a batch; the blocks above it do not run."""
