@@ -4,14 +4,11 @@ Owns the grid and its folder: a cell is one fine-tuning run, done once however o
 many processes the grid is run. Files of a cell are those of `finetuning.runs`.
 """
 
-import fcntl
 import json
 import os
-import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,8 +16,9 @@ import pandas as pd
 
 from bertft import results
 from bertft.checkpoints import Checkpoint, fingerprint
-from bertft.files import replacing, write_text
-from bertft.finetuning.examples import Source
+from bertft.files import locked, replacing, write_text
+from bertft.finetuning.examples import Source, named
+from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.runs import Finetuned, finetune
 from bertft.finetuning.tasks import task_of
 from bertft.progress import Display
@@ -76,19 +74,27 @@ class Ablation:
                 f"[report] folder must hold a grid of ablations, got {str(folder)!r} without "
                 f"{PLAN}; pass the out of ablate."
             )
-        tables, tasks, done, total = [], {}, 0, 0
+        model = next(iter(plans.values()))["model"]
+        tables, tasks, total = [], {}, 0
         for task, plan in plans.items():
             cells = [Cell(**cell) for cell in plan["cells"]]
-            finished = [cell for cell in cells if _is_done(folder, task, cell)]
-            tables += [_rows(folder, task, cell) for cell in finished]
-            done, total = done + len(finished), total + len(cells)
-            tasks[task] = {key: value for key, value in plan.items() if key != "cells"}
+            total += len(cells)
+            prefixes = {}
+            for cell in cells:
+                if _is_done(folder, task, cell):
+                    found = Finetuned.load(folder / CELLS / cell.name(task))
+                    # A model may have several names, and has one here.
+                    about = {"model": model, "ablation": cell.ablation, "layers": cell.layers}
+                    tables.append(found.table.assign(**about)[list(COLUMNS)])
+                    prefixes[cell.name(task)] = found.provenance["prefix_cache"]
+            told = {key: plan[key] for key in ("recipe", "train", "dev", "same")}
+            tasks[task] = {**told, "frozen prefix": prefixes}
         provenance = {
             "kind": "ablation",
             "created": min(plan["created"] for plan in plans.values()),
             "versions": results.versions(),
-            "model": next(iter(plans.values()))["model"],
-            "cells": {"done": done, "total": total},
+            "model": model,
+            "cells": {"done": len(tables), "total": total},
             "tasks": tasks,
         }
         table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
@@ -177,33 +183,28 @@ def ablate(
     Raises:
         ValueError: a number of blocks that the model lacks, or a folder whose cells of this task
             have another model, data or recipe.
+        FileExistsError: a folder with something else in it.
         FileNotFoundError: no such model or file.
 
     Reference: Merchant et al. 2020, partial freezing and layer truncation.
     """
     out, display = Path(out), Display(progress)
+    if unusable := {"seed", "resume", "overwrite", "tokenizer"} & set(options):
+        raise TypeError(
+            f"[ablate] options must be the same for all cells, got {sorted(unusable)[0]!r}; pass "
+            "seeds for seeds, and a folder for a tokenizer of its own."
+        )
+    _require_grid(out)
     checkpoint = Checkpoint.open(model)
     cells = grid(checkpoint.blocks.depth, freeze, keep, seeds)
-    plan = {
-        "model": checkpoint.name,
-        "fingerprint": fingerprint(checkpoint.encoder),
-        "depth": checkpoint.blocks.depth,
-        "train": os.fspath(train),
-        "dev": [os.fspath(path) for path in _listed(dev)],
-        "recipe": asdict(task_of(task).recipe.with_settings(**_settings(options))),
-        "options": {k: v for k, v in options.items() if k not in _settings(options)},
-    }
+    _extend_plan(out, task, _plan(task, checkpoint, train, dev, options), cells)
     del checkpoint
-    _extend_plan(out, task, plan, cells)
     display.note(
         f"{task}: {len(cells)} cells, {sum(_is_done(out, task, cell) for cell in cells)} of them "
         f"done, in {out}"
     )
-    for cell in _taken(out, task, cells):
+    for cell in _taken(out, task, cells, display):
         folder = out / CELLS / cell.name(task)
-        # What a run left that was killed while it wrote its results.
-        for leftover in folder.glob(f".{folder.name}.*"):
-            shutil.rmtree(leftover)
         display.note(f"cell {folder.name}")
         found = finetune(
             task,
@@ -252,35 +253,24 @@ def grid(
     ]
 
 
-def _taken(out: Path, task: str, cells: Sequence[Cell]) -> Iterator[Cell]:
+def _taken(out: Path, task: str, cells: Sequence[Cell], display: Display) -> Iterator[Cell]:
     """Cells that are not done, each while this process holds its lock.
 
-    A lock is the kernel's: it goes with the process that holds it, however that ends. When all that
-    is left is in other hands, waits for them to finish or to die.
+    When all that is left is in other hands, waits for them to finish or to die.
     """
-    waited = False
+    waiting = False
     while left := [cell for cell in cells if not _is_done(out, task, cell)]:
-        if waited:
-            time.sleep(1)
-        waited = True
+        taken = False
         for cell in left:
-            with _lock(out / LOCKS / cell.name(task), wait=False) as held:
+            with locked(out / LOCKS / cell.name(task), wait=False) as held:
                 if held and not _is_done(out, task, cell):
-                    waited = False
+                    taken = True
                     yield cell
-
-
-@contextmanager
-def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a file's lock inside the block; yields whether it was to be had."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        if not taken and not waiting:
+            display.note("waiting for the cells that other processes are at ...")
+        waiting = not taken
+        if waiting:
+            time.sleep(1)
 
 
 def _is_done(out: Path, task: str, cell: Cell) -> bool:
@@ -299,39 +289,60 @@ def _read_plans(out: Path) -> dict[str, Any]:
     return plans
 
 
+def _require_grid(out: Path) -> None:
+    if out.is_dir() and not (out / LOCKS).is_dir() and (found := sorted(out.iterdir())):
+        raise FileExistsError(
+            f"[ablate] out must be a new or empty folder, or hold a grid, got {found[0].name!r} in "
+            f"{str(out)!r}; pass another folder."
+        )
+
+
+def _plan(
+    task: str,
+    checkpoint: Checkpoint,
+    train: Source,
+    dev: Source | Sequence[Source],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the cells of a task have in common; `same` is what they must agree in."""
+    job = task_of(task)
+    settings = {field.name for field in fields(Recipe)}
+    recipe = job.recipe.with_settings(**{k: v for k, v in options.items() if k in settings})
+    skip_bad = bool(options.get("skip_bad"))
+    train_set = job.read(os.fspath(train), skip_bad=skip_bad)
+    dev_sets = {name: job.read(path, skip_bad=skip_bad) for name, path in named(dev).items()}
+    return {
+        "model": checkpoint.name,
+        "depth": checkpoint.blocks.depth,
+        "train": os.fspath(train),
+        "dev": [found.source for found in dev_sets.values()],
+        "recipe": asdict(recipe),
+        "same": {
+            "model": fingerprint(checkpoint.encoder),
+            "train": train_set.fingerprint,
+            "dev": {name: found.fingerprint for name, found in dev_sets.items()},
+            "recipe": asdict(recipe),
+            "limit": options.get("limit"),
+            "dev_every": options.get("dev_every", 1),
+            "prefix_cache": options.get("prefix_cache", True),
+        },
+    }
+
+
 def _extend_plan(out: Path, task: str, plan: dict[str, Any], cells: Sequence[Cell]) -> None:
     """Add cells to the plan of the folder, which must be for the same model, data and recipe."""
     plan = json.loads(json.dumps(plan))
-    with _lock(out / LOCKS / "plan", wait=True):
+    with locked(out / LOCKS / "plan", wait=True):
         plans = _read_plans(out)
         found = plans.get(task, {"created": results.now(), "cells": [], **plan})
-        differing = [key for key, value in plan.items() if found[key] != value]
-        if differing:
-            key = differing[0]
-            raise ValueError(
-                f"[ablate] out must hold cells of the same {key}, got {found[key]} in {str(out)!r} "
-                f"where this run has {plan[key]}; pass another out."
-            )
+        theirs = {**found["same"], "model": next(iter(plans.values()), plan)["same"]["model"]}
+        for key, value in plan["same"].items():
+            if theirs[key] != value:
+                raise ValueError(
+                    f"[ablate] out must hold cells of the same {key}, got {theirs[key]} in "
+                    f"{str(out)!r} where this run has {value}; pass another out."
+                )
         known = [Cell(**cell) for cell in found["cells"]]
         known += [cell for cell in cells if cell not in known]
         found["cells"] = [asdict(cell) for cell in known]
         write_text(out / PLAN, json.dumps({**plans, task: found}, indent=2) + "\n")
-
-
-def _rows(out: Path, task: str, cell: Cell) -> pd.DataFrame:
-    table = Finetuned.load(out / CELLS / cell.name(task)).table
-    return table.assign(ablation=cell.ablation, layers=cell.layers)[list(COLUMNS)]
-
-
-def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that are settings of a recipe."""
-    from dataclasses import fields
-
-    from bertft.finetuning.recipe import Recipe
-
-    names = {field.name for field in fields(Recipe)}
-    return {name: value for name, value in options.items() if name in names}
-
-
-def _listed(dev: Source | Sequence[Source]) -> Sequence[Source]:
-    return [dev] if isinstance(dev, (str, os.PathLike)) else dev

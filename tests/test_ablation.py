@@ -21,7 +21,8 @@ QUICK = {"epochs": 1, "batch_size": 8, "lr": 1e-3, "max_length": 48}
 
 @pytest.fixture
 def files(tmp_path):
-    return write_all(tmp_path)
+    (tmp_path / "data").mkdir()
+    return write_all(tmp_path / "data")
 
 
 @pytest.fixture
@@ -111,11 +112,42 @@ def test_cells_of_another_recipe_are_refused(base, files, tmp_path, checkpoint):
     run(base, files, out)
     with pytest.raises(ValueError, match=r"out must hold cells of the same recipe, got .*0\.001"):
         run(base, files, out, lr=2e-3)
-    with pytest.raises(ValueError, match=r"out must hold cells of the same options, got"):
+    with pytest.raises(ValueError, match=r"out must hold cells of the same limit, got None in"):
         run(base, files, out, limit=5)
+    # Neither where a model or a cache lies nor what it is called changes a result.
+    run(base / ".." / base.name, files, out, cache_memory_gib=0)
     other = checkpoint("other", seed=1)
     with pytest.raises(ValueError, match=r"out must hold cells of the same model, got"):
         run(other, files, out)
+
+
+def test_data_that_changed_are_refused(base, files, tmp_path):
+    out = tmp_path / "out"
+    run(base, files, out)
+    train = files["mnli"][0]
+    train.write_text(train.read_text().replace("cat", "dog"))
+    with pytest.raises(ValueError, match=r"out must hold cells of the same train, got"):
+        run(base, files, out, freeze=[1])
+
+
+def test_a_first_mistake_spoils_nothing(base, files, tmp_path):
+    out = tmp_path / "out"
+    train, dev = files["mnli"]
+    with pytest.raises(FileNotFoundError):
+        ablate("mnli", base, train.with_name("typo.jsonl"), dev, out, **QUICK)
+    with pytest.raises(ValueError, match="prefix cache must fit"):
+        run(base, files, out, freeze=[1], cache_memory_gib=0, cache_disk_gib=0)
+    assert run(base, files, out, freeze=[1]).provenance["cells"] == {"done": 2, "total": 2}
+
+
+def test_options_that_belong_to_a_cell(base, files, tmp_path):
+    with pytest.raises(TypeError, match="options must be the same for all cells, got 'seed'"):
+        run(base, files, tmp_path / "out", seed=3)
+
+
+def test_other_folders_are_not_written_to(base, files, tmp_path):
+    with pytest.raises(FileExistsError, match=r"hold a grid, got 'config\.json' in"):
+        run(base, files, base)
 
 
 def test_a_folder_without_a_grid(tmp_path):

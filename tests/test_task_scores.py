@@ -114,8 +114,9 @@ def test_labels_that_training_lacks_count_as_wrong_and_are_told(tokenizer):
     assert scores.notes == [
         "2 words have labels that the training trees lack and count as wrong: amod (2)"
     ]
-    heads, found = scores.predictions[1]
-    assert (heads, found) == ([2, 3, 0], ["det", "nsubj", "root"])
+    found = scores.predictions[1]
+    assert (found["heads"], found["labels"]) == ([2, 3, 0], ["det", "nsubj", "root"])
+    assert (found["id"], found["line"]) == (SECOND.id, SECOND.line)
     known = (*labels, "amod")
     assert not DEPPARSE.score(tokens, [FIRST], known, GoldTrees(known)).notes
 
@@ -152,10 +153,11 @@ def test_a_real_parser_is_scored_in_any_order(tokenizer):
         predict = Predict(parser, DEPPARSE.collate, tokens)
         found.append(DEPPARSE.score(tokens, trees, labels, predict))
     assert found[0].predictions == found[1].predictions
-    assert [len(heads) for heads, _ in found[0].predictions] == [3, 5, 2, 1, 5, 3]
-    assert found[0].predictions[1] == found[0].predictions[4]
-    assert found[0].predictions[3][0] == [0]
-    assert attachment_scores(trees, found[0].predictions)[0] == found[0].values
+    parsed = [(line["heads"], line["labels"]) for line in found[0].predictions]
+    assert [len(heads) for heads, _ in parsed] == [3, 5, 2, 1, 5, 3]
+    assert parsed[1] == parsed[4]
+    assert parsed[3][0] == [0]
+    assert attachment_scores(trees, parsed)[0] == found[0].values
     assert parser.training
 
 
@@ -257,7 +259,8 @@ def test_pairs_are_scored_by_their_likeliest_label(tokenizer):
 
     scores = MNLI.score(Tokens(tokenizer, MNLI.recipe), pairs, LABELS, predict)
     assert (scores.values, scores.n) == ({"accuracy": 60}, 5)
-    assert scores.predictions == [LABELS[guess] for guess in guesses]
+    assert [line["label"] for line in scores.predictions] == [LABELS[guess] for guess in guesses]
+    assert [line["line"] for line in scores.predictions] == [pair.line for pair in pairs]
 
 
 def test_pairs_are_two_segments_and_the_longer_is_cut(tokenizer):
@@ -462,7 +465,9 @@ def test_offsets_point_at_the_text_of_their_tokens(any_tokenizer):
             assert name.strip() == asked.context[start:stop].strip()
         ids = row["input_ids"][: at[0]]
         told = tokenizer.decode(ids, skip_special_tokens=True)
-        assert told == asked.question.strip()
+        # Without special tokens, a line end parts the texts.
+        separated = tokenizer.num_special_tokens_to_add(pair=True) > 0
+        assert told == asked.question.strip() + ("" if separated else "\n")
         assert row["offsets"].dtype == np.int32
 
 
@@ -479,9 +484,9 @@ def test_long_questions_are_cut_to_64_tokens(tokenizer):
 def test_a_question_is_not_cut_inside_a_character(byte_pairs):
     # Three bytes each: the 64th token is the first byte of the 22nd character.
     asked = question("1", "cat", context="the cat " * 20, asked="中" * 60)
-    whole = windows(window_tokens(byte_pairs, max_length=74, doc_stride=9), [asked])
+    whole = windows(window_tokens(byte_pairs, max_length=75, doc_stride=9), [asked])
     short = question("1", "cat", context="the cat " * 20, asked="中" * 21)
-    cut = windows(window_tokens(byte_pairs, max_length=74, doc_stride=9), [short])
+    cut = windows(window_tokens(byte_pairs, max_length=75, doc_stride=9), [short])
     assert [row["input_ids"] for row in whole] == [row["input_ids"] for row in cut]
 
 
@@ -490,7 +495,7 @@ def test_a_question_is_cut_before_the_space(byte_pairs, words):
     asked = " ".join((["the", "cat"] * 40)[:words])
     asked = question("1", "cat", context="the cat", asked=asked)
     row = windows(Tokens(byte_pairs, SQUAD.recipe), [asked])[0]
-    assert sum(row["offsets"][:, 0] < 0) == 64
+    assert sum(row["offsets"][:, 0] < 0) == 64 + 1  # and the line end
 
 
 def test_cutting_does_not_count_special_tokens_or_pieces_of_the_context(tokenizer):
@@ -500,13 +505,22 @@ def test_cutting_does_not_count_special_tokens_or_pieces_of_the_context(tokenize
     assert [len(inside(row)) for row in rows] == [10, 10, 10, 6]
 
 
-@pytest.mark.parametrize(("stride", "length"), [(9, 14), (20, 14), (0, 5)])
+@pytest.mark.parametrize(("stride", "length"), [(9, 14), (20, 14), (1, 6)])
 def test_a_stride_that_leaves_no_room_is_told(tokenizer, stride, length):
     tokens = window_tokens(tokenizer, max_length=length, doc_stride=stride)
     told = (
         rf"^\[finetune\] doc_stride must be less than the {length - 5} tokens that a question of 2 "
         rf"leaves in a window of {length}, got {stride}; pass a shorter stride or a larger "
         r"max_length\.$"
+    )
+    with pytest.raises(ValueError, match=told):
+        windows(tokens, [question("1", "cat", context="the cat sat", asked="old cat")])
+
+
+def test_windows_without_room_for_context_are_told(tokenizer):
+    tokens = window_tokens(tokenizer, max_length=5, doc_stride=0)
+    told = (
+        r"^\[finetune\] max_length must leave room for context beside a question of 2 tokens, got 5"
     )
     with pytest.raises(ValueError, match=told):
         windows(tokens, [question("1", "cat", context="the cat sat", asked="old cat")])
@@ -575,7 +589,26 @@ def test_the_first_answer_is_the_one_to_learn(tokenizer):
     row = SQUAD.features(Tokens(tokenizer, SQUAD.recipe), asked, ())[0]
     assert answers_of([row], asked) == ["dog"]
     batch = SQUAD.collate([row], 0)
-    assert (int(batch["start_positions"]), int(batch["end_positions"])) == row["span"]
+    assert tuple(batch["spans"][0].tolist()) == row["span"]
+
+
+def test_padding_does_not_enter_the_loss(tokenizer):
+    asked = [question("1", "cat", context="the cat sat"), question("2", "mat", context="a mat")]
+    rows = SQUAD.features(Tokens(tokenizer, SQUAD.recipe), asked, ())
+    logits = torch.randn(2, 2, 60)
+
+    def model(input_ids, attention_mask, token_type_ids=None):
+        n = input_ids.shape[1]
+        return SimpleNamespace(start_logits=logits[0, :, :n], end_logits=logits[1, :, :n])
+
+    losses = []
+    for row, at in ((rows[0], 0), (rows[1], 1)):
+        first, last = row["span"]
+        n = len(row["input_ids"])
+        for side, gold in ((0, first), (1, last)):
+            losses.append(-torch.log_softmax(logits[side, at, :n], 0)[gold])
+    found = SQUAD.loss(model, SQUAD.collate(rows, 0))
+    torch.testing.assert_close(found, torch.stack(losses).mean())
 
 
 def gold_spans(asked, tokenizer):
@@ -603,7 +636,8 @@ def test_the_likeliest_span_over_all_windows_is_the_answer(tokenizer):
     tokens = window_tokens(tokenizer, max_length=24, doc_stride=4)
     scores = SQUAD.score(tokens, LONG_QUESTIONS, (), gold_spans(LONG_QUESTIONS, tokens))
     assert (scores.values, scores.n) == ({"f1": 100, "em": 100}, 3)
-    assert scores.predictions == [("1", "sat"), ("2", "mat"), ("3", "on kx")]
+    answers = {line["id"]: line["answer"] for line in scores.predictions}
+    assert answers == {"1": "sat", "2": "mat", "3": "on kx"}
 
 
 @pytest.fixture(scope="module")
@@ -660,11 +694,11 @@ REFUSED = [
         for name in ("lr", "head_lr", "clip")
         for value in (0, -1e-3, math.inf, math.nan)
     ],
-    ({"warmup": 1.5}, "warmup must be in [0, 1], got 1.5; pass one in that range."),
-    ({"warmup": -0.1}, "warmup must be in [0, 1], got -0.1; pass one in that range."),
+    ({"warmup": 1.5}, "warmup must be in [0, 1), got 1.5; pass one in that range."),
+    ({"warmup": -0.1}, "warmup must be in [0, 1), got -0.1; pass one in that range."),
     (
         {"weight_decay": -0.1},
-        "weight_decay must be in [0, 1], got -0.1; pass one in that range.",
+        "weight_decay must be in [0, 1), got -0.1; pass one in that range.",
     ),
     ({"doc_stride": -1}, "doc_stride must be at least 0, got -1; pass more."),
     ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'; pass its name."),

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bertft.ops import trees
-from bertft.ops.trees import decode, tree_fault
+from bertft.ops.trees import decode
+
+
+def is_tree(heads):
+    """By networkx: an arborescence in which the root has one child."""
+    graph = nx.DiGraph((head, word) for word, head in enumerate(heads, 1))
+    return nx.is_arborescence(graph) and graph.out_degree(0) == 1 and len(graph) == len(heads) + 1
 
 
 @cache
@@ -94,7 +100,7 @@ def test_no_tree_is_better(kind, n):
     for _ in range(40 if n < 6 else 5):
         table = TABLES[kind](random, n).astype(float)
         heads = decode_one(table)
-        assert tree_fault(heads) is None
+        assert is_tree(heads)
         assert total(table, heads) == best_total(table)
 
 
@@ -130,7 +136,7 @@ def networkx_total(table):
 def test_networkx_finds_no_better_tree(n, top):
     table = np.random.default_rng(n).integers(-top, top + 1, (n, n + 1))
     heads = decode_one(table.astype(float))
-    assert tree_fault(heads) is None
+    assert is_tree(heads)
     assert total(table, heads) == networkx_total(table) << 1074
 
 
@@ -154,7 +160,7 @@ def test_what_is_decoded_is_a_tree(data):
     finite = st.floats(allow_nan=False, allow_infinity=False, width=width)
     few = st.sampled_from([0.0, 1.0, -1.0])
     table = data.draw(arrays(f"float{width}", (n, n + 1), elements=few | finite))
-    assert tree_fault(decode_one(table)) is None
+    assert is_tree(decode_one(table))
 
 
 @pytest.mark.parametrize("kind", TABLES)
@@ -280,30 +286,3 @@ def test_sentences_without_a_tree_are_told(largest):
 def test_inputs_that_do_not_fit_are_told(scores, lengths, error, text):
     with pytest.raises(error, match=rf"\[decode\] {text}"):
         decode(scores, lengths)
-
-
-@pytest.mark.parametrize(
-    ("heads", "fault"),
-    [
-        ([0], None),
-        ([2, 0, 2, 3], None),
-        (np.array([3, 1, 0]), None),
-        ([], "no word is a root"),
-        ([2, 1], "no word is a root"),
-        ([0, 3], "word 2 has head 3, outside 0 to 2"),
-        ([-1, 0], "word 1 has head -1, outside 0 to 2"),
-        ([2, 0, 0], "words 2 and 3 are both roots"),
-        ([0, 2], "words 2 -> 2 form a cycle"),
-        ([0, 1, 4, 5, 3], "words 3 -> 4 -> 5 -> 3 form a cycle"),
-        ([2, 3, 2, 0], "words 2 -> 3 -> 2 form a cycle"),
-    ],
-)
-def test_faults_of_trees(heads, fault):
-    assert tree_fault(heads) == fault
-
-
-@pytest.mark.parametrize("n", range(1, 6))
-def test_only_trees_have_no_fault(n):
-    sound = set(map(tuple, all_trees(n).tolist()))
-    for heads in itertools.product(range(n + 1), repeat=n):
-        assert (tree_fault(heads) is None) == (heads in sound)

@@ -64,17 +64,20 @@ def compare(
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="The --out of a run.")]) -> None:
-    """Show the table of a run again, and write its figure and report anew."""
+    """Show the table of a run again; of a comparison or a grid, write figure and report anew."""
     from bertft import results
-    from bertft.ablation import PLAN, Ablation
     from bertft.comparison import Comparison
 
-    if (folder / PLAN).is_file():
+    if (folder / "ablation.json").is_file():
+        from bertft.ablation import Ablation
+
         show_ablation(Ablation.load(folder))
         return
     table, provenance = results.load_run(folder)
     if provenance.get("kind") == "finetune":
-        show_table(table, str(folder))
+        show_table(table[["corpus", "measure", "value", "n"]], str(folder))
+        for note in (f"frozen prefix: {provenance['prefix_cache']}", *provenance["notes"]):
+            say(note)
         return
     comparison = Comparison.load(folder)
     path = comparison.write_report(folder)

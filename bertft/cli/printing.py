@@ -37,8 +37,10 @@ def show_ablation(ablation: "Ablation") -> None:
     cells = ablation.provenance["cells"]
     done = f"{cells['done']} of {cells['total']} cells done"
     if cells["done"]:
-        columns = ["task", "corpus", "ablation", "layers", "mean", "low", "high", "seeds", "loss"]
-        show_table(ablation.headline[columns], done)
+        about = ["corpus", "measure", "ablation", "layers"]
+        columns = [*about, "mean", "low", "high", "seeds", "loss"]
+        for task, rows in ablation.headline.groupby("task", sort=False):
+            show_table(rows[columns], f"{task}, {done}")
         say(f"report: {ablation.write_report()}")
     else:
         say(done)
@@ -55,7 +57,9 @@ def show_table(table: "pd.DataFrame", title: str) -> None:
     shown.title = Text(title)
     for name in table.columns:
         numeric = table[name].dtype.kind in "if"
-        shown.add_column(str(name), justify="right" if numeric else "left", no_wrap=numeric)
+        shown.add_column(
+            str(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
+        )
     for _, row in table.iterrows():
         shown.add_row(*(_cell(value) for value in row))
     Console().print(shown)

@@ -20,7 +20,7 @@ Accumulate = Annotated[int | None, typer.Option(min=1, help="Batches a step; 1."
 MaxLength = Annotated[int | None, typer.Option(min=1, help="Tokens of an input: 512, 128, 384.")]
 Stride = Annotated[int | None, typer.Option(min=0, help="Tokens two windows share (squad): 128.")]
 WeightDecay = Annotated[float | None, typer.Option(help="Of matrices; 0.01.")]
-Warmup = Annotated[float | None, typer.Option(help="Share of the steps; 0.1.")]
+Warmup = Annotated[float | None, typer.Option(help="Share of the steps, below 1; 0.1.")]
 Clip = Annotated[float | None, typer.Option(help="Most that the gradient's norm may be; 1.")]
 Patience = Annotated[
     int | None, typer.Option(min=1, help="Stop after so many epochs without gain; off by default.")
@@ -35,7 +35,7 @@ NoPrefixCache = Annotated[
 CacheMemory = Annotated[float, typer.Option(min=0, help="GiB of memory for the frozen prefix.")]
 CacheDisk = Annotated[float, typer.Option(min=0, help="GiB of disk for it, if it needs more.")]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out and count examples that are not sound.")
+    bool, typer.Option("--skip-bad", help="Leave out and count answers with bad offsets (squad).")
 ]
 
 
@@ -71,7 +71,8 @@ def finetune(
     cache_disk: CacheDisk = 20.0,
     skip_bad: SkipBad = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+        bool,
+        typer.Option("--resume", help="Go on from the last checkpoint; show a finished run."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in --out.")] = False,
 ) -> None:

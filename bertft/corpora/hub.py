@@ -36,6 +36,11 @@ class Record:
             ValueError: no such field, or another type.
         """
         value = self.fields.get(name)
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(
+                f"[corpora] {self.where} must have whole characters in {name!r}, got half of a "
+                "surrogate pair; mend it."
+            )
         if not isinstance(value, str):
             found = f"{value!r:.40}" if name in self.fields else f"fields {sorted(self.fields)}"
             raise ValueError(

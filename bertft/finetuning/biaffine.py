@@ -64,7 +64,8 @@ class BiaffineParser(PreTrainedModel):
         Raises:
             ValueError: the folder lacks weights of the head.
         """
-        config = options.pop("config", None) or AutoConfig.from_pretrained(folder)
+        where = {key: options[key] for key in ("revision", "cache_dir", "token") if key in options}
+        config = options.pop("config", None) or AutoConfig.from_pretrained(folder, **where)
         told = options.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(
             folder, *args, config=config, output_loading_info=True, **options

@@ -61,6 +61,7 @@ class DependencyParsing(Task):
         self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]
     ) -> list[Features]:
         """One input a sentence. A label that the label set lacks stays out of the loss."""
+        tokens.require_room(pair=False)
         texts = [Text.of_words(tree.words) for tree in items]
         encoded = tokens.tokenizer(
             [text.text for text in texts],
@@ -74,6 +75,7 @@ class DependencyParsing(Task):
             {
                 "input_ids": encoded["input_ids"][i],
                 "words": word_of_piece(text, encoded["offset_mapping"][i]),
+                "cut": bool(encoded.encodings[i].overflowing),
                 "heads": tree.heads,
                 "labels": [number.get(universal(label), UNSCORED) for label in tree.labels],
             }
@@ -111,7 +113,11 @@ class DependencyParsing(Task):
                 names = [labels[label] for label in chosen[row, :n].tolist()]
                 parsed[i] = (heads[row, :n].tolist(), names)
         values, n = attachment_scores(items, parsed)
-        return Scores(values, n, self._notes(items, rows, labels), predictions=parsed)
+        predictions = [
+            {"id": tree.id, "line": tree.line, "heads": heads, "labels": names}
+            for tree, (heads, names) in zip(items, parsed, strict=True)
+        ]
+        return Scores(values, n, self._notes(items, rows, labels), predictions=predictions)
 
     def _notes(
         self, items: Sequence[Tree], rows: Sequence[Features], labels: Sequence[str]

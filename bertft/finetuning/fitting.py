@@ -14,6 +14,7 @@ import torch
 from bertft.checkpoints import Checkpoint
 from bertft.finetuning.examples import Examples
 from bertft.finetuning.prefix import GIB, Prefix, place_for
+from bertft.finetuning.resuming import open_checkpoints
 from bertft.finetuning.tasks import Features, Predict, Scores, Task, Tokens
 from bertft.models import encoder_of, freeze, truncate
 from bertft.progress import Display
@@ -32,6 +33,7 @@ class Fit:
     model: "PreTrainedModel"
     times: Mapping[str, Any]
     prefix_cache: str
+    cut_inputs: int
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -85,14 +87,14 @@ class Fitting:
 
         recipe, on_cpu = self.tokens.recipe, self.device.type == "cpu"
         folder = self.out / CHECKPOINTS
-        with quiet(), training.random_states_kept(on_cpu), training.telling_full_disks(folder):
+        with quiet(), training.random_states_kept(on_cpu):
             set_seed(recipe.seed)
             model = self._with_head(checkpoint)
             truncate(model, described["keep"])
             freeze(model, described["freeze"])
             model.to(self.device)  # type: ignore[arg-type]
             rows = self.task.features(self.tokens, train.items, self.labels)
-            last = training.open_checkpoints(folder, described, resume=resume)
+            last = open_checkpoints(folder, described, resume=resume)
             self.display.note(self._plan(model, train, rows, last))
             prefix, prefix_s, prefix_cache = self._prefix(model, described["freeze"], rows)
             with self.display.bar("training", 1, "steps") as bar:
@@ -101,6 +103,7 @@ class Fitting:
                     recipe,
                     rows,
                     lambda batch: self.task.collate(batch, self.tokens.pad_id),
+                    self.task.loss,
                     folder,
                     prefix=prefix,
                     dev_score=lambda: next(iter(self.score(model, dev).values.values())),
@@ -108,17 +111,22 @@ class Fitting:
                     on_cpu=on_cpu,
                 )
                 began = time.perf_counter()
-                done = trainer.train(resume_from_checkpoint=str(last) if last else None)
-            shutil.rmtree(self.out / PREFIX_STATES, ignore_errors=True)
+                try:
+                    done = trainer.train(resume_from_checkpoint=str(last) if last else None)
+                finally:
+                    shutil.rmtree(self.out / PREFIX_STATES, ignore_errors=True)
+            _require_finite(model)
+        before = int(last.name.split("-")[1]) if last else 0
         times = {
             "prefix_s": prefix_s,
             "training_s": round(time.perf_counter() - began, 2),
             "epoch_s": trainer.epoch_s,
             "steps": done.global_step,
             "epochs": round(float(trainer.state.epoch or 0), 3),
-            "loss": done.training_loss,
+            "resumed_from_step": before,
+            "loss": done.training_loss if done.global_step > before else None,
         }
-        return Fit(model, times, prefix_cache)
+        return Fit(model, times, prefix_cache, sum(row.get("cut", False) for row in rows))
 
     def score(
         self, model: "PreTrainedModel", examples: Examples, name: str | None = None
@@ -127,8 +135,8 @@ class Fitting:
         if name is None:
             predict = Predict(model, self.task.collate, self.tokens)
             return self.task.score(self.tokens, examples.items, self.labels, predict)
-        with self.display.bar(f"scoring {name}", len(examples.items), "examples") as bar:
-            predict = Predict(model, self.task.collate, self.tokens, bar.advance)
+        with self.display.bar(f"scoring {name}", len(examples.items), "inputs") as bar:
+            predict = Predict(model, self.task.collate, self.tokens, bar.follow)
             scores = self.task.score(self.tokens, examples.items, self.labels, predict)
         for note in scores.notes:
             self.display.note(f"{name}: {note}")
@@ -138,9 +146,11 @@ class Fitting:
         """The task's model with the pretrained encoder inside, in float32."""
         config = copy.deepcopy(checkpoint.encoder.config)
         config.dtype = torch.float32
-        if self.labels:
-            config.id2label = dict(enumerate(self.labels))
-            config.label2id = {label: number for number, label in enumerate(self.labels)}
+        # Two outputs where there are no labels: the start and the end of a span.
+        names = self.labels or ("start", "end")
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+        config.problem_type = None
         if config.pad_token_id is None:
             config.pad_token_id = self.tokens.pad_id
         model: PreTrainedModel = self.task.head()(config)
@@ -184,12 +194,23 @@ class Fitting:
         # Weights, gradients and AdamW's two moments, in float32.
         memory = (4 * counts["all"] + 12 * counts["trained"]) / GIB
         start = f", resumed from {last.name}" if last else ""
+        cut = sum(row.get("cut", False) for row in rows)
+        start += f"; {cut:,} inputs are cut to {recipe.max_length} tokens" if cut else ""
         return (
             f"{self.task.name}: {len(train.items):,} examples, {len(rows):,} inputs of "
             f"{tokens:.0f} tokens, {recipe.epochs} epochs, {steps:,} steps; "
             f"{counts['trained']:,} of {counts['all']:,} weights train, {memory:.2f} GiB with "
             f"their optimizer{start}"
         )
+
+
+def _require_finite(model: torch.nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise RuntimeError(
+                f"[finetune] weights must be finite after training, got NaN or infinity in {name!r}"
+                "; lower the learning rate."
+            )
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:

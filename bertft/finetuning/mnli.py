@@ -41,8 +41,9 @@ class InferencePairs(Task):
         self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]
     ) -> list[Features]:
         """One input a pair; the longer of the two texts is cut first."""
+        tokens.require_room(pair=True)
         encoded = tokens.tokenizer(
-            [pair.premise for pair in items],
+            [tokens.first_of_pair(pair.premise) for pair in items],
             [pair.hypothesis for pair in items],
             truncation="longest_first",
             max_length=tokens.recipe.max_length,
@@ -50,7 +51,8 @@ class InferencePairs(Task):
         )
         number = {label: i for i, label in enumerate(labels)}
         return [
-            {key: values[i] for key, values in encoded.items()} | {"labels": number[pair.label]}
+            {key: values[i] for key, values in encoded.items()}
+            | {"labels": number[pair.label], "cut": bool(encoded.encodings[i].overflowing)}
             for i, pair in enumerate(items)
         ]
 
@@ -68,4 +70,9 @@ class InferencePairs(Task):
             for i, guess in zip(numbers, output.logits.argmax(dim=-1).tolist(), strict=True):
                 guesses[i] = labels[guess]
         right = sum(guess == pair.label for guess, pair in zip(guesses, items, strict=True))
-        return Scores({"accuracy": 100 * right / len(items)}, len(items), predictions=guesses)
+        predictions = [
+            {"line": pair.line, "label": guess} for pair, guess in zip(items, guesses, strict=True)
+        ]
+        cut = sum(row["cut"] for row in rows)
+        notes = [f"{cut} pairs are cut to {tokens.recipe.max_length} tokens"] if cut else []
+        return Scores({"accuracy": 100 * right / len(items)}, len(items), notes, predictions)

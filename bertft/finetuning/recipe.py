@@ -26,7 +26,7 @@ class Recipe:
         max_length: tokens of an input, special ones included; longer ones are cut.
         doc_stride: tokens that two windows of a long context share (question answering only).
         weight_decay: of matrices; biases and norms have none.
-        warmup: share of the steps, 0 to 1.
+        warmup: share of the steps, below 1.
         clip: most that the gradient's norm may be.
         patience: stop after so many epochs without gain on the first dev set, and keep the best;
             None trains all epochs and keeps the last.
@@ -78,9 +78,10 @@ class Recipe:
                     "encoders, 1e-3 most heads."
                 )
         for name in ("warmup", "weight_decay"):
-            if not 0 <= getattr(self, name) <= 1:
+            # transformers takes a warm-up of 1 for one step.
+            if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
-                    f"[finetune] {name} must be in [0, 1], got {getattr(self, name)}; pass one in "
+                    f"[finetune] {name} must be in [0, 1), got {getattr(self, name)}; pass one in "
                     "that range."
                 )
         if self.doc_stride is not None and self.doc_stride < 0:

@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,12 @@ import torch
 from bertft import results
 from bertft.checkpoints import Checkpoint, fingerprint
 from bertft.devices import find_device
-from bertft.files import write_text
+from bertft.files import locked, write_text
 from bertft.finetuning.examples import Source, named
 from bertft.finetuning.fitting import CHECKPOINTS, Fitting
 from bertft.finetuning.recipe import Recipe
-from bertft.finetuning.tasks import Tokens, task_of
+from bertft.finetuning.resuming import require_same, telling_full_disks
+from bertft.finetuning.tasks import Scores, Tokens, task_of
 from bertft.progress import Display
 from bertft.quiet import quiet
 
@@ -31,13 +33,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+KIND = "finetune"
+
+
 @dataclasses.dataclass(frozen=True)
 class Finetuned:
     """A fine-tuned model's folder, its scores and how they came about.
 
     Attributes:
-        folder: with model, tokenizer, `results.parquet`, `results.csv`, `predictions.jsonl` of
-            every dev set, and `provenance.json`.
+        folder: with model, tokenizer, `results.parquet`, `results.csv`, `provenance.json`, and for
+            every dev set `predictions-NAME.jsonl`, an object a line: `id`, `line`, `heads`,
+            `labels` of a sentence, `line`, `label` of a pair, or `id`, `answer` of a question.
         table: tidy pandas table with the columns `task, model, freeze, keep, depth, seed, corpus,
             measure, value, n`; values in percent, the headline measure first.
         provenance: data, recipe, versions, times and notes, as JSON types.
@@ -56,7 +62,7 @@ class Finetuned:
             ValueError: its files are damaged, or of something else.
         """
         table, provenance = results.load_run(folder)
-        if provenance.get("kind") != "finetune":
+        if provenance.get("kind") != KIND:
             raise ValueError(
                 f"[load] folder must hold a fine-tuned model, got something else in "
                 f"{str(folder)!r}; pass the out of finetune."
@@ -104,9 +110,10 @@ def finetune(
     Args:
         task: "depparse", "mnli" or "squad".
         model: folder, hub name, or a `PreTrainedModel`, which stays as it is.
-        train: training file in a format of the task, or for mnli and squad `NAME:SPLIT` on the hub.
+        train: CoNLL-U for depparse; JSON lines, TSV or `NAME:SPLIT` on the hub for mnli; SQuAD's
+            JSON or `NAME:SPLIT` for squad.
         dev: one or more of the same, scored at the end; the first one decides early stopping.
-        out: the folder to make.
+        out: a folder that is new or empty, or holds an earlier run.
         freeze: k: embeddings and blocks 1..k keep their pretrained weights.
         keep: k: cut off the blocks above k; None keeps all.
         limit: training examples drawn uniformly; all by default.
@@ -116,16 +123,19 @@ def finetune(
         prefix_cache: False runs frozen blocks in every step, with their dropout.
         cache_memory_gib: most memory for it; more goes to disk, beside the checkpoints.
         cache_disk_gib: most disk for it; more is an error.
-        skip_bad: leave out and count examples that contradict themselves, instead of an error.
+        skip_bad: leave out and count questions whose answers contradict their offsets, instead of
+            an error (squad only).
         save_model: False keeps the scores only.
-        resume: go on from the last whole checkpoint in `out`, one an epoch.
+        resume: go on from the last whole checkpoint in `out`, one an epoch; a run that is finished
+            is returned as it is.
         overwrite: replace a run in `out`.
         progress: print a plan and show bars.
         **settings: of `Recipe` (epochs, lr, head_lr, batch_size, max_length, seed, ...); the task's
             defaults are the recipes of the literature.
 
     Raises:
-        FileExistsError: `out` holds a run, or the checkpoints of one.
+        FileExistsError: `out` holds a run, the checkpoints of one, or anything else; or another
+            process is at work in it.
         FileNotFoundError: no such model or file.
         ValueError: data or settings out of range; the message says what to do.
         RuntimeError: a loss that is not finite, or no such device.
@@ -134,6 +144,11 @@ def finetune(
     out, started = Path(out), results.now()
     display = Display(progress)
     job = task_of(task)
+    if skip_bad and task != "squad":
+        raise ValueError(
+            f"[finetune] skip_bad must be off for {task}, got True; it is for answers of squad "
+            "whose offsets are wrong."
+        )
     recipe = job.recipe.with_settings(**settings)
     _require_free(out, resume=resume, overwrite=overwrite)
     where = find_device(device, "finetune")
@@ -143,82 +158,133 @@ def finetune(
         name: job.read(path, skip_bad=skip_bad).every(dev_every)
         for name, path in named(dev).items()
     }
+    for name, found in {"train": train_set, **dev_sets}.items():
+        for what, count in found.left_out.items():
+            if count:
+                display.note(f"{name}: {count:,} {what} left out")
     labels = job.labels(train_set)
     depth = checkpoint.blocks.depth
+    first = next(iter(dev_sets.values()))
     described = {
         "task": task,
-        "labels": list(labels),
-        "pretrained": fingerprint(checkpoint.encoder),
-        "train": train_set.fingerprint,
+        **dataclasses.asdict(recipe),
+        "limit": limit,
         "freeze": freeze,
         "keep": _require_layers(depth, freeze, keep),
         "prefix_cache": prefix_cache,
-        "recipe": dataclasses.asdict(recipe),
+        "pretrained": fingerprint(checkpoint.encoder),
+        "labels": list(labels),
+        "train": train_set.fingerprint,
+        # Early stopping looks at it.
+        "dev": first.fingerprint if recipe.patience is not None else None,
     }
+    if resume and _is_run(out):
+        finished = Finetuned.load(out)
+        require_same(finished.provenance["run"], described, out)
+        display.note(f"{out} is finished already")
+        return finished
     cache = (cache_memory_gib, cache_disk_gib) if prefix_cache else None
     fitting = Fitting(job, Tokens(checkpoint.tokenizer, recipe), labels, out, where, display, cache)
-    first = next(iter(dev_sets.values()))
-    fit = fitting.fit(checkpoint, train_set, first, described, resume=resume)
-    began = time.perf_counter()
-    scores = {name: fitting.score(fit.model, found, name) for name, found in dev_sets.items()}
-    table = pd.DataFrame(
-        {
-            "task": task,
-            "model": checkpoint.name,
-            "freeze": freeze,
-            "keep": described["keep"],
+    with _alone(out), telling_full_disks(out / CHECKPOINTS):
+        fit = fitting.fit(checkpoint, train_set, first, described, resume=resume)
+        began = time.perf_counter()
+        scores = {name: fitting.score(fit.model, found, name) for name, found in dev_sets.items()}
+        table = _tidy(
+            scores,
+            task=task,
+            model=checkpoint.name,
+            freeze=freeze,
+            keep=described["keep"],
+            depth=depth,
+            seed=recipe.seed,
+        )
+        provenance = {
+            "kind": KIND,
+            "created": started,
+            "versions": results.versions(),
+            "model": {
+                "name": checkpoint.name,
+                "fingerprint": described["pretrained"],
+                "architecture": type(checkpoint.encoder).__name__,
+            },
+            **{key: described[key] for key in ("task", "labels", "freeze", "keep")},
             "depth": depth,
-            "seed": recipe.seed,
-            "corpus": name,
-            "measure": measure,
-            "value": value,
-            "n": found.n,
+            "recipe": dataclasses.asdict(recipe),
+            "train": {**train_set.describe(), "cut": fit.cut_inputs},
+            "dev": {name: found.describe() for name, found in dev_sets.items()},
+            "options": {
+                "limit": limit,
+                "dev_every": dev_every,
+                "skip_bad": skip_bad,
+                "device": str(where),
+                "threads": torch.get_num_threads(),
+            },
+            "prefix_cache": fit.prefix_cache,
+            "parameters": fit.parameters,
+            "times": {**fit.times, "scoring_s": round(time.perf_counter() - began, 2)},
+            "run": described,
+            "notes": [f"{name}: {note}" for name, found in scores.items() for note in found.notes],
         }
+
+        def write(folder: Path) -> None:
+            if save_model:
+                with quiet():
+                    fit.model.save_pretrained(folder)
+                    checkpoint.tokenizer.save_pretrained(folder)
+            for name, file in _prediction_files(scores).items():
+                lines = [json.dumps(line, ensure_ascii=False) for line in scores[name].predictions]
+                write_text(folder / file, "\n".join(lines) + "\n")
+
+        results.save_run(out, table, provenance, write, overwrite=overwrite)
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        return Finetuned(out, table, provenance)
+
+
+def _tidy(scores: Mapping[str, Scores], **columns: Any) -> pd.DataFrame:
+    """A row for every dev set and measure."""
+    return pd.DataFrame(
+        {**columns, "corpus": name, "measure": measure, "value": value, "n": found.n}
         for name, found in scores.items()
         for measure, value in found.values.items()
     )
-    provenance = {
-        "kind": "finetune",
-        "created": started,
-        "versions": results.versions(),
-        "model": {
-            "name": checkpoint.name,
-            "fingerprint": described["pretrained"],
-            "architecture": type(checkpoint.encoder).__name__,
-        },
-        **{key: described[key] for key in ("task", "labels", "freeze", "keep", "recipe")},
-        "depth": depth,
-        "train": train_set.describe(),
-        "dev": {name: found.describe() for name, found in dev_sets.items()},
-        "options": {"limit": limit, "dev_every": dev_every, "device": str(where)},
-        "prefix_cache": fit.prefix_cache,
-        "parameters": fit.parameters,
-        "threads": torch.get_num_threads(),
-        "times": {**fit.times, "scoring_s": round(time.perf_counter() - began, 2)},
-        "notes": [f"{name}: {note}" for name, found in scores.items() for note in found.notes],
-    }
-
-    def write(folder: Path) -> None:
-        if save_model:
-            with quiet():
-                fit.model.save_pretrained(folder)
-                checkpoint.tokenizer.save_pretrained(folder)
-        for name, found in scores.items():
-            lines = [json.dumps(line, ensure_ascii=False) for line in found.predictions]
-            write_text(folder / f"predictions-{_file_name(name)}.jsonl", "\n".join(lines) + "\n")
-
-    results.save_run(out, table, provenance, write, overwrite=overwrite)
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    return Finetuned(out, table, provenance)
 
 
 def _require_free(out: Path, *, resume: bool, overwrite: bool) -> None:
-    results.require_free(out, overwrite=overwrite)
+    """Refuse a folder that holds anything but an earlier run, and clear what a killed one left."""
+    results.require_free(out, overwrite=overwrite or resume)
+    if not out.is_dir():
+        return
+    for leftover in out.glob(f".{out.name}.*"):
+        shutil.rmtree(leftover)
+    if not (_is_run(out) or (out / CHECKPOINTS).exists()) and (found := sorted(out.iterdir())):
+        raise FileExistsError(
+            f"[finetune] out must be a new or empty folder, or hold an earlier run, got "
+            f"{found[0].name!r} in {str(out)!r}; pass another folder."
+        )
     if (out / CHECKPOINTS).exists() and not (resume or overwrite):
         raise FileExistsError(
             f"[finetune] out must not hold the checkpoints of another run, got {str(out)!r}; go on "
             "with it (--resume), start anew (--overwrite), or pass another folder."
         )
+
+
+def _is_run(out: Path) -> bool:
+    if not (out / results.PROVENANCE).is_file():
+        return False
+    return bool(results.load_run(out)[1].get("kind") == KIND)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that no two processes train into it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out, wait=False) as held:
+        if not held:
+            raise FileExistsError(
+                f"[finetune] out must be free, got {str(out)!r}, into which another process "
+                "trains; wait for it, or pass another folder."
+            )
+        yield
 
 
 def _require_layers(depth: int, frozen: int, keep: int | None) -> int:
@@ -255,5 +321,13 @@ def _opened(
     return checkpoint, recipe
 
 
-def _file_name(corpus: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in corpus).strip("-.")
+def _prediction_files(corpora: Iterable[str]) -> dict[str, str]:
+    """A file name for each corpus, with a number where letters that files do not take differ."""
+    files: dict[str, str] = {}
+    for corpus in corpora:
+        plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in corpus).strip("-.")
+        name, number = f"predictions-{plain}.jsonl", 2
+        while name in files.values():
+            name, number = f"predictions-{plain}-{number}.jsonl", number + 1
+        files[corpus] = name
+    return files

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from bertft.corpora.squad import Question, read_questions
 from bertft.finetuning.examples import Examples
@@ -57,10 +58,21 @@ class QuestionAnswering(Task):
         return rows
 
     def collate(self, rows: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
-        """Token ids, mask, token types, and where the answer starts and ends."""
-        spans = torch.tensor([row.get("span", (0, 0)) for row in rows])
-        positions = {"start_positions": spans[:, 0], "end_positions": spans[:, 1]}
-        return pad_inputs(rows, pad_id) | positions
+        """Token ids, mask, token types, and in training where the answer starts and ends."""
+        inputs = pad_inputs(rows, pad_id)
+        if "span" in rows[0]:
+            inputs["spans"] = torch.tensor([row["span"] for row in rows])
+        return inputs
+
+    def loss(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Mean cross-entropy of the first and the last token, over the tokens of each window."""
+        spans = batch.pop("spans")
+        output = model(**batch)
+        hidden = batch["attention_mask"] == 0
+        # transformers' own loss lets padding into the softmax, so it would depend on the batch.
+        ends = torch.stack([output.start_logits, output.end_logits], dim=1).float()
+        ends = ends.masked_fill(hidden[:, None], -torch.inf)
+        return functional.cross_entropy(ends.flatten(0, 1), spans.flatten())
 
     def score(
         self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str], predict: Predict
@@ -78,7 +90,8 @@ class QuestionAnswering(Task):
                 if score > best[question][0]:
                     best[question] = score, items[question].context[start:stop]
         answers = {question.id: best[i][1] for i, question in enumerate(items)}
-        return Scores(answer_scores(items, answers), len(items), predictions=list(answers.items()))
+        predictions = [{"id": name, "answer": answer} for name, answer in answers.items()]
+        return Scores(answer_scores(items, answers), len(items), predictions=predictions)
 
 
 def windows(tokens: Tokens, questions: Sequence[Question]) -> list[Features]:
@@ -98,10 +111,14 @@ def windows(tokens: Tokens, questions: Sequence[Question]) -> list[Features]:
         else text
         for text, spans in zip(asked, offsets["offset_mapping"], strict=True)
     ]
-    specials = tokens.tokenizer.num_special_tokens_to_add(pair=True)
     longest = min(LONGEST_QUESTION, max(map(len, offsets["input_ids"]), default=0))
-    room = tokens.recipe.max_length - specials - longest
+    room = tokens.require_room(pair=True) - longest - len(tokens.first_of_pair(""))
     stride = tokens.recipe.doc_stride or 0
+    if room < 1:
+        raise ValueError(
+            f"[finetune] max_length must leave room for context beside a question of {longest} "
+            f"tokens, got {tokens.recipe.max_length}; pass more."
+        )
     if stride >= room:
         raise ValueError(
             f"[finetune] doc_stride must be less than the {room} tokens that a question of "
@@ -109,7 +126,7 @@ def windows(tokens: Tokens, questions: Sequence[Question]) -> list[Features]:
             "shorter stride or a larger max_length."
         )
     encoded = tokens.tokenizer(
-        cut,
+        [tokens.first_of_pair(question) for question in cut],
         [question.context for question in questions],
         truncation="only_second",
         max_length=tokens.recipe.max_length,

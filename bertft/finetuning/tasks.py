@@ -52,8 +52,27 @@ class Tokens:
 
     @property
     def pad_id(self) -> int:
-        """Token id for positions that the mask hides."""
-        return int(self.tokenizer.pad_token_id or 0)
+        """Token id for positions that the mask hides: the end of a text where there is no other."""
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return int(next(token for token in known if token is not None))
+
+    def first_of_pair(self, text: str) -> str:
+        """The first text of a pair, with a line end where the tokenizer has no separator."""
+        return text if self.tokenizer.num_special_tokens_to_add(pair=True) else f"{text}\n"
+
+    def require_room(self, *, pair: bool) -> int:
+        """Return the tokens left beside the special ones.
+
+        Raises:
+            ValueError: not even one for each text.
+        """
+        room = self.recipe.max_length - self.tokenizer.num_special_tokens_to_add(pair=pair)
+        if room < 1 + pair:
+            raise ValueError(
+                f"[finetune] max_length must leave room for text beside special tokens, got "
+                f"{self.recipe.max_length}, which leaves {max(room, 0)}; pass more."
+            )
+        return room
 
 
 class Task(ABC):
@@ -80,6 +99,11 @@ class Task(ABC):
         self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]
     ) -> list[Features]:
         """Inputs for training; an example may have none or several."""
+
+    def loss(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of a batch, in nats: a mean."""
+        loss: Tensor = model(**batch).loss
+        return loss
 
     @abstractmethod
     def collate(self, rows: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
@@ -153,8 +177,8 @@ class Predict:
     Args:
         model: with the task's head, in eval mode while it runs.
         collate: makes batches.
-        recipe: batch size and dtype.
-        advance: told the number of inputs done.
+        tokens: padding, batch size and dtype.
+        follow: told the numbers of inputs done and in all.
     """
 
     def __init__(
@@ -162,21 +186,31 @@ class Predict:
         model: "PreTrainedModel",
         collate: Callable[[Sequence[Features], int], dict[str, Tensor]],
         tokens: Tokens,
-        advance: Callable[[int], None] = lambda done: None,
+        follow: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.model = model
         self._collate = collate
         self._tokens = tokens
-        self._advance = advance
+        self._follow = follow
 
     def __call__(self, rows: Sequence[Features]) -> Iterator[tuple[list[int], Any]]:
-        """Yield the numbers of the rows of each batch, and the model's output for them."""
+        """Yield the numbers of the rows of each batch, and the model's output for them.
+
+        Raises:
+            RuntimeError: an output that is NaN.
+        """
         from bertft.models import inference
 
-        device = self.model.device
+        device, done = self.model.device, 0
         for numbers in by_length(rows, self._tokens.recipe.batch_size):
             batch = self._collate([rows[i] for i in numbers], self._tokens.pad_id)
             with inference(self.model), autocast(device, self._tokens.recipe.dtype):
                 output = self.model(**{key: value.to(device) for key, value in batch.items()})
+            if any(value.isnan().any() for value in output.values() if value is not None):
+                raise RuntimeError(
+                    "[finetune] scores must be numbers, got NaN; the training diverged: lower the "
+                    "learning rate."
+                )
             yield numbers, output
-            self._advance(len(numbers))
+            done += len(numbers)
+            self._follow(done, len(rows))

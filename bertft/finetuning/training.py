@@ -1,20 +1,16 @@
 """The training loop: transformers' Trainer with two rates, a frozen prefix and checkpoints.
 
-Owns the optimizer's groups, what a step does, where checkpoints lie and which of them is whole.
+Owns the optimizer's groups and what a step does; `resuming` knows which checkpoints are whole.
 """
 
-import errno
-import json
 import random
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
@@ -24,7 +20,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from bertft.files import write_text
 from bertft.finetuning.prefix import Prefix
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import Features
@@ -32,9 +27,6 @@ from bertft.models import encoder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-DESCRIPTION = "run.json"
-NO_ROOM = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
 
 
 class FineTuning(Trainer):
@@ -45,6 +37,7 @@ class FineTuning(Trainer):
         recipe: its settings.
         rows: inputs of the training examples.
         collate: makes batches of them.
+        loss: of the model on a batch, a mean.
         folder: for checkpoints, one an epoch.
         prefix: stands in for the frozen blocks, or None.
         dev_score: the headline measure on the first dev set, for early stopping.
@@ -57,6 +50,7 @@ class FineTuning(Trainer):
         recipe: Recipe,
         rows: Sequence[Features],
         collate: Callable[[Sequence[Features]], dict[str, Tensor]],
+        loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
         folder: Path,
         *,
         prefix: Prefix | None = None,
@@ -65,6 +59,7 @@ class FineTuning(Trainer):
         on_cpu: bool = True,
     ) -> None:
         self._recipe = recipe
+        self._loss = loss
         self._prefix = prefix
         self._dev_score = dev_score
 
@@ -87,6 +82,8 @@ class FineTuning(Trainer):
             eval_dataset=numbered[:1],
             callbacks=callbacks,
         )
+        # Losses are means of their batches, so the Trainer must average those of a step.
+        self.model_accepts_loss_kwargs = False
         # Without bars the Trainer prints its summary.
         self.remove_callback(PrinterCallback)
 
@@ -116,11 +113,11 @@ class FineTuning(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any
     ) -> Any:
-        """The model's own loss, from block k + 1 upwards where the prefix stands in."""
+        """The task's loss, from block k + 1 upwards where the prefix stands in."""
         states = inputs.pop("prefix_states", None)
         frozen = self._prefix.standing_in(states) if self._prefix is not None else nullcontext()
         with frozen:
-            return super().compute_loss(model, inputs, *args, **options)
+            return self._loss(model, inputs)
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Score the first dev set, for early stopping."""
@@ -173,6 +170,7 @@ def _arguments(recipe: Recipe, folder: Path, on_cpu: bool) -> TrainingArguments:
             "load_best_model_at_end": True,
             "metric_for_best_model": "score",
             "greater_is_better": True,
+            "restore_callback_states_from_checkpoint": True,
         }
     return TrainingArguments(
         output_dir=str(folder),
@@ -212,62 +210,3 @@ def random_states_kept(on_cpu: bool) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-
-
-def open_checkpoints(folder: Path, described: Mapping[str, Any], *, resume: bool) -> Path | None:
-    """Return the last whole checkpoint to resume from, or None to start at the beginning.
-
-    Removes checkpoints that were cut short. A new run clears the folder and leaves its description.
-
-    Raises:
-        ValueError: the checkpoints are of a run with another description.
-    """
-    description = folder / DESCRIPTION
-    described = json.loads(json.dumps(described))
-    if not resume or not description.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        write_text(description, json.dumps(described, indent=2))
-        return None
-    found = json.loads(description.read_text(encoding="utf-8"))
-    differing = [key for key in described if found.get(key) != described[key]]
-    if differing:
-        key = differing[0]
-        raise ValueError(
-            f"[finetune] checkpoint must be of the same run, got {key} {_short(found.get(key))} in "
-            f"{str(folder)!r} where this run has {_short(described[key])}; pass the same settings, "
-            "another out, or start anew (--overwrite)."
-        )
-    drop_partial(folder)
-    whole = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    return whole[-1] if whole else None
-
-
-def drop_partial(folder: Path) -> None:
-    """Remove checkpoints that lack the file which the Trainer writes last."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
-
-
-@contextmanager
-def telling_full_disks(folder: Path) -> Iterator[None]:
-    """Turn what libraries raise on a full disk into one error, and drop what was cut short."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not any(sign in str(error) for sign in NO_ROOM):
-            raise
-        drop_partial(folder)
-        kept = sorted(path.name for path in folder.glob("checkpoint-*"))
-        raise OSError(
-            f"[finetune] disk must have room for a checkpoint, got a full one at {str(folder)!r}; "
-            f"free some and resume (--resume) from {kept[-1] if kept else 'the beginning'}.",
-        ) from error
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

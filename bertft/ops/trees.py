@@ -1,4 +1,4 @@
-"""Dependency trees: the best tree for a table of arc scores, and whether heads form a tree.
+"""Dependency trees: the best tree for a table of arc scores.
 
 Owns ragged algorithms, one sentence at a time, on NumPy arrays: kernels that numba compiles at the
 first call and keeps on disk. They hold neither the GIL nor state and start no threads, and what
@@ -15,8 +15,6 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
-
-__all__ = ["decode", "tree_fault"]
 
 Array = NDArray[Any]
 
@@ -74,40 +72,6 @@ def decode(scores: Array, lengths: Sequence[int] | Array) -> NDArray[np.int32]:
                 f"of {n} words; set fewer of them to -inf."
             )
     return heads
-
-
-def tree_fault(heads: Sequence[int]) -> str | None:
-    """Say why heads form no dependency tree with one root; None if they do.
-
-    Cost: O(n).
-
-    Args:
-        heads: of word 1, 2, ...: 0 for the root, else the number of a word.
-
-    >>> tree_fault([2, 0, 2]), tree_fault([2, 1, 0])
-    (None, 'words 1 -> 2 -> 1 form a cycle')
-    """
-    n = len(heads)
-    for word, head in enumerate(heads, 1):
-        if not 0 <= head <= n:
-            return f"word {word} has head {head}, outside 0 to {n}"
-    roots = [word for word, head in enumerate(heads, 1) if head == 0]
-    if not roots:
-        return "no word is a root"
-    if len(roots) > 1:
-        return f"words {roots[0]} and {roots[1]} are both roots"
-    reached_from = [0] * (n + 1)
-    for start in range(1, n + 1):
-        word = start
-        while word != 0 and reached_from[word] == 0:
-            reached_from[word] = start
-            word = int(heads[word - 1])
-        if word != 0 and reached_from[word] == start:
-            cycle = [word, int(heads[word - 1])]
-            while cycle[-1] != word:
-                cycle.append(int(heads[cycle[-1] - 1]))
-            return f"words {' -> '.join(map(str, cycle))} form a cycle"
-    return None
 
 
 def _check(scores: Array, lengths: Array) -> None:
