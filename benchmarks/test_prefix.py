@@ -14,7 +14,7 @@ from bertft.finetuning.fitting import Fitting
 from bertft.finetuning.tasks import Tokens, task_of
 from bertft.progress import Display
 
-FROZEN, EXAMPLES, ROUNDS = 5, 2560, 3
+FROZEN, EXAMPLES, ROUNDS = 5, 1280, 3
 DISK, MEMORY = (0.0, 20.0), (20.0, 0.0)
 WAYS = {"plain": None, "prefix in shards on disk": DISK, "prefix in memory": MEMORY}
 TRAIN = {
