@@ -33,8 +33,8 @@ class Prefix:
     Args:
         model: with any head.
         k: number of frozen blocks, at least 1.
-        dtype: of the states that are kept. float32 is exact; bfloat16 rounds what the products of
-            a run under autocast round anyway.
+        dtype: of the states that are kept. float32 is exact; bfloat16 takes half the room and
+            rounds the states once, which products under autocast do too, but residual sums do not.
     """
 
     def __init__(self, model: "PreTrainedModel", k: int, dtype: torch.dtype) -> None:

@@ -250,13 +250,12 @@ def _tidy(scores: Mapping[str, Scores], **columns: Any) -> pd.DataFrame:
 
 
 def _require_free(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that holds anything but an earlier run, and clear what a killed one left."""
+    """Refuse a folder that holds anything but an earlier run."""
     results.require_free(out, overwrite=overwrite or resume)
     if not out.is_dir():
         return
-    for leftover in out.glob(f".{out.name}.*"):
-        shutil.rmtree(leftover)
-    if not (_is_run(out) or (out / CHECKPOINTS).exists()) and (found := sorted(out.iterdir())):
+    found = sorted(path for path in out.iterdir() if not path.name.startswith(f".{out.name}."))
+    if found and not (_is_run(out) or (out / CHECKPOINTS).exists()):
         raise FileExistsError(
             f"[finetune] out must be a new or empty folder, or hold an earlier run, got "
             f"{found[0].name!r} in {str(out)!r}; pass another folder."
@@ -276,7 +275,7 @@ def _is_run(out: Path) -> bool:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that no two processes train into it."""
+    """Hold the folder's lock, so that no two processes train into it; clear what a kill left."""
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, wait=False) as held:
         if not held:
@@ -284,6 +283,8 @@ def _alone(out: Path) -> Iterator[None]:
                 f"[finetune] out must be free, got {str(out)!r}, into which another process "
                 "trains; wait for it, or pass another folder."
             )
+        for leftover in out.glob(f".{out.name}.*"):
+            shutil.rmtree(leftover)
         yield
 
 
