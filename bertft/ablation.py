@@ -87,8 +87,15 @@ class Ablation:
                     about = {"model": model, "ablation": cell.ablation, "layers": cell.layers}
                     tables.append(found.table.assign(**about)[list(COLUMNS)])
                     prefixes[cell.name(task)] = found.provenance["prefix_cache"]
-            told = {key: plan[key] for key in ("recipe", "train", "dev", "same")}
-            tasks[task] = {**told, "frozen prefix": prefixes}
+            same = dict(plan["same"])
+            fingerprints = {key: same.pop(key) for key in ("model", "train", "dev")}
+            tasks[task] = {
+                **same,
+                "train": plan["train"],
+                "dev": plan["dev"],
+                "fingerprints": fingerprints,
+                "frozen prefix": prefixes,
+            }
         provenance = {
             "kind": "ablation",
             "created": min(plan["created"] for plan in plans.values()),
@@ -316,7 +323,6 @@ def _plan(
         "depth": checkpoint.blocks.depth,
         "train": os.fspath(train),
         "dev": [found.source for found in dev_sets.values()],
-        "recipe": asdict(recipe),
         "same": {
             "model": fingerprint(checkpoint.encoder),
             "train": train_set.fingerprint,

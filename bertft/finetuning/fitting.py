@@ -96,25 +96,25 @@ class Fitting:
             rows = self.task.features(self.tokens, train.items, self.labels)
             last = open_checkpoints(folder, described, resume=resume)
             self.display.note(self._plan(model, train, rows, last))
-            prefix, prefix_s, prefix_cache = self._prefix(model, described["freeze"], rows)
-            with self.display.bar("training", 1, "steps") as bar:
-                trainer = training.FineTuning(
-                    model,
-                    recipe,
-                    rows,
-                    lambda batch: self.task.collate(batch, self.tokens.pad_id),
-                    self.task.loss,
-                    folder,
-                    prefix=prefix,
-                    dev_score=lambda: next(iter(self.score(model, dev).values.values())),
-                    progress=bar.follow,
-                    on_cpu=on_cpu,
-                )
-                began = time.perf_counter()
-                try:
+            try:
+                prefix, prefix_s, prefix_cache = self._prefix(model, described["freeze"], rows)
+                with self.display.bar("training", 1, "steps") as bar:
+                    trainer = training.FineTuning(
+                        model,
+                        recipe,
+                        rows,
+                        lambda batch: self.task.collate(batch, self.tokens.pad_id),
+                        self.task.loss,
+                        folder,
+                        prefix=prefix,
+                        dev_score=lambda: next(iter(self.score(model, dev).values.values())),
+                        progress=bar.follow,
+                        on_cpu=on_cpu,
+                    )
+                    began = time.perf_counter()
                     done = trainer.train(resume_from_checkpoint=str(last) if last else None)
-                finally:
-                    shutil.rmtree(self.out / PREFIX_STATES, ignore_errors=True)
+            finally:
+                shutil.rmtree(self.out / PREFIX_STATES, ignore_errors=True)
             _require_finite(model)
         before = int(last.name.split("-")[1]) if last else 0
         times = {
