@@ -37,10 +37,12 @@ def show_ablation(ablation: "Ablation") -> None:
     cells = ablation.provenance["cells"]
     done = f"{cells['done']} of {cells['total']} cells done"
     if cells["done"]:
-        about = ["corpus", "measure", "ablation", "layers"]
-        columns = [*about, "mean", "low", "high", "seeds", "loss"]
+        what = {"full": "all", "freeze": "{} frozen", "keep": "{} kept"}
         for task, rows in ablation.headline.groupby("task", sort=False):
-            show_table(rows[columns], f"{task}, {done}")
+            shown = rows[["corpus", "mean", "low", "high", "seeds", "loss"]].copy()
+            pairs = zip(rows["ablation"], rows["layers"], strict=True)
+            shown.insert(1, "layers", [what[name].format(k) for name, k in pairs])
+            show_table(shown, f"{task}, {rows['measure'].iloc[0]} (%); {done}")
         say(f"report: {ablation.write_report()}")
     else:
         say(done)
