@@ -1,49 +1,40 @@
 """`ablate`: which layers did the task need? Partial freezing and truncation over a grid of runs.
 
-Owns the grid and its folder: a cell is one fine-tuning run, done once however often and by however
-many processes the grid is run. Files of a cell are those of `finetuning.runs`.
+Owns the composition and its results; `grids` owns cells, plan and locks, and the files of a cell
+are those of `finetuning.runs`.
 """
 
-import json
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bertft import results
-from bertft.checkpoints import Checkpoint, fingerprint
-from bertft.files import locked, replacing, write_text
-from bertft.finetuning.examples import Source, named
-from bertft.finetuning.recipe import Recipe
+from bertft.checkpoints import Checkpoint
+from bertft.files import replacing, write_text
+from bertft.finetuning.examples import Source
 from bertft.finetuning.runs import Finetuned, finetune
-from bertft.finetuning.tasks import task_of
+from bertft.grids import (
+    CELLS,
+    PLAN,
+    Cell,
+    extend_plan,
+    grid,
+    is_done,
+    plan_of,
+    read_plans,
+    require_grid,
+    taken,
+)
 from bertft.progress import Display
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PLAN, CELLS, LOCKS = "ablation.json", "cells", "locks"
 COLUMNS = (
     "model", "task", "ablation", "layers", "depth", "seed", "corpus", "measure", "value", "n",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """One run of the grid: a model with k blocks frozen or kept, or the whole of it, and a seed."""
-
-    seed: int
-    ablation: Literal["full", "freeze", "keep"]
-    layers: int
-
-    def name(self, task: str) -> str:
-        """Name of the cell's folder."""
-        which = "full" if self.ablation == "full" else f"{self.ablation}{self.layers}"
-        return f"{task}-{which}-seed{self.seed}"
 
 
 class Ablation:
@@ -68,7 +59,7 @@ class Ablation:
             FileNotFoundError: the folder holds no grid.
         """
         folder = Path(folder)
-        plans = _read_plans(folder)
+        plans = read_plans(folder)
         if not plans:
             raise FileNotFoundError(
                 f"[report] folder must hold a grid of ablations, got {str(folder)!r} without "
@@ -81,7 +72,7 @@ class Ablation:
             total += len(cells)
             prefixes = {}
             for cell in cells:
-                if _is_done(folder, task, cell):
+                if is_done(folder, task, cell):
                     found = Finetuned.load(folder / CELLS / cell.name(task))
                     # A model may have several names, and has one here.
                     about = {"model": model, "ablation": cell.ablation, "layers": cell.layers}
@@ -201,16 +192,16 @@ def ablate(
             f"[ablate] options must be the same for all cells, got {sorted(unusable)[0]!r}; pass "
             "seeds for seeds, and a folder for a tokenizer of its own."
         )
-    _require_grid(out)
+    require_grid(out)
     checkpoint = Checkpoint.open(model)
     cells = grid(checkpoint.blocks.depth, freeze, keep, seeds)
-    _extend_plan(out, task, _plan(task, checkpoint, train, dev, options), cells)
+    extend_plan(out, task, plan_of(task, checkpoint, train, dev, options), cells)
     del checkpoint
     display.note(
-        f"{task}: {len(cells)} cells, {sum(_is_done(out, task, cell) for cell in cells)} of them "
+        f"{task}: {len(cells)} cells, {sum(is_done(out, task, cell) for cell in cells)} of them "
         f"done, in {out}"
     )
-    for cell in _taken(out, task, cells, display):
+    for cell in taken(out, task, cells, display):
         folder = out / CELLS / cell.name(task)
         display.note(f"cell {folder.name}")
         found = finetune(
@@ -229,126 +220,3 @@ def ablate(
         )
         display.note(f"cell {folder.name}: {found.headline}")
     return Ablation.load(out)
-
-
-def grid(
-    depth: int, freeze: Sequence[int], keep: Sequence[int], seeds: int | Sequence[int]
-) -> list[Cell]:
-    """Return the cells of a grid, each once, all of a seed before the next.
-
-    Raises:
-        ValueError: no seed, a number twice, or one that a model of this depth does not allow.
-    """
-    wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    for name, values, least in (("freeze", freeze, 0), ("keep", keep, 1)):
-        for k in values:
-            if not least <= k <= depth:
-                raise ValueError(
-                    f"[ablate] {name} must be in {least}..{depth} for a model of {depth} blocks, "
-                    f"got {k}; leave it out."
-                )
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise ValueError(
-            f"[ablate] seeds must be one or more, each once, got {seeds}; pass how many."
-        )
-    frozen = [("freeze", k) for k in sorted(set(freeze)) if k > 0]
-    kept = [("keep", k) for k in sorted(set(keep)) if k < depth]
-    return [
-        Cell(seed, ablation, layers)  # type: ignore[arg-type]
-        for seed in wanted
-        for ablation, layers in [("full", depth), *frozen, *kept]
-    ]
-
-
-def _taken(out: Path, task: str, cells: Sequence[Cell], display: Display) -> Iterator[Cell]:
-    """Cells that are not done, each while this process holds its lock.
-
-    When all that is left is in other hands, waits for them to finish or to die.
-    """
-    waiting = False
-    while left := [cell for cell in cells if not _is_done(out, task, cell)]:
-        taken = False
-        for cell in left:
-            with locked(out / LOCKS / cell.name(task), wait=False) as held:
-                if held and not _is_done(out, task, cell):
-                    taken = True
-                    yield cell
-        if not taken and not waiting:
-            display.note("waiting for the cells that other processes are at ...")
-        waiting = not taken
-        if waiting:
-            time.sleep(1)
-
-
-def _is_done(out: Path, task: str, cell: Cell) -> bool:
-    return (out / CELLS / cell.name(task) / results.PROVENANCE).is_file()
-
-
-def _read_plans(out: Path) -> dict[str, Any]:
-    try:
-        plans: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(
-            f"[ablate] {PLAN} must be JSON, got {error} in {str(out)!r}; restore or remove it."
-        ) from error
-    return plans
-
-
-def _require_grid(out: Path) -> None:
-    if out.is_dir() and not (out / LOCKS).is_dir() and (found := sorted(out.iterdir())):
-        raise FileExistsError(
-            f"[ablate] out must be a new or empty folder, or hold a grid, got {found[0].name!r} in "
-            f"{str(out)!r}; pass another folder."
-        )
-
-
-def _plan(
-    task: str,
-    checkpoint: Checkpoint,
-    train: Source,
-    dev: Source | Sequence[Source],
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What the cells of a task have in common; `same` is what they must agree in."""
-    job = task_of(task)
-    settings = {field.name for field in fields(Recipe)}
-    recipe = job.recipe.with_settings(**{k: v for k, v in options.items() if k in settings})
-    skip_bad = bool(options.get("skip_bad"))
-    train_set = job.read(os.fspath(train), skip_bad=skip_bad)
-    dev_sets = {name: job.read(path, skip_bad=skip_bad) for name, path in named(dev).items()}
-    return {
-        "model": checkpoint.name,
-        "depth": checkpoint.blocks.depth,
-        "train": os.fspath(train),
-        "dev": [found.source for found in dev_sets.values()],
-        "same": {
-            "model": fingerprint(checkpoint.encoder),
-            "train": train_set.fingerprint,
-            "dev": {name: found.fingerprint for name, found in dev_sets.items()},
-            "recipe": asdict(recipe),
-            "limit": options.get("limit"),
-            "dev_every": options.get("dev_every", 1),
-            "prefix_cache": options.get("prefix_cache", True),
-        },
-    }
-
-
-def _extend_plan(out: Path, task: str, plan: dict[str, Any], cells: Sequence[Cell]) -> None:
-    """Add cells to the plan of the folder, which must be for the same model, data and recipe."""
-    plan = json.loads(json.dumps(plan))
-    with locked(out / LOCKS / "plan", wait=True):
-        plans = _read_plans(out)
-        found = plans.get(task, {"created": results.now(), "cells": [], **plan})
-        theirs = {**found["same"], "model": next(iter(plans.values()), plan)["same"]["model"]}
-        for key, value in plan["same"].items():
-            if theirs[key] != value:
-                raise ValueError(
-                    f"[ablate] out must hold cells of the same {key}, got {theirs[key]} in "
-                    f"{str(out)!r} where this run has {value}; pass another out."
-                )
-        known = [Cell(**cell) for cell in found["cells"]]
-        known += [cell for cell in cells if cell not in known]
-        found["cells"] = [asdict(cell) for cell in known]
-        write_text(out / PLAN, json.dumps({**plans, task: found}, indent=2) + "\n")

@@ -1,0 +1,175 @@
+"""The grid of an ablation: its cells, the plan of its folder, and who works on which cell.
+
+A cell is one fine-tuning run, done once however often and by however many processes the grid is
+run. What the cells of a task must agree in is in the plan.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from bertft import results
+from bertft.checkpoints import Checkpoint, fingerprint
+from bertft.files import locked, write_text
+from bertft.finetuning.examples import Source, named
+from bertft.finetuning.recipe import Recipe
+from bertft.finetuning.tasks import task_of
+from bertft.progress import Display
+
+PLAN, CELLS, LOCKS = "ablation.json", "cells", "locks"
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One run of the grid: a model with k blocks frozen or kept, or the whole of it, and a seed."""
+
+    seed: int
+    ablation: Literal["full", "freeze", "keep"]
+    layers: int
+
+    def name(self, task: str) -> str:
+        """Name of the cell's folder."""
+        which = "full" if self.ablation == "full" else f"{self.ablation}{self.layers}"
+        return f"{task}-{which}-seed{self.seed}"
+
+
+def grid(
+    depth: int, freeze: Sequence[int], keep: Sequence[int], seeds: int | Sequence[int]
+) -> list[Cell]:
+    """Return the cells of a grid, each once, all of a seed before the next.
+
+    Raises:
+        ValueError: no seed, a number twice, or one that a model of this depth does not allow.
+    """
+    wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    for name, values, least in (("freeze", freeze, 0), ("keep", keep, 1)):
+        for k in values:
+            if not least <= k <= depth:
+                raise ValueError(
+                    f"[ablate] {name} must be in {least}..{depth} for a model of {depth} blocks, "
+                    f"got {k}; leave it out."
+                )
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(
+            f"[ablate] seeds must be one or more, each once, got {seeds}; pass how many."
+        )
+    frozen = [("freeze", k) for k in sorted(set(freeze)) if k > 0]
+    kept = [("keep", k) for k in sorted(set(keep)) if k < depth]
+    return [
+        Cell(seed, ablation, layers)  # type: ignore[arg-type]
+        for seed in wanted
+        for ablation, layers in [("full", depth), *frozen, *kept]
+    ]
+
+
+def taken(out: Path, task: str, cells: Sequence[Cell], display: Display) -> Iterator[Cell]:
+    """Yield the cells that are not done, each while this process holds its lock.
+
+    When all that is left is in other hands, waits for them to finish or to die.
+    """
+    waiting = False
+    while left := [cell for cell in cells if not is_done(out, task, cell)]:
+        idle = True
+        for cell in left:
+            with locked(out / LOCKS / cell.name(task), wait=False) as held:
+                if held and not is_done(out, task, cell):
+                    idle = False
+                    yield cell
+        if idle and not waiting:
+            display.note("waiting for the cells that other processes are at ...")
+        waiting = idle
+        if idle:
+            time.sleep(1)
+
+
+def is_done(out: Path, task: str, cell: Cell) -> bool:
+    """Return whether a cell has its results."""
+    return (out / CELLS / cell.name(task) / results.PROVENANCE).is_file()
+
+
+def read_plans(out: Path) -> dict[str, Any]:
+    """Return the plans of a folder by task; none where there is no grid.
+
+    Raises:
+        ValueError: a plan that is no JSON.
+    """
+    try:
+        plans: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(
+            f"[ablate] {PLAN} must be JSON, got {error} in {str(out)!r}; restore or remove it."
+        ) from error
+    return plans
+
+
+def require_grid(out: Path) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        FileExistsError: it does.
+    """
+    if out.is_dir() and not (out / LOCKS).is_dir() and (found := sorted(out.iterdir())):
+        raise FileExistsError(
+            f"[ablate] out must be a new or empty folder, or hold a grid, got {found[0].name!r} in "
+            f"{str(out)!r}; pass another folder."
+        )
+
+
+def plan_of(
+    task: str,
+    checkpoint: Checkpoint,
+    train: Source,
+    dev: Source | Sequence[Source],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the cells of a task have in common; `same` is what they must agree in."""
+    job = task_of(task)
+    settings = {field.name for field in fields(Recipe)}
+    recipe = job.recipe.with_settings(**{k: v for k, v in options.items() if k in settings})
+    skip_bad = bool(options.get("skip_bad"))
+    train_set = job.read(os.fspath(train), skip_bad=skip_bad)
+    dev_sets = {name: job.read(path, skip_bad=skip_bad) for name, path in named(dev).items()}
+    return {
+        "model": checkpoint.name,
+        "depth": checkpoint.blocks.depth,
+        "train": os.fspath(train),
+        "dev": [found.source for found in dev_sets.values()],
+        "same": {
+            "model": fingerprint(checkpoint.encoder),
+            "train": train_set.fingerprint,
+            "dev": {name: found.fingerprint for name, found in dev_sets.items()},
+            "recipe": asdict(recipe),
+            "limit": options.get("limit"),
+            "dev_every": options.get("dev_every", 1),
+            "prefix_cache": options.get("prefix_cache", True),
+        },
+    }
+
+
+def extend_plan(out: Path, task: str, plan: dict[str, Any], cells: Sequence[Cell]) -> None:
+    """Add cells to the plan of the folder.
+
+    Raises:
+        ValueError: the folder's cells of this task have another model, data or recipe.
+    """
+    plan = json.loads(json.dumps(plan))
+    with locked(out / LOCKS / "plan", wait=True):
+        plans = read_plans(out)
+        found = plans.get(task, {"created": results.now(), "cells": [], **plan})
+        theirs = {**found["same"], "model": next(iter(plans.values()), plan)["same"]["model"]}
+        for key, value in plan["same"].items():
+            if theirs[key] != value:
+                raise ValueError(
+                    f"[ablate] out must hold cells of the same {key}, got {theirs[key]} in "
+                    f"{str(out)!r} where this run has {value}; pass another out."
+                )
+        known = [Cell(**cell) for cell in found["cells"]]
+        known += [cell for cell in cells if cell not in known]
+        found["cells"] = [asdict(cell) for cell in known]
+        write_text(out / PLAN, json.dumps({**plans, task: found}, indent=2) + "\n")
