@@ -262,3 +262,24 @@ def test_a_report_before_the_first_cell(base, files, tmp_path, monkeypatch):
     shown = command("report", out)
     assert shown.exit_code == 0
     assert "0 of 1 cells done" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("command", "left"),
+    [
+        ("finetune", "go on from the last checkpoint with --resume"),
+        ("ablate", "run it again to go on where it stopped"),
+        ("compare", "nothing was written"),
+    ],
+)
+def test_interrupted_commands_say_what_is_left(command, left, monkeypatch, capsys):
+    from bertft import cli
+
+    def interrupt():
+        raise SystemExit(cli.INTERRUPTED)
+
+    monkeypatch.setattr(cli, "app", interrupt)
+    monkeypatch.setattr(sys, "argv", ["bertft", command])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert f"interrupted; {left}." in capsys.readouterr().err

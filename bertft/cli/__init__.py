@@ -27,7 +27,7 @@ def main() -> None:
     except SystemExit as stop:
         # Typer turns Ctrl-C into this status.
         if stop.code == INTERRUPTED:
-            _fail("interrupted; whole checkpoints and finished cells stay.", INTERRUPTED)
+            _fail(f"interrupted; {_left_by(sys.argv[1:2])}.", INTERRUPTED)
         raise
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         # Texts of our own say what to do; anything else is a defect and keeps its traceback.
@@ -43,6 +43,15 @@ def _root(
     if version:
         print(f"bertft {bertft.__version__}")
         raise typer.Exit
+
+
+def _left_by(command: list[str]) -> str:
+    """What an interrupted command leaves behind."""
+    left = {
+        "finetune": "go on from the last checkpoint with --resume",
+        "ablate": "run it again to go on where it stopped",
+    }
+    return left.get("".join(command), "nothing was written")
 
 
 def _fail(message: str, status: int = 2) -> None:
