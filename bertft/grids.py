@@ -20,6 +20,7 @@ from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import task_of
 from bertft.progress import Display
 
+Ablated = Literal["full", "freeze", "keep"]
 PLAN, CELLS, LOCKS = "ablation.json", "cells", "locks"
 
 
@@ -28,7 +29,7 @@ class Cell:
     """One run of the grid: a model with k blocks frozen or kept, or the whole of it, and a seed."""
 
     seed: int
-    ablation: Literal["full", "freeze", "keep"]
+    ablation: Ablated
     layers: int
 
     def name(self, task: str) -> str:
@@ -57,12 +58,13 @@ def grid(
         raise ValueError(
             f"[ablate] seeds must be one or more, each once, got {seeds}; pass how many."
         )
-    frozen = [("freeze", k) for k in sorted(set(freeze)) if k > 0]
-    kept = [("keep", k) for k in sorted(set(keep)) if k < depth]
+    full: tuple[Ablated, int] = ("full", depth)
+    frozen: list[tuple[Ablated, int]] = [("freeze", k) for k in sorted(set(freeze)) if k > 0]
+    kept: list[tuple[Ablated, int]] = [("keep", k) for k in sorted(set(keep)) if k < depth]
     return [
-        Cell(seed, ablation, layers)  # type: ignore[arg-type]
+        Cell(seed, ablation, layers)
         for seed in wanted
-        for ablation, layers in [("full", depth), *frozen, *kept]
+        for ablation, layers in [full, *frozen, *kept]
     ]
 
 

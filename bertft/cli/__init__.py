@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 import bertft
+from bertft.cli.comparing import compare, demo, report
+from bertft.cli.training import ablate, finetune
 
 INTERRUPTED = 130
 
@@ -59,4 +61,5 @@ def _fail(message: str, status: int = 2) -> None:
     raise SystemExit(status)
 
 
-from bertft.cli import comparing, training  # noqa: E402, F401  (they register their commands)
+for command in (compare, finetune, ablate, report, demo):
+    app.command()(command)

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bertft.cli import app
 from bertft.cli.printing import say, show_ablation, show_comparison, show_table
 
 if TYPE_CHECKING:
     from bertft.rows import RowKind
 
 
-@app.command()
 def compare(
     pretrained: Annotated[str, typer.Argument(help="Folder or hub name (NAME@revision too).")],
     finetuned: Annotated[str, typer.Argument(help="The same model after fine-tuning.")],
@@ -62,7 +60,6 @@ def compare(
     say(f"report: {out / 'report.html'}")
 
 
-@app.command()
 def report(folder: Annotated[Path, typer.Argument(help="The --out of a run.")]) -> None:
     """Show the table of a run again; of a comparison or a grid, write figure and report anew."""
     from bertft import results
@@ -85,7 +82,6 @@ def report(folder: Annotated[Path, typer.Argument(help="The --out of a run.")]) 
     say(f"report: {path}")
 
 
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the table, figure and report.")] = Path(
         "runs/demo"

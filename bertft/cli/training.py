@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from bertft.cli import app
 from bertft.cli.printing import say, show_ablation, show_table
 
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="depparse, mnli or squad.")]
@@ -39,7 +38,6 @@ SkipBad = Annotated[
 ]
 
 
-@app.command()
 def finetune(
     task: TaskName,
     model: Model,
@@ -119,7 +117,6 @@ def finetune(
     say(tuned.headline)
 
 
-@app.command()
 def ablate(
     task: TaskName,
     model: Model,

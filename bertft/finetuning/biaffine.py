@@ -11,11 +11,12 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from bertft.finetuning.tasks import UNSCORED
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 ARC_WIDTH, LABEL_WIDTH = 500, 100
-UNSCORED = -100
 
 
 class BiaffineParser(PreTrainedModel):

@@ -19,6 +19,7 @@ from bertft.finetuning.examples import Examples
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import (
     NO_WORD,
+    UNSCORED,
     Features,
     Predict,
     Scores,
@@ -32,8 +33,6 @@ from bertft.models import inference
 
 if TYPE_CHECKING:
     from bertft.finetuning.biaffine import BiaffineParser
-
-UNSCORED = -100
 
 
 class DependencyParsing(Task):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TASKS = {"depparse": "DependencyParsing", "mnli": "InferencePairs", "squad": "QuestionAnswering"}
-NO_WORD = -1
+NO_WORD, UNSCORED = -1, -100
 Features = dict[str, Any]
 """One input of the model: `input_ids` and whatever else its task wants, as lists and numbers."""
 
