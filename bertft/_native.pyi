@@ -52,3 +52,24 @@ def sum_pairs(
 ) -> tuple[float, float, float, float, float]: ...
 def condense(rows: View, offsets: View, scale: float, condensed: View, threads: int) -> None: ...
 def rank_correlation(x: View, y: View, kind: str, threads: int) -> float: ...
+def multiply(a: View, b: View, out: View, threads: int) -> None: ...
+def softmax_gradient(
+    logits: View, offsets: View, targets: View, losses: View, threads: int
+) -> bool: ...
+def sigmoid_gradient(
+    logits: View, offsets: View, targets: View, losses: View, threads: int
+) -> bool: ...
+def adam(
+    weights: View,
+    gradients: View,
+    first: View,
+    second: View,
+    largest: View | None,
+    rates: View,
+    decays: View,
+    step: int,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    threads: int,
+) -> None: ...

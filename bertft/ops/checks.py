@@ -1,6 +1,7 @@
 """What every operation asks of its arguments, in the house grammar, and the choice of backend."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple, get_args
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from bertft.ops.types import Cross, MappedSums, RowMap
 
 BACKENDS = ("reference", "native")
+EAGER_BACKENDS = (*BACKENDS, "eager")
 ROW_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -123,7 +125,79 @@ def check_sums(
             call.output(sum_, f"crosses[{p}].{name}", torch.float64, shape)
 
 
-def choose_backend(call: Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
+def check_factors(call: Call, a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Refuse matrices that have no product, or an `out` that cannot hold it."""
+    for name, x in (("a", a), ("b", b), ("out", out)):
+        call.rows(x, name)
+    dtypes = [x.dtype for x in (a, b, out)]
+    if len(set(dtypes)) > 1 or dtypes[0] not in (torch.float32, torch.float64):
+        raise call.fail(
+            f"a, b and out must be float32 or float64 alike, got {[str(d) for d in dtypes]}; "
+            "convert them.",
+            TypeError,
+        )
+    (m, k), (rows, n) = a.shape, b.shape
+    if k != rows or out.shape != (m, n):
+        raise call.fail(
+            f"shapes must be (m, k), (k, n) and (m, n), got {tuple(a.shape)}, {tuple(b.shape)} "
+            f"and {tuple(out.shape)}; transpose or allocate one."
+        )
+    if (n > 1 and out.stride(1) != 1) or (m > 1 and out.stride(0) < n):
+        raise call.fail(
+            f"out must have contiguous rows that do not overlap, got strides {out.stride()}; "
+            "allocate it so."
+        )
+
+
+def check_offsets(call: Call, offsets: Tensor, columns: int) -> int:
+    """Return how many probes the offsets tell of; refuse those that do not share all columns."""
+    call.output(offsets, "offsets", torch.int64, (offsets.numel(),))
+    places = offsets.tolist()
+    rises = all(a < b for a, b in pairwise(places))
+    if not places or places[0] != 0 or places[-1] != columns or not rises:
+        raise call.fail(
+            f"offsets must rise from 0 to the {columns} columns of logits, got {places}; give "
+            "every probe its columns."
+        )
+    return len(places) - 1
+
+
+def require_targets(call: Call, targets: Tensor, sizes: Tensor) -> None:
+    """Refuse the first target that its probe does not have."""
+    unknown = (targets < -1) | (targets >= sizes)
+    if unknown.any():
+        row, probe = unknown.nonzero()[0].tolist()
+        raise call.fail(
+            f"targets must be -1 or below the {int(sizes[probe])} columns of their probe, got "
+            f"{int(targets[row, probe])} at row {row} of probe {probe}; check the labels."
+        )
+
+
+def require_labels(call: Call, targets: Tensor, offsets: Tensor) -> None:
+    """Refuse the first target that is not 0, 1 or 255."""
+    unknown = (targets > 1) & (targets < 255)
+    if unknown.any():
+        row, column = unknown.nonzero()[0].tolist()
+        probe = int((offsets <= column).sum()) - 1
+        raise call.fail(
+            f"targets must be 0, 1 or 255 for none, got {int(targets[row, column])} at row {row} "
+            f"of probe {probe}; check the labels."
+        )
+
+
+def check_step(call: Call, step: int, betas: tuple[float, float], epsilon: float) -> None:
+    """Refuse what no step of Adam can be taken with."""
+    if step < 1:
+        raise call.fail(f"step must be at least 1, got {step}; count from 1.")
+    if not all(0.0 <= beta < 1.0 for beta in betas):
+        raise call.fail(f"betas must be in [0, 1), got {betas}; pass such as (0.9, 0.999).")
+    if not epsilon > 0.0:
+        raise call.fail(f"epsilon must be positive, got {epsilon}; pass such as 1e-8.")
+
+
+def choose_backend(
+    call: Call, name: str | None, tensors: Sequence[Tensor], *, has_eager: bool = False
+) -> ModuleType:
     """Return the module that runs an operation on these tensors."""
     devices = {tensor.device for tensor in tensors}
     if len(devices) > 1:
@@ -131,16 +205,22 @@ def choose_backend(call: Call, name: str | None, tensors: Sequence[Tensor]) -> M
             f"tensors must be on one device, got {sorted(map(str, devices))}; move them."
         )
     device = str(devices.pop()) if devices else "cpu"
-    if name is not None and name not in BACKENDS:
-        raise call.fail(f"backend must be one of {BACKENDS}, got {name!r}; pass one.")
+    backends = EAGER_BACKENDS if has_eager else BACKENDS
+    if name is not None and name not in backends:
+        raise call.fail(f"backend must be one of {backends}, got {name!r}; pass one.")
     if name == "reference":
         from bertft.ops import reference
 
         return reference
+    if name == "eager" or (has_eager and name is None and device != "cpu"):
+        from bertft.ops import eager
+
+        return eager
     if device != "cpu":
+        other = "eager" if has_eager else "reference"
         raise call.fail(
             f"tensors must be on the CPU for the native backend, got {device}; copy them with "
-            '.cpu() or pass backend="reference".',
+            f'.cpu() or pass backend="{other}".',
             RuntimeError,
         )
     from bertft.ops import native

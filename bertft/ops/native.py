@@ -128,6 +128,56 @@ def svd(
         )
 
 
+def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """See `bertft.ops.multiply`."""
+    _native.multiply(_view(a), _view(b), _view(out), torch.get_num_threads())
+
+
+def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:
+    """See `bertft.ops.softmax_gradient`."""
+    threads = torch.get_num_threads()
+    return _native.softmax_gradient(
+        _view(logits), _view(offsets), _view(targets), _view(losses), threads
+    )
+
+
+def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: Tensor) -> bool:
+    """See `bertft.ops.sigmoid_gradient`."""
+    threads = torch.get_num_threads()
+    return _native.sigmoid_gradient(
+        _view(logits), _view(offsets), _view(targets), _view(losses), threads
+    )
+
+
+def adam(
+    weights: Tensor,
+    gradients: Tensor,
+    first: Tensor,
+    second: Tensor,
+    largest: Tensor | None,
+    rates: Tensor,
+    decays: Tensor,
+    step: int,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    """See `bertft.ops.adam`."""
+    _native.adam(
+        _view(weights),
+        _view(gradients),
+        _view(first),
+        _view(second),
+        None if largest is None else _view(largest),
+        _view(rates),
+        _view(decays),
+        step,
+        betas[0],
+        betas[1],
+        epsilon,
+        torch.get_num_threads(),
+    )
+
+
 @cache
 def _lapack(routine: str) -> int:
     """The address of a LAPACK routine with 32-bit integers, as SciPy offers it to Cython."""
@@ -168,6 +218,7 @@ _DTYPES = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
     torch.int64: "int64",
+    torch.uint8: "uint8",
 }
 
 

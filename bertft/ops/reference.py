@@ -1,11 +1,13 @@
 """The definition of every operation, in torch and float64; written to be read."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bertft.ops.checks import Call, require_labels, require_targets
 from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault, RowMap
 
 
@@ -101,6 +103,61 @@ def svd(
             left[i].copy_(solution.U)
             right[i].copy_(solution.Vh)
     return -1
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """See `bertft.ops.multiply`."""
+    out.copy_(a.double() @ b.double())
+
+
+def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:
+    """See `bertft.ops.softmax_gradient`."""
+    require_targets(Call("softmax_gradient"), targets, offsets.diff())
+    is_finite = True
+    for k, (start, stop) in enumerate(pairwise(offsets.tolist())):
+        counts = targets[:, k] >= 0
+        z, target = logits[counts, start:stop].double(), targets[counts, k]
+        is_finite &= bool(z.isfinite().all())
+        losses[k] += (z.logsumexp(dim=1) - z.gather(1, target[:, None])[:, 0]).sum()
+        onehot = torch.nn.functional.one_hot(target, stop - start)
+        logits[:, start:stop] = 0.0
+        logits[counts, start:stop] = (z.softmax(dim=1) - onehot).float()
+    return is_finite
+
+
+def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: Tensor) -> bool:
+    """See `bertft.ops.sigmoid_gradient`."""
+    require_labels(Call("sigmoid_gradient"), targets, offsets)
+    z, y, counts = logits.double(), (targets == 1).double(), targets != 255
+    lost = z.clamp(min=0.0) - z * y + (-z.abs()).exp().log1p()
+    for k, (start, stop) in enumerate(pairwise(offsets.tolist())):
+        losses[k] += lost[:, start:stop][counts[:, start:stop]].sum()
+    logits.copy_(torch.where(counts, z.sigmoid() - y, 0.0))
+    return bool(z[counts].isfinite().all())
+
+
+def adam(
+    weights: Tensor,
+    gradients: Tensor,
+    first: Tensor,
+    second: Tensor,
+    largest: Tensor | None,
+    rates: Tensor,
+    decays: Tensor,
+    step: int,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    """See `bertft.ops.adam`."""
+    beta_1, beta_2 = betas
+    w, g, rate, decay = (x.double() for x in (weights, gradients, rates[:, None], decays[:, None]))
+    first.copy_(beta_1 * first.double() + (1.0 - beta_1) * g)
+    second.copy_(beta_2 * second.double() + (1.0 - beta_2) * g.square())
+    if largest is not None:
+        largest.copy_(torch.maximum(largest, second))
+    m = first.double() / (1.0 - beta_1**step)
+    v = (second if largest is None else largest).double() / (1.0 - beta_2**step)
+    weights.copy_(w - rate * decay * w - rate * m / (v.sqrt() + epsilon))
 
 
 def _add_mapped(rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: MappedSums) -> None:

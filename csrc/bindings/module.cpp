@@ -8,5 +8,8 @@ PYBIND11_MODULE(_native, module) {
   bertft::register_cross_moments(module);
   bertft::register_pair_similarities(module);
   bertft::register_spectra(module);
+  bertft::register_multiply(module);
+  bertft::register_probe_losses(module);
+  bertft::register_adam(module);
   bertft::register_isa(module);
 }

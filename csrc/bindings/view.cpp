@@ -10,18 +10,18 @@ namespace py = pybind11;
 namespace bertft {
 namespace {
 
-constexpr const char* kNames[] = {"float64", "float32", "float16", "bfloat16", "int64"};
-constexpr std::int64_t kSizes[] = {8, 4, 2, 2, 8};
+constexpr const char* kNames[] = {"float64", "float32", "float16", "bfloat16", "int64", "uint8"};
+constexpr std::int64_t kSizes[] = {8, 4, 2, 2, 8, 1};
 
 std::string name_of(DType dtype) { return kNames[static_cast<int>(dtype)]; }
 std::int64_t size_of(DType dtype) { return kSizes[static_cast<int>(dtype)]; }
 
 DType dtype_of(const std::string& name) {
-  for (int code = 0; code < 5; ++code) {
+  for (int code = 0; code < 6; ++code) {
     if (name == kNames[code]) return static_cast<DType>(code);
   }
   throw std::invalid_argument(
-      "[View] dtype must be float64, float32, float16, bfloat16 or int64, got " + name +
+      "[View] dtype must be float64, float32, float16, bfloat16, int64 or uint8, got " + name +
       "; convert the array first.");
 }
 
@@ -72,7 +72,7 @@ void Checker::fail(const std::string& text) const {
 }
 
 Matrix Checker::matrix(const View& view, const char* name) const {
-  if (view.shape.size() != 2 || view.dtype == DType::kInt64) {
+  if (view.shape.size() != 2 || view.dtype == DType::kInt64 || view.dtype == DType::kUInt8) {
     fail(std::string(name) + " must be a floating-point (n, d) array, got " + name_of(view.dtype) +
          " of shape " + text_of(view.shape) + "; reshape or convert it.");
   }

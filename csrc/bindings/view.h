@@ -49,5 +49,8 @@ void register_row_pooling(pybind11::module_& module);
 void register_cross_moments(pybind11::module_& module);
 void register_pair_similarities(pybind11::module_& module);
 void register_spectra(pybind11::module_& module);
+void register_multiply(pybind11::module_& module);
+void register_probe_losses(pybind11::module_& module);
+void register_adam(pybind11::module_& module);
 
 }  // namespace bertft

@@ -1,9 +1,12 @@
 // Compiled once per instruction set, with BERTFT_ISA the set's name, BERTFT_VECTOR_BYTES its
 // register width and BERTFT_TILE_HEIGHT the rows of a register tile.
+#include "isa/adam.h"
+#include "isa/losses.h"
 #include "isa/packing.h"
 #include "isa/pooling.h"
 #include "isa/products.h"
 #include "isa/table.h"
+#include "isa/tiles.h"
 
 #define BERTFT_CONCAT_(a, b) a##b
 #define BERTFT_CONCAT(a, b) BERTFT_CONCAT_(a, b)
@@ -20,8 +23,20 @@ constexpr PanelKernels<T> panel_kernels() {
           pack_rows<T>,   add_product<T>, add_weighted<T>, distance<T>};
 }
 
-constexpr Table kTable = {BERTFT_STRING(BERTFT_ISA), panel_kernels<float>(),
-                          panel_kernels<double>(), pool_any_row};
+template <class T>
+constexpr ProductKernels<T> product_kernels() {
+  return {multiply_tile<T>, pack_panel_of<T, kPanelWidth<T>>, pack_panel_of<T, kTileHeight>};
+}
+
+constexpr Table kTable = {BERTFT_STRING(BERTFT_ISA),
+                          panel_kernels<float>(),
+                          panel_kernels<double>(),
+                          product_kernels<float>(),
+                          product_kernels<double>(),
+                          pool_any_row,
+                          softmax_row,
+                          sigmoid_row,
+                          adam_row};
 
 }  // namespace
 

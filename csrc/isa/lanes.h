@@ -89,6 +89,45 @@ inline Wide store(float* out, Wide value) {
 }
 inline Wide store(double* out, Wide value) { return *reinterpret_cast<Wide*>(out) = value; }
 
+// The first `count` values, at most a register of them, and `fill` in the other lanes.
+template <class T>
+inline typename Vector<T>::type load_some(const T* x, std::int64_t count, T fill) {
+#if BERTFT_VECTOR_BYTES == 64
+  const unsigned mask = (1u << count) - 1u;
+  if constexpr (sizeof(T) == 4) {
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), static_cast<__mmask16>(mask), x);
+  } else {
+    return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), static_cast<__mmask8>(mask), x);
+  }
+#else
+  using vector = typename Vector<T>::type;
+  constexpr std::int64_t lanes = Vector<T>::kSize;
+  if (count == lanes) return *reinterpret_cast<const vector*>(x);
+  vector values;
+  for (std::int64_t j = 0; j < lanes; ++j) values[j] = j < count ? x[j] : fill;
+  return values;
+#endif
+}
+
+template <class T>
+inline void store_some(T* out, typename Vector<T>::type values, std::int64_t count) {
+#if BERTFT_VECTOR_BYTES == 64
+  const unsigned mask = (1u << count) - 1u;
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(out, static_cast<__mmask16>(mask), values);
+  } else {
+    _mm512_mask_storeu_pd(out, static_cast<__mmask8>(mask), values);
+  }
+#else
+  using vector = typename Vector<T>::type;
+  if (count == Vector<T>::kSize) {
+    *reinterpret_cast<vector*>(out) = values;
+  } else {
+    for (std::int64_t j = 0; j < count; ++j) out[j] = values[j];
+  }
+#endif
+}
+
 constexpr std::int64_t kTileHeight = BERTFT_TILE_HEIGHT;
 constexpr std::int64_t kTileVectors = 3;
 template <class T>

@@ -24,6 +24,7 @@ void widen_row(RowView x, std::int64_t columns, T* out) {
     case DType::kBFloat16:
       return widen_from(static_cast<const BFloat*>(x.address), x.stride, columns, out);
     case DType::kInt64:
+    case DType::kUInt8:
       __builtin_unreachable();
   }
 }

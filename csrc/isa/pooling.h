@@ -120,6 +120,7 @@ bool pool_any_row(RowView x, std::int64_t row_stride, std::int64_t start, std::i
       return pool_row(static_cast<const BFloat*>(x.address), row_stride, x.stride, start, stop,
                       columns, narrow);
     case DType::kInt64:
+    case DType::kUInt8:
       break;
   }
   __builtin_unreachable();

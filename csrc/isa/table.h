@@ -63,14 +63,82 @@ struct PanelKernels {
   double (*distance)(const T* x, const T* y, std::int64_t columns);
 };
 
+// A tile of a product of matrices: out = a b, or out += a b. a is anywhere, b has `width` columns
+// of a panel or of a matrix, `b_step` elements from one row to the next.
+template <class T>
+struct ProductTile {
+  const T* a;
+  std::int64_t a_row, a_step;  // from one row, and from one column, to the next
+  const T* b;
+  std::int64_t b_step;
+  std::int64_t depth, height, width;  // height <= tile_height, width <= panel_width
+  bool is_added;
+  T* out;
+  std::int64_t out_row;
+};
+
+template <class T>
+struct ProductKernels {
+  // Reads b in whole vectors, also past `width`.
+  void (*multiply_tile)(const ProductTile<T>& tile);
+
+  // Packs a (depth, width) matrix as the rows of a panel, zeros past `width`: x[k * step + j *
+  // along], for width <= panel_width.
+  void (*pack_columns)(const T* x, std::int64_t step, std::int64_t along, std::int64_t depth,
+                       std::int64_t width, T* panel);
+
+  // The same as panels of tile_height columns: a transposed operand.
+  void (*pack_tile)(const T* x, std::int64_t step, std::int64_t along, std::int64_t depth,
+                    std::int64_t width, T* panel);
+};
+
+// A product of numbers of at least 1, of any size: mantissa * 2^exponent, mantissa in [1, 2).
+struct Product {
+  double mantissa = 1.0;
+  std::int64_t exponent = 0;
+};
+
+// What the rows of a probe lose: total + log(factors).
+struct Loss {
+  double total = 0.0;
+  Product factors;
+};
+
+// A step of Adam that is the same for all columns of a row.
+struct AdamStep {
+  float kept;             // 1 - rate * decay
+  float size;             // rate / (1 - beta_1^step)
+  float toward_gradient;  // 1 - beta_1
+  float of_second;        // beta_2
+  float of_square;        // 1 - beta_2
+  float inverse_root;     // 1 / sqrt(1 - beta_2^step)
+  float epsilon;
+};
+
+struct AdamRow {
+  float *weights, *first, *second, *largest;  // largest may be nullptr
+  const float* gradients;
+};
+
 struct Table {
   const char* name;
   PanelKernels<float> narrow;
   PanelKernels<double> wide;
+  ProductKernels<float> narrow_products;
+  ProductKernels<double> wide_products;
 
   // out[j] = mean over rows start <= r < stop of x[r][j]; returns false if any is not finite.
   bool (*pool_row)(RowView x, std::int64_t row_stride, std::int64_t start, std::int64_t stop,
                    std::int64_t columns, void* out);
+
+  // A row of logits, probe k in columns offsets[k] to offsets[k + 1], becomes the gradient of its
+  // cross-entropies, which losses[k] count; returns false if a logit that counts is not finite.
+  bool (*softmax_row)(float* logits, const std::int64_t* offsets, const std::int64_t* targets,
+                      std::int64_t probes, Loss* losses);
+  bool (*sigmoid_row)(float* logits, const std::int64_t* offsets, const std::uint8_t* targets,
+                      std::int64_t probes, Loss* losses);
+
+  void (*adam_row)(const AdamRow& row, std::int64_t columns, const AdamStep& step);
 };
 
 // The set that the kernels run on: the widest that this machine has, unless `select` chose one.

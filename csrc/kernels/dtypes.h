@@ -5,7 +5,7 @@
 
 namespace bertft {
 
-enum class DType { kFloat64, kFloat32, kFloat16, kBFloat16, kInt64 };
+enum class DType { kFloat64, kFloat32, kFloat16, kBFloat16, kInt64, kUInt8 };
 
 // Tags for the two 16-bit formats, which C++20 has no portable types for.
 struct Half {

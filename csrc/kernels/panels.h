@@ -16,6 +16,17 @@ inline const isa::PanelKernels<double>& panel_kernels<double>() {
   return isa::active().wide;
 }
 
+template <class T>
+const isa::ProductKernels<T>& product_kernels();
+template <>
+inline const isa::ProductKernels<float>& product_kernels<float>() {
+  return isa::active().narrow_products;
+}
+template <>
+inline const isa::ProductKernels<double>& product_kernels<double>() {
+  return isa::active().wide_products;
+}
+
 inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace bertft

@@ -1,0 +1,75 @@
+"""The operations of probes in torch, in the tensors' own types, on any device.
+
+For devices that have no kernels of ours; as right as torch's own rounding.
+"""
+
+import torch
+from torch import Tensor
+
+from bertft.ops.checks import Call, require_labels, require_targets
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """See `bertft.ops.multiply`."""
+    torch.mm(a, b, out=out)
+
+
+def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:
+    """See `bertft.ops.softmax_gradient`."""
+    sizes = offsets.diff()
+    require_targets(Call("softmax_gradient"), targets, sizes)
+    if not logits.numel():
+        return True
+    # Every probe as wide as the widest: columns past its own are no logits.
+    place = torch.arange(int(sizes.max()), device=logits.device)
+    is_own = place < sizes[:, None]
+    columns = (offsets[:-1, None] + place).clamp(max=logits.shape[1] - 1)
+    padded = logits[:, columns].masked_fill_(~is_own, -torch.inf)
+    counts, chosen = targets[:, :, None] >= 0, targets.clamp(min=0)[:, :, None]
+    is_finite = bool((padded.isfinite() | ~is_own | ~counts).all())
+    likelihoods = padded.log_softmax(dim=2)
+    of_target = likelihoods.gather(2, chosen).masked_fill_(~counts, 0.0)
+    losses -= of_target[:, :, 0].sum(dim=0, dtype=torch.float64)
+    gradients = likelihoods.exp_()
+    gradients.scatter_add_(2, chosen, gradients.new_full((), -1.0).expand(chosen.shape))
+    logits.copy_(gradients.masked_fill_(~counts, 0.0)[:, is_own])
+    return is_finite
+
+
+def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: Tensor) -> bool:
+    """See `bertft.ops.sigmoid_gradient`."""
+    require_labels(Call("sigmoid_gradient"), targets, offsets)
+    counts, labels = targets != 255, (targets == 1).to(logits.dtype)
+    is_finite = bool((logits.isfinite() | ~counts).all())
+    lost = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    by_column = lost.masked_fill_(~counts, 0.0).sum(dim=0, dtype=torch.float64)
+    # Of one kind of device, unlike a sum of segments, and of float64, which cancels nothing here.
+    ends = torch.nn.functional.pad(by_column.cumsum(dim=0), (1, 0))[offsets]
+    losses += ends.diff()
+    logits.sigmoid_().sub_(labels).masked_fill_(~counts, 0.0)
+    return is_finite
+
+
+def adam(
+    weights: Tensor,
+    gradients: Tensor,
+    first: Tensor,
+    second: Tensor,
+    largest: Tensor | None,
+    rates: Tensor,
+    decays: Tensor,
+    step: int,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    """See `bertft.ops.adam`."""
+    beta_1, beta_2 = betas
+    kept = (1.0 - rates.double() * decays.double()).to(weights.dtype)[:, None]
+    sizes = (rates.double() / (1.0 - beta_1**step)).to(weights.dtype)[:, None]
+    first.lerp_(gradients, 1.0 - beta_1)
+    second.mul_(beta_2).addcmul_(gradients, gradients, value=1.0 - beta_2)
+    if largest is not None:
+        torch.maximum(largest, second, out=largest)
+    roots = (second if largest is None else largest).sqrt()
+    roots.mul_((1.0 - beta_2**step) ** -0.5).add_(epsilon)
+    weights.mul_(kept).sub_(first / roots * sizes)
