@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RowKind = Literal["words", "tokens"]
 Integers = npt.NDArray[np.int64]
 TEXTS_AT_ONCE = 512
+CUT_OFF = -1
 
 
 @dataclass(frozen=True)
@@ -83,27 +84,34 @@ def encode(
     """
     if kind not in ("words", "tokens"):
         raise ValueError(f'[encode] rows must be "words" or "tokens", got {kind!r}; pass one.')
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"[encode] tokenizer must tell character offsets, got {type(tokenizer).__name__}; save "
-            "it as a fast tokenizer (tokenizer.json)."
-        )
     rows = Rows()
-    specials = np.array(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}), np.int64)
-    for text, encoding in zip(texts, _encodings(texts, tokenizer, max_length), strict=True):
-        ids = np.array(encoding.ids, np.int64)
-        special = np.array(encoding.special_tokens_mask, bool) | np.isin(ids, specials)
-        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        pieces = np.flatnonzero(~special & (offsets[:, 1] > offsets[:, 0]))
-        cut = bool(encoding.overflowing)
-        rows.truncated_texts += cut
+    for text, tokens in zip(texts, _tokenized(texts, tokenizer, max_length), strict=True):
+        rows.truncated_texts += tokens.cut
         if kind == "tokens":
-            starts, stops = pieces, pieces + 1
+            starts, stops = tokens.pieces, tokens.pieces + 1
         else:
-            starts, stops = _runs(rows, text, offsets, pieces, cut)
-        kept = (array.astype(np.int32) for array in (ids, starts, stops))
-        rows.texts.append(Encoded(*kept))
+            starts, stops = _runs(rows, text, tokens)
+        rows.texts.append(_encoded(tokens, starts, stops))
     return rows
+
+
+def encode_words(
+    texts: Sequence[Text],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int | None = None,
+) -> list[Encoded]:
+    """Tokenize texts and find the run of positions of every word, in order.
+
+    A word without a piece has the empty run `start == stop == 0`. Words that `max_length` cuts
+    off, whole or in part, have `start == stop == CUT_OFF`; they are the last ones of their text.
+
+    Raises:
+        ValueError: a tokenizer that does not tell character offsets.
+    """
+    return [
+        _encoded(tokens, *_word_runs(text, tokens))
+        for text, tokens in zip(texts, _tokenized(texts, tokenizer, max_length), strict=True)
+    ]
 
 
 def draw(rows: Rows, limit: int | None, seed: int) -> Rows:
@@ -157,6 +165,33 @@ def pad(texts: Sequence[Encoded], pad_id: int) -> Batch:
     return Batch(*(torch.from_numpy(array) for array in (ids, mask, starts, stops)))
 
 
+@dataclass(frozen=True)
+class _Tokens:
+    """A tokenized text: ids, character offsets, the positions of pieces, and if it was cut."""
+
+    ids: Integers
+    offsets: Integers
+    pieces: Integers
+    cut: bool
+
+
+def _tokenized(
+    texts: Sequence[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
+) -> Iterator[_Tokens]:
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"[encode] tokenizer must tell character offsets, got {type(tokenizer).__name__}; save "
+            "it as a fast tokenizer (tokenizer.json)."
+        )
+    specials = np.array(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}), np.int64)
+    for encoding in _encodings(texts, tokenizer, max_length):
+        ids = np.array(encoding.ids, np.int64)
+        special = np.array(encoding.special_tokens_mask, bool) | np.isin(ids, specials)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        pieces = np.flatnonzero(~special & (offsets[:, 1] > offsets[:, 0]))
+        yield _Tokens(ids, offsets, pieces, bool(encoding.overflowing))
+
+
 def _encodings(
     texts: Sequence[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
 ) -> "Iterator[Encoding]":
@@ -171,19 +206,29 @@ def _encodings(
         yield from encoded.encodings
 
 
-def _runs(
-    rows: Rows, text: Text, offsets: Integers, pieces: Integers, cut: bool
-) -> tuple[Integers, Integers]:
+def _encoded(tokens: _Tokens, starts: Integers, stops: Integers) -> Encoded:
+    return Encoded(*(array.astype(np.int32) for array in (tokens.ids, starts, stops)))
+
+
+def _runs(rows: Rows, text: Text, tokens: _Tokens) -> tuple[Integers, Integers]:
     """Runs of positions that cover each word; words without pieces, or cut, are counted."""
+    starts, stops = _word_runs(text, tokens)
+    rows.truncated_words += int((starts == CUT_OFF).sum())
+    covered = stops > starts
+    rows.dropped_words += int((~covered & (starts != CUT_OFF)).sum())
+    return starts[covered], stops[covered]
+
+
+def _word_runs(text: Text, tokens: _Tokens) -> tuple[Integers, Integers]:
+    """The run of every word, empty for a word without pieces and `CUT_OFF` for one that is cut."""
     words = np.array(text.words, np.int64).reshape(-1, 2)
-    starts, stops = offsets[pieces, 0], offsets[pieces, 1]
-    if cut:
-        whole = words[:, 1] <= (stops[-1] if len(stops) else 0)
-        rows.truncated_words += int((~whole).sum())
-        words = words[whole]
+    pieces = tokens.pieces
+    starts, stops = tokens.offsets[pieces, 0], tokens.offsets[pieces, 1]
     first = np.searchsorted(stops, words[:, 0], side="right")
     last = np.searchsorted(starts, words[:, 1], side="left")
+    runs = np.zeros((2, len(words)), np.int64)
     covered = last > first
-    first, last = pieces[first[covered]], pieces[last[covered] - 1] + 1
-    rows.dropped_words += int((~covered).sum())
-    return first, last
+    runs[0, covered], runs[1, covered] = pieces[first[covered]], pieces[last[covered] - 1] + 1
+    if tokens.cut:
+        runs[:, words[:, 1] > (stops[-1] if len(stops) else 0)] = CUT_OFF
+    return runs[0], runs[1]

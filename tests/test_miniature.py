@@ -15,7 +15,16 @@ pytest.importorskip("transformers")
 
 import torch
 
-from bertft.corpora.miniature import DOMAINS, Recipe, Sentence, pretrained_miniature, sentences
+from bertft.corpora.edges import Target, checked
+from bertft.corpora.miniature import (
+    DOMAINS,
+    Recipe,
+    Sentence,
+    entity_records,
+    pretrained_miniature,
+    sentences,
+    tag_records,
+)
 from bertft.corpora.miniature.grammar import paradigms
 from bertft.corpora.miniature.pretraining import vocabulary
 from bertft.finetuning.tagging import finetune_tagging
@@ -94,6 +103,80 @@ def test_every_word_has_a_universal_tag(domain):
             assert (tag == "NUM" and word.isdigit()) or word.lower() in known or tag == "PUNCT"
     assert seen <= UPOS
     assert len(seen) >= 14
+
+
+KINDS = {
+    "kitchen": {"person", "place", "time", "substance", "food", "tool"},
+    "harbor": {
+        *("person", "place", "time", "substance", "craft", "goods", "tool", "weather", "speed"),
+    },
+}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_entities_are_phrases_apart(domain):
+    seen = Counter()
+    for sentence in sentences(domain, 1000, seed=2):
+        end = 0
+        for first, last, kind in sentence.entities:
+            assert end <= first < last <= len(sentence.words)
+            end = last
+            tags = sentence.tags[first:last]
+            assert set(tags) & {"NOUN", "PROPN", "NUM"}
+            assert not set(tags) & {"VERB", "AUX", "ADP", "PUNCT", "CCONJ", "SCONJ"}
+            seen[kind] += 1
+        inside = {word for first, last, _ in sentence.entities for word in range(first, last)}
+        for word, tag in enumerate(sentence.tags):
+            assert word in inside or tag not in ("NOUN", "PROPN", "NUM", "DET")
+    assert set(seen) == KINDS[domain]
+    assert min(seen.values()) > 50
+
+
+def named(domain, number, n=2000):
+    """Some entities of a domain, as their words."""
+    return [
+        (" ".join(sentence.words[first:last]), kind)
+        for sentence in sentences(domain, n, seed=number)
+        for first, last, kind in sentence.entities
+    ]
+
+
+def test_entities_of_the_first_sentences():
+    assert named("kitchen", 0, 1) == [("Farmers", "person"), ("his cook", "person")]
+    assert named("harbor", 0, 1) == [("five logs", "tool")]
+    assert named("harbor", 3, 1) == [("Pilots", "person"), ("open ship Marlin", "craft")]
+
+
+def test_entities_hold_all_that_stands_before_a_noun():
+    found = {domain: set(named(domain, 6)) for domain in DOMAINS}
+    for text, kind in (("pier 9", "place"), ("barge Pearl", "craft"), ("12 knots", "speed")):
+        assert (text, kind) in found["harbor"]
+    for text, kind in (("Henry", "person"), ("dawn", "time"), ("the pan", "tool")):
+        assert (text, kind) in found["kitchen"]
+    assert max(len(text.split()) for text, _ in found["kitchen"]) >= 4
+
+
+def test_one_noun_names_two_kinds_and_only_the_sentence_tells():
+    kinds = defaultdict(set)
+    for text, kind in named("harbor", 1):
+        kinds[text.lower()].add(kind)
+    assert kinds["pilot"] == {"person", "craft"}
+    assert kinds["fog"] == {"substance", "weather"}
+    assert kinds["marlin"] == {"goods"}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_sentences_are_records_of_entities_and_of_tags(domain):
+    made = sentences(domain, 100, seed=4)
+    for records in (entity_records(made), tag_records(made)):
+        assert checked("miniature", [("a sentence", record) for record in records]) == records
+        assert [record.words for record in records] == [sentence.words for sentence in made]
+    for sentence, entities, tags in zip(made, entity_records(made), tag_records(made), strict=True):
+        assert entities.targets == tuple(Target(((i, j),), (k,)) for i, j, k in sentence.entities)
+        assert [target.labels for target in tags.targets] == [(tag,) for tag in sentence.tags]
+        assert [target.spans for target in tags.targets] == [
+            ((i, i + 1),) for i in range(len(sentence.words))
+        ]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bertft.corpora import Corpus, Text, corpora_of, read
-from bertft.rows import batches, draw, encode, pad
+from bertft.rows import CUT_OFF, batches, draw, encode, encode_words, pad
 
 
 def words_of(text):
@@ -54,6 +54,35 @@ def test_long_texts_are_cut_and_counted(tokenizer):
     assert [len(text.ids) for text in rows.texts] == [9, 4]
     assert pieces_of(rows, tokenizer)[-1] == ["mat"]
     assert (rows.truncated_texts, rows.truncated_words, rows.dropped_words) == (1, 1, 0)
+
+
+def test_every_word_has_a_run(tokenizer):
+    texts = [Text.of("the \u200d cat, [SEP] played on"), Text.of("a b"), Text.of("\u200d")]
+    long, short, empty = encode_words(texts, tokenizer, max_length=8)
+    # [CLS] the cat , play ##ed on [SEP] is as long as allowed, without its own [SEP] in the text.
+    assert long.starts.tolist() == [1, 0, 2, 0, 5, CUT_OFF]
+    assert long.stops.tolist() == [2, 0, 4, 0, 7, CUT_OFF]
+    assert (short.starts.tolist(), short.stops.tolist()) == ([1, 2], [2, 3])
+    assert (empty.starts.tolist(), empty.stops.tolist()) == ([0], [0])
+    assert long.starts.dtype == long.stops.dtype == np.int32
+
+
+def test_rows_of_words_are_the_runs_of_words(tokenizer, texts):
+    texts = [Text.of(f"{text} \u200d [SEP] {other}") for text in texts for other in texts]
+    for length in (None, 17, 4, 2):
+        rows, words = (
+            encode(texts, tokenizer, max_length=length),
+            encode_words(texts, tokenizer, length),
+        )
+        cut = dropped = 0
+        for text, own in zip(rows.texts, words, strict=True):
+            kept = own.stops > own.starts
+            assert np.array_equal(text.ids, own.ids)
+            assert np.array_equal(text.starts, own.starts[kept])
+            assert np.array_equal(text.stops, own.stops[kept])
+            cut += int((own.stops == CUT_OFF).sum())
+            dropped += int((own.stops == 0).sum())
+        assert (rows.truncated_words, rows.dropped_words) == (cut, dropped)
 
 
 def test_words_do_not_depend_on_the_tokenizer():
@@ -129,6 +158,16 @@ def test_a_text_with_more_rows_than_a_block_is_a_batch_of_its_own(tokenizer, tex
 def test_encode_refuses(tokenizer):
     with pytest.raises(ValueError, match=r'\[encode\] rows must be "words" or "tokens", got'):
         encode([Text.of("a")], tokenizer, "sentences")
+
+
+def test_offsets_are_needed():
+    class Slow:
+        is_fast = False
+
+    message = r"^\[encode\] tokenizer must tell character offsets, got Slow; save it as a fast"
+    for call in (encode, encode_words):
+        with pytest.raises(ValueError, match=message):
+            call([Text.of("a")], Slow())
 
 
 CONLLU = """# text = I don't

@@ -43,7 +43,7 @@ TREEBANK = """# newdoc id = d
 # text = I don't
 1\tI\t_\t_\t_\t_\t2\tnsubj:outer\t_\t_
 2-3\tdon't\t_\t_\t_\t_\t_\t_\t_\t_
-2\tdo\t_\t_\t_\t_\t0\troot\t_\t_
+2\tdo\t_\tAUX\t_\t_\t0\troot\t_\t_
 3\tn't\t_\t_\t_\t_\t2\tadvmod\t_\t_
 3.1\tgone\t_\t_\t_\t_\t_\t_\t_\t_
 
@@ -53,8 +53,15 @@ TREEBANK = """# newdoc id = d
 
 def test_trees_are_those_annotated(tmp_path):
     expected = [
-        Tree(("I", "do", "n't"), (2, 0, 2), ("nsubj:outer", "root", "advmod"), "a-1", 4),
-        Tree(("A b",), (0,), ("root",), "", 10),
+        Tree(
+            ("I", "do", "n't"),
+            ("_", "AUX", "_"),
+            (2, 0, 2),
+            ("nsubj:outer", "root", "advmod"),
+            "a-1",
+            4,
+        ),
+        Tree(("A b",), ("_",), (0,), ("root",), "", 10),
     ]
     assert read_trees(write(tmp_path / "x.conllu", TREEBANK)) == expected
     windows = "\ufeff" + TREEBANK.replace("\n", "\r\n")
@@ -476,6 +483,7 @@ def test_real_treebanks(shared, name, sentences, words):
         tokens = [token for token in sentence if isinstance(token["id"], int)]
         assert tree.id == sentence.metadata["sent_id"]
         assert tree.words == tuple(token["form"] for token in tokens)
+        assert tree.tags == tuple(token["upos"] for token in tokens)
         assert tree.heads == tuple(token["head"] for token in tokens)
         assert tree.labels == tuple(token["deprel"] for token in tokens)
 

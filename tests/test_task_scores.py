@@ -34,7 +34,8 @@ DEPPARSE, MNLI, SQUAD = DependencyParsing(), InferencePairs(), QuestionAnswering
 
 
 def tree(words, heads, labels):
-    return Tree(tuple(words.split()), tuple(heads), tuple(labels.split()), "", 1)
+    words = tuple(words.split())
+    return Tree(words, ("X",) * len(words), tuple(heads), tuple(labels.split()), "", 1)
 
 
 FIRST = tree("the old cat sat .", (3, 3, 4, 0, 4), "det amod nsubj root punct")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from bertft.corpora import Text, read_lines
 
 COLUMNS = 10
-_ID, _FORM, _HEAD, _DEPREL = 0, 1, 6, 7
+_ID, _FORM, _UPOS, _HEAD, _DEPREL = 0, 1, 3, 6, 7
 _IDS = re.compile(r"\d+([-.]\d+)?")
 _SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.*?)\s*")
 
@@ -24,6 +24,7 @@ class Tree:
 
     Attributes:
         words: the forms, in order.
+        tags: the universal part of speech (UPOS) of each word as written, "_" where there is none.
         heads: the number of each word's head, counted from 1; 0 for the root.
         labels: the relation of each word to its head as written, such as "nmod:poss".
         id: the sentence's `sent_id`, or "".
@@ -31,6 +32,7 @@ class Tree:
     """
 
     words: tuple[str, ...]
+    tags: tuple[str, ...]
     heads: tuple[int, ...]
     labels: tuple[str, ...]
     id: str
@@ -146,8 +148,10 @@ def _tree(path: Path, sentence: _Sentence) -> Tree:
         heads.append(numbers[head])
         labels.append(label)
     _check_tree(sentence.at(path, sentence.line), heads)
-    words = tuple(columns[_FORM] for _, columns in sentence.words)
-    return Tree(words, tuple(heads), tuple(labels), sentence.id, sentence.line)
+    words, tags = (
+        tuple(columns[place] for _, columns in sentence.words) for place in (_FORM, _UPOS)
+    )
+    return Tree(words, tags, tuple(heads), tuple(labels), sentence.id, sentence.line)
 
 
 def _check_tree(where: str, heads: list[int]) -> None:

@@ -1,10 +1,11 @@
-"""JSON lines: objects with a `text`."""
+"""JSON lines: an object on each line, and texts in its field `text`."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from bertft.corpora import Text, read_lines
+from bertft.corpora.hub import Record
 
 
 def read(path: Path) -> Iterator[Text]:
@@ -13,20 +14,35 @@ def read(path: Path) -> Iterator[Text]:
     Raises:
         ValueError: a line that is no JSON object with a string `text` (numbered).
     """
+    for record in read_objects(path):
+        text = record.fields.get("text")
+        if not isinstance(text, str):
+            raise ValueError(
+                f"[corpora] {record.where} must be an object with a string 'text', got "
+                f"{sorted(record.fields)}; rename the field."
+            )
+        yield Text.of(text)
+
+
+def read_objects(path: Path) -> Iterator[Record]:
+    """Yield the objects of a file with one on each line; blank lines are left out.
+
+    Raises:
+        ValueError: a line that is no JSON object (numbered).
+    """
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            fields = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"[corpora] {path}, line {number} must be JSON, got {line[:40]!r} ({error.msg}); "
                 "write one object per line."
             ) from error
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            found = sorted(record) if isinstance(record, dict) else type(record).__name__
+        if not isinstance(fields, dict):
             raise ValueError(
-                f"[corpora] {path}, line {number} must be an object with a string 'text', got "
-                f"{found}; rename the field."
+                f"[corpora] {path}, line {number} must be an object, got {type(fields).__name__}; "
+                "write one object per line."
             )
-        yield Text.of(record["text"])
+        yield Record(f"{path}, line {number}", number, fields)

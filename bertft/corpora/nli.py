@@ -3,7 +3,6 @@
 Owns the three labels and the names that fields have in the wild.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from bertft.corpora import read_lines
 from bertft.corpora.hub import Record, records
+from bertft.corpora.jsonl import read_objects
 
 LABELS = ("entailment", "neutral", "contradiction")
 _FIELDS = (("premise", "hypothesis", "label"), ("sentence1", "sentence2", "gold_label"))
@@ -95,31 +95,12 @@ def _pair(record: Record) -> Pair | None:
 
 
 def _from_file(path: Path) -> Iterator[Record]:
-    readers = {".jsonl": _from_json_lines, ".tsv": _from_table}
+    readers = {".jsonl": read_objects, ".tsv": _from_table}
     if path.suffix not in readers:
         raise ValueError(
             f"[corpora] pairs must be a {', '.join(readers)} file, got {str(path)!r}; convert it."
         )
     return readers[path.suffix](path)
-
-
-def _from_json_lines(path: Path) -> Iterator[Record]:
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"[corpora] {path}, line {number} must be JSON, got {line[:40]!r} ({error.msg}); "
-                "write one object per line."
-            ) from error
-        if not isinstance(fields, dict):
-            raise ValueError(
-                f"[corpora] {path}, line {number} must be an object, got {type(fields).__name__}; "
-                "write one object per line."
-            )
-        yield Record(f"{path}, line {number}", number, fields)
 
 
 def _from_table(path: Path) -> Iterator[Record]:

@@ -1,9 +1,18 @@
-"""The miniature: a generative grammar with known tags, and a tiny BERT pretrained on it.
+"""The miniature: a grammar with known tags and entities, and a tiny BERT pretrained on it.
 
 Everything is made on the spot, so the library runs with no network and with a known truth.
 """
 
 from bertft.corpora.miniature.grammar import DOMAINS, Sentence, sentences
 from bertft.corpora.miniature.pretraining import Recipe, pretrained_miniature
+from bertft.corpora.miniature.records import entity_records, tag_records
 
-__all__ = ["DOMAINS", "Recipe", "Sentence", "pretrained_miniature", "sentences"]
+__all__ = [
+    "DOMAINS",
+    "Recipe",
+    "Sentence",
+    "entity_records",
+    "pretrained_miniature",
+    "sentences",
+    "tag_records",
+]

@@ -1,8 +1,8 @@
-"""A small generative English grammar: tagged sentences in two domains.
+"""A small generative English grammar: tagged sentences with their entities, in two domains.
 
 Owns the two registers and the productions that build sentences from them. A production returns a
-`_Phrase`, which knows its head token; agreement follows the head. Words and their inflection are in
-`lexicon`; turning sentences into pieces is left to `pretraining`.
+`_Phrase`, which knows its entities and its head token; agreement follows the head. Words and their
+inflection are in `lexicon`; turning sentences into pieces is left to `pretraining`.
 """
 
 import random
@@ -33,19 +33,24 @@ from bertft.corpora.miniature.lexicon import (
 )
 
 _Option = TypeVar("_Option")
+Entity = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A tokenized sentence and the universal part-of-speech tag (UPOS) of each word.
+    """A tokenized sentence, the universal part-of-speech tag (UPOS) of each word, and entities.
 
     Attributes:
         words: the words and punctuation marks, cased as written.
         tags: one UPOS name for each word.
+        entities: first word, the one after the last, and kind ("person", "place", "time", ...) of
+            each phrase that names one, in order. A noun comes with what stands before it and with
+            its name or number (`the old cook`, `pier 3`), and without what follows (`that burned`).
     """
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
+    entities: tuple[Entity, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +62,11 @@ class _Token:
 
 @dataclass(frozen=True, eq=False)
 class _Phrase:
-    """A constituent: its tokens in surface order and the token that heads it."""
+    """A constituent: its tokens in surface order, the token that heads it, and its entities."""
 
     tokens: tuple[_Token, ...]
     head: _Token
+    entities: tuple[Entity, ...] = ()
 
     @property
     def plural(self) -> bool:
@@ -78,7 +84,18 @@ def _verb(verb: str, form: str) -> _Phrase:
 
 def _join(head: _Phrase, *parts: _Phrase) -> _Phrase:
     """The constituent of `parts` in surface order; `head` is one of them."""
-    return _Phrase(tuple(token for part in parts for token in part.tokens), head.head)
+    tokens: list[_Token] = []
+    entities: list[Entity] = []
+    for part in parts:
+        n = len(tokens)
+        entities += ((first + n, last + n, kind) for first, last, kind in part.entities)
+        tokens += part.tokens
+    return _Phrase(tuple(tokens), head.head, tuple(entities))
+
+
+def _entity(kind: str, phrase: _Phrase) -> _Phrase:
+    """The same constituent, which is an entity as a whole."""
+    return _Phrase(phrase.tokens, phrase.head, ((0, len(phrase.tokens), kind),))
 
 
 class _Register:
@@ -113,16 +130,20 @@ class _Register:
             head = _leaf(first.head.form, first.head.tag, plural=True)
             return _join(head, first, _leaf("and", "CCONJ"), last)
         if nouns is not self.lexicon.people and self.maybe(0.12):
-            return self.word(self.lexicon.mass, "NOUN")
+            return self.substance()
         noun = self.pick(nouns)
         nominal = self.nominal(noun, self.maybe(0.4))
         if self.maybe(self.articles[nominal.plural]):
             nominal = _join(nominal, self.determiner(nominal.plural), nominal)
         elif nominal.plural and self.maybe(0.4):
             nominal = _join(nominal, self.word(NUMBERS, "NUM"), nominal)
+        nominal = _entity(self.lexicon.kind(noun, nouns), nominal)
         if depth < 2 and self.maybe(0.25):
             nominal = _join(nominal, nominal, self.postmodifier(noun, nominal.plural, depth + 1))
         return nominal
+
+    def substance(self) -> _Phrase:
+        return _entity("substance", self.word(self.lexicon.mass, "NOUN"))
 
     def nominal(self, noun: str, plural: bool) -> _Phrase:
         head = _leaf(pluralize(noun) if plural else noun, "NOUN", plural)
@@ -166,13 +187,13 @@ class _Register:
             gapped = self.group(verb, agent.plural)
             return _join(gapped, _leaf("that", "PRON"), agent, gapped)
         if choice < 0.8:
-            stuff = self.word(self.lexicon.mass, "NOUN")
+            stuff = self.substance()
             return _join(stuff, _leaf("of", "ADP"), stuff)
         return self.adjunct(depth)
 
     def adjunct(self, depth: int) -> _Phrase:
         if self.maybe(0.25):
-            time = self.word(TIMES, "NOUN")
+            time = _entity("time", self.word(TIMES, "NOUN"))
             return _join(time, self.word(("before", "after", "until", "at"), "ADP"), time)
         place = self.noun_phrase(self.lexicon.places, max(depth, 1))
         return _join(place, self.word(ADPOSITIONS, "ADP"), place)
@@ -272,7 +293,7 @@ class _Narrative(_Register):
 
     def noun_phrase(self, nouns: Sequence[str], depth: int) -> _Phrase:
         if nouns is self.lexicon.people and self.maybe(0.3):
-            return self.word(self.lexicon.names, "PROPN")
+            return _entity("person", self.word(self.lexicon.names, "PROPN"))
         return super().noun_phrase(nouns, depth)
 
     def sentence(self) -> _Phrase:
@@ -335,7 +356,8 @@ class _Log(_Register):
             parts += [_leaf(";", "PUNCT"), self.entry()]
         if self.maybe(0.6):
             hour, minute = self.rng.randrange(24), self.rng.randrange(0, 60, 15)
-            parts = [_leaf(f"{hour:02}{minute:02}", "NUM"), _leaf(":", "PUNCT"), *parts]
+            time = _entity("time", _leaf(f"{hour:02}{minute:02}", "NUM"))
+            parts = [time, _leaf(":", "PUNCT"), *parts]
         return _join(entry, *parts, _leaf(".", "PUNCT"))
 
     def entry(self) -> _Phrase:
@@ -362,11 +384,12 @@ class _Log(_Register):
         return _join(verb, subject, verb, self.adjunct(1))
 
     def weather(self) -> _Phrase:
-        noun = self.word(WEATHER, "NOUN")
+        noun = _entity("weather", self.word(WEATHER, "NOUN"))
         if self.maybe(0.4):
             return _join(noun, noun, self.word(self.lexicon.qualities, "ADJ"))
-        parts = [self.word(BEARINGS, "ADV"), _leaf(",", "PUNCT"), self.number(2, 30)]
-        return _join(noun, noun, *parts, _leaf("knots", "NOUN"))
+        bearing, knots = self.word(BEARINGS, "ADV"), _leaf("knots", "NOUN")
+        speed = _entity("speed", _join(knots, self.number(2, 30), knots))
+        return _join(noun, noun, bearing, _leaf(",", "PUNCT"), speed)
 
 
 _REGISTERS: dict[str, tuple[type[_Narrative] | type[_Log], Lexicon]] = {
@@ -412,6 +435,8 @@ def sentences(domain: str, n: int, seed: int) -> list[Sentence]:
     ('Pilots', 'anchor', 'open', 'ship', 'Marlin', '.')
     >>> sentences("harbor", 1, seed=3)[0].tags
     ('NOUN', 'VERB', 'ADJ', 'NOUN', 'PROPN', 'PUNCT')
+    >>> sentences("harbor", 1, seed=3)[0].entities
+    ((0, 1, 'person'), (2, 5, 'craft'))
     """
     if domain not in DOMAINS:
         known = " or ".join(repr(name) for name in DOMAINS)
@@ -428,4 +453,4 @@ def sentences(domain: str, n: int, seed: int) -> list[Sentence]:
 def _sentence(phrase: _Phrase) -> Sentence:
     first, *others = (token.form for token in phrase.tokens)
     tags = tuple(token.tag for token in phrase.tokens)
-    return Sentence((first[0].upper() + first[1:], *others), tags)
+    return Sentence((first[0].upper() + first[1:], *others), tags, phrase.entities)

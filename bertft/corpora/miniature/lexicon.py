@@ -1,6 +1,7 @@
 """The words of the miniature: two domains' lexicons, closed classes and English inflection."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,10 +17,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """The content words of a domain; a verb is `base`, `base/past` or `base/past/participle`."""
+    """The content words of a domain; a verb is `base`, `base/past` or `base/past/participle`.
+
+    `things` are the countable nouns that are neither people nor places, by the kind of entity.
+    """
 
     frames: tuple[Frame, ...]
     people: tuple[str, ...]
+    things: tuple[tuple[str, tuple[str, ...]], ...]
     traits: tuple[str, ...]
     names: tuple[str, ...]
     mass: tuple[str, ...]
@@ -34,6 +39,11 @@ class Lexicon:
         """The countable nouns, each once, in the order of the frames."""
         taken = (noun for frame in self.frames for noun in frame.agents + frame.patients)
         return tuple(dict.fromkeys((*taken, *self.people, *self.places)))
+
+    def kind(self, noun: str, nouns: Sequence[str]) -> str:
+        """Return the kind of entity that a countable noun is, as one of `nouns`."""
+        kinds = (("person", self.people), *self.things, ("place", self.places))
+        return next(kind for kind, own in kinds if noun in own and set(own) <= set(nouns))
 
     @cached_property
     def transitive(self) -> tuple[Frame, ...]:
@@ -59,6 +69,7 @@ KITCHEN = Lexicon(
         Frame(listed("simmer cool boil steam burn dry roast"), _FOODS + _WARES),
     ),
     people=_COOKS,
+    things=(("food", _FOODS), ("tool", _WARES)),
     traits=listed("young tired clever kind early quiet happy open"),
     names=listed("Rosemary Basil Ginger Olive Martha Henry"),
     mass=listed("salt butter flour water sugar rice oil spice steam fish rosemary basil ginger"),
@@ -82,6 +93,7 @@ HARBOR = Lexicon(
         Frame(listed("wait fish rest signal report"), _HANDS),
     ),
     people=_HANDS,
+    things=(("craft", CRAFT), ("goods", _STORES), ("tool", _GEAR)),
     traits=listed("senior second able late northern relief"),
     names=listed("Pearl Heron Swift Aurora Marlin Nordic"),
     mass=listed("fuel cargo fog ice fish salt ballast paint water freight tide"),

@@ -1,0 +1,1 @@
+"""Probes: what a layer knows, read by small classifiers trained on frozen features."""

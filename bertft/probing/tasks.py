@@ -1,0 +1,201 @@
+"""Edge-probing tasks: training and held-out records under a name, and the labels to tell apart.
+
+Owns which labels a task has and which of them are scored. The formats of files are left to
+`corpora`, pieces and rows to `spans`.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bertft.corpora.conllu import read_trees
+from bertft.corpora.edges import Record, checked, from_arcs, from_tags, read_records
+
+STRUCTURAL = "structural"
+_UNSCORED = "Other"
+_COREFERENCE = ("0", "1")
+
+
+@dataclass(frozen=True)
+class EdgeTask:
+    """Records to train edge probes on, and records to score them on.
+
+    Attributes:
+        name: letters, digits, "-" and "_".
+        labels: those of the training records, sorted.
+        spans: how many spans every target has, 1 or 2.
+        exclusive: every training target has exactly one label.
+        train: training records.
+        dev: held-out records. Their labels that training lacks stay: they can only be missed.
+        unknown: those labels, and how often each is held out.
+        fingerprint: hash of the records.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    spans: int
+    exclusive: bool
+    train: tuple[Record, ...]
+    dev: tuple[Record, ...]
+    unknown: dict[str, int]
+    fingerprint: str
+
+    @classmethod
+    def read(
+        cls, name: str, folder: str | os.PathLike[str], limit: int | None = None
+    ) -> "EdgeTask":
+        """Read a task from a folder with `train.jsonl` and `dev.jsonl`.
+
+        "pos" and "arcs" read parts of speech and dependencies from the folder's one
+        `*train*.conllu` and its one `*dev*.conllu`.
+
+        Args:
+            name: of the task.
+            folder: with the two files.
+            limit: most training sentences with a target; more are drawn from uniformly, by seed 0
+                and in their order. Held-out records are never cut.
+
+        Raises:
+            FileNotFoundError: no such folder or file.
+            ValueError: files that their format does not allow, a limit below 1, or what `of`
+                refuses.
+        """
+        _check_name(name)
+        if limit is not None and limit < 1:
+            raise ValueError(
+                f"[EdgeTask] limit must be at least 1, got {limit}; pass None for all sentences."
+            )
+        train, dev = _read(name, Path(folder).expanduser())
+        return cls.of(name, train if limit is None else _drawn(train, limit), dev)
+
+    @classmethod
+    def of(cls, name: str, train: Iterable[Record], dev: Iterable[Record]) -> "EdgeTask":
+        """Return a task of records.
+
+        Raises:
+            ValueError: a name with other characters, a record that does not fit, fewer than two
+                labels to train on, or targets with one span beside targets with two.
+        """
+        _check_name(name)
+        parts = {"training": train, "dev": dev}
+        kept = {part: tuple(_located(name, part, records)) for part, records in parts.items()}
+        counts = {part: _label_counts(records) for part, records in kept.items()}
+        labels = tuple(sorted(counts["training"]))
+        spans = {part: _spans(records) for part, records in kept.items()}
+        if spans["dev"] != spans["training"]:
+            raise ValueError(
+                f"[EdgeTask] dev records of {name} must have targets with {spans['training']} "
+                f"spans as its training records, got {spans['dev']}; pass files of one task."
+            )
+        if len(labels) < 2:
+            raise ValueError(
+                f"[EdgeTask] training records of {name} must have two labels or more, got "
+                f"{list(labels)}; pass more sentences, or a raised limit."
+            )
+        return cls(
+            name,
+            labels,
+            spans["training"],
+            all(
+                len(target.labels) == 1 for record in kept["training"] for target in record.targets
+            ),
+            kept["training"],
+            kept["dev"],
+            {label: n for label, n in sorted(counts["dev"].items()) if label not in labels},
+            _fingerprint(kept.values()),
+        )
+
+    @property
+    def scored(self) -> tuple[bool, ...]:
+        """For each of `labels`, if it counts in micro-F1."""
+        return tuple(self.scores(label) for label in self.labels)
+
+    def scores(self, label: str) -> bool:
+        """Return if a label, known or not, counts in micro-F1.
+
+        "Other" does not. Of coreference, the labels "0" and "1", only "1" does.
+        """
+        if self.labels == _COREFERENCE:
+            return label != "0"
+        return label != _UNSCORED
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(
+            f"[EdgeTask] name must be of letters, digits, - and _, got {name!r}; rename the task."
+        )
+    if name == STRUCTURAL:
+        raise ValueError(
+            f"[EdgeTask] name must not be {STRUCTURAL!r}, which stands for structural probes, got "
+            "it for an edge task; rename the task."
+        )
+
+
+def _read(name: str, folder: Path) -> tuple[list[Record], list[Record]]:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"[EdgeTask] folder of {name} must exist, got {str(folder)!r}; check the path."
+        )
+    if name in ("pos", "arcs"):
+        train, dev = (_only(folder, f"*{part}*.conllu") for part in ("train", "dev"))
+        return _from_trees(name, train), _from_trees(name, dev)
+    train, dev = _only(folder, "train.jsonl"), _only(folder, "dev.jsonl")
+    return read_records(train), read_records(dev)
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        names = sorted(path.name for path in (found or folder.iterdir()))
+        kind = ValueError if found else FileNotFoundError
+        raise kind(
+            f"[EdgeTask] {folder} must hold one file {pattern}, got {len(found)} among {names}; "
+            "pass a folder with a training and a dev file."
+        )
+    return found[0]
+
+
+def _from_trees(name: str, path: Path) -> list[Record]:
+    trees = read_trees(path)
+    return from_tags(trees, path) if name == "pos" else from_arcs(trees)
+
+
+def _drawn(records: Sequence[Record], limit: int) -> list[Record]:
+    useful = [record for record in records if record.targets]
+    if len(useful) <= limit:
+        return useful
+    chosen = np.random.default_rng(0).choice(len(useful), limit, replace=False)
+    return [useful[number] for number in sorted(chosen)]
+
+
+def _located(name: str, part: str, records: Iterable[Record]) -> list[Record]:
+    numbered = enumerate(records, start=1)
+    located = ((f"{name}, {part} record {number}", record) for number, record in numbered)
+    return checked(f"{part} records of {name}", located)
+
+
+def _spans(records: Iterable[Record]) -> int:
+    return next(len(target.spans) for record in records for target in record.targets)
+
+
+def _label_counts(records: Iterable[Record]) -> Counter[str]:
+    return Counter(
+        label for record in records for target in record.targets for label in target.labels
+    )
+
+
+def _fingerprint(parts: Iterable[Iterable[Record]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        for record in part:
+            targets = [(target.spans, target.labels) for target in record.targets]
+            digest.update(repr((record.words, targets)).encode("utf-8", "surrogatepass"))
+        digest.update(b"\n")
+    return digest.hexdigest()
