@@ -1,8 +1,8 @@
 """See what fine-tuning does inside a transformer, layer by layer.
 
-`compare` two checkpoints, `finetune` one of them, `ablate` its layers, or use the measures
-(`similarity`) and their statistics (`Moments`) on rows of your own. `models` freezes, truncates and
-randomizes. Everything is imported when it is first used.
+`compare` two checkpoints, `probe` what they know, `finetune` one of them, `ablate` its layers, or
+use the measures (`similarity`) and their statistics (`Moments`) on rows of your own. `models`
+freezes, truncates and randomizes. Everything is imported when it is first used.
 """
 
 from importlib import import_module
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bertft.comparison import Comparison, compare
     from bertft.finetuning import Finetuned, finetune
     from bertft.moments import Moments
+    from bertft.probes import Probing, probe
 
 __version__ = version("bertft")
 __all__ = [
@@ -22,11 +23,13 @@ __all__ = [
     "Comparison",
     "Finetuned",
     "Moments",
+    "Probing",
     "ablate",
     "compare",
     "finetune",
     "models",
     "ops",
+    "probe",
     "similarity",
 ]
 
@@ -35,9 +38,11 @@ _HOMES = {
     "Comparison": "comparison",
     "Finetuned": "finetuning",
     "Moments": "moments",
+    "Probing": "probes",
     "ablate": "ablation",
     "compare": "comparison",
     "finetune": "finetuning",
+    "probe": "probes",
 }
 
 

@@ -122,7 +122,7 @@ def require_same_tokens(a: Checkpoint, b: Checkpoint, texts: Sequence[str]) -> N
     Raises:
         ValueError: the vocabularies differ, or a text gets different ids.
     """
-    if a.tokenizer is b.tokenizer or _rules(a.tokenizer) == _rules(b.tokenizer):
+    if same_rules(a, b):
         return
     vocabularies = a.tokenizer.get_vocab(), b.tokenizer.get_vocab()
     if vocabularies[0] != vocabularies[1]:
@@ -140,6 +140,12 @@ def require_same_tokens(a: Checkpoint, b: Checkpoint, texts: Sequence[str]) -> N
                 f"[compare] models must turn texts into the same tokens, got {text[:60]!r}, which "
                 f"{a.name!r} and {b.name!r} split differently; pass tokenizer= for both."
             )
+
+
+def same_rules(a: Checkpoint, b: Checkpoint) -> bool:
+    """Return whether two checkpoints have tokenizers that say the same, padding aside."""
+    own, other = _rules(a.tokenizer), _rules(b.tokenizer)
+    return a.tokenizer is b.tokenizer or (own is not None and own == other)
 
 
 def _rules(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
-"""The command line: `bertft compare | finetune | ablate | report | demo`.
+"""The command line: `bertft compare | probe | finetune | ablate | report | demo`.
 
-Owns the application and how it ends; the commands are in `comparing` and `training`.
+Owns the application and how it ends; the commands are in `comparing`, `probing` and `training`.
 """
 
 import sys
@@ -10,6 +10,7 @@ import typer
 
 import bertft
 from bertft.cli.comparing import compare, demo, report
+from bertft.cli.probing import probe
 from bertft.cli.training import ablate, finetune
 
 INTERRUPTED = 130
@@ -61,5 +62,5 @@ def _fail(message: str, status: int = 2) -> None:
     raise SystemExit(status)
 
 
-for command in (compare, finetune, ablate, report, demo):
+for command in (compare, probe, finetune, ablate, report, demo):
     app.command()(command)

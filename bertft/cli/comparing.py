@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bertft.cli.printing import say, show_ablation, show_comparison, show_table
+from bertft.cli.printing import say, show_ablation, show_comparison, show_probing, show_table
 
 if TYPE_CHECKING:
     from bertft.rows import RowKind
@@ -75,6 +75,14 @@ def report(folder: Annotated[Path, typer.Argument(help="The --out of a run.")]) 
         show_table(table[["corpus", "measure", "value", "n"]], str(folder))
         for note in (f"frozen prefix: {provenance['prefix_cache']}", *provenance["notes"]):
             say(note)
+        return
+    if provenance.get("kind") == "probe":
+        from bertft.probes import Probing
+
+        probing = Probing.load(folder)
+        path = probing.write_report(folder)
+        show_probing(probing)
+        say(f"report: {path}")
         return
     comparison = Comparison.load(folder)
     path = comparison.write_report(folder)

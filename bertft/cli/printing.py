@@ -1,5 +1,6 @@
 """Tables and lines on the terminal."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -7,6 +8,7 @@ if TYPE_CHECKING:
 
     from bertft.ablation import Ablation
     from bertft.comparison import Comparison
+    from bertft.probes import Probing
 
 
 def show_comparison(comparison: "Comparison") -> None:
@@ -46,6 +48,27 @@ def show_ablation(ablation: "Ablation") -> None:
         say(f"report: {ablation.write_report()}")
     else:
         say(done)
+
+
+def show_probing(probing: "Probing") -> None:
+    """Print the scores of the models and controls (%), a row for each task and metric."""
+    import pandas as pd
+
+    rows = []
+    for key, scores in probing.summary.groupby(["task", "metric"], sort=False):
+        task, metric = map(str, key)
+        cells = {"task": task, "score": metric, "layer": str(scores["layer"].iloc[0])}
+        for score in scores.to_dict("records"):
+            lexical = score["role"] == "lexical"
+            name = "lexical" if lexical else Path(str(score["model"])).name
+            cells[name] = f"{100 * score['mean']:.1f}"
+            if score["role"] != "base":
+                cells[name] += f" ({100 * score['difference']:+.1f})"
+        rows.append(cells)
+    kind = probing.table["probe"].iloc[0]
+    show_table(pd.DataFrame(rows).fillna(""), f"{kind} probes, % (less the first model)")
+    for note in probing.provenance["notes"]:
+        say(note)
 
 
 def show_table(table: "pd.DataFrame", title: str) -> None:

@@ -1,0 +1,262 @@
+"""`probe`: what every layer of one or several encoders knows of a task, read by small classifiers.
+
+Composes the stages: a task's spans become rows, one pass captures their features for all models,
+and a bank for each layer trains the probes of all seeds and controls together.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from bertft import results
+from bertft.checkpoints import fingerprint
+from bertft.devices import find_device
+from bertft.probing.assignments import Row
+from bertft.probing.families import Training
+from bertft.probing.scores import Tally, difference, resampled
+from bertft.probing.tasks import EdgeTask
+from bertft.progress import Display
+from bertft.subjects import (
+    CONTROL_TASK,
+    RANDOMIZED,
+    Wanted,
+    assign,
+    by_tokens,
+    captured,
+    check_controls,
+    open_subjects,
+    probe_subject,
+    seeds_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedModel
+
+DIFFERENCES = (
+    "model", "base", "task", "probe", "layer", "metric", "value", "low", "high", "n_seeds", "n",
+)  # fmt: skip
+COLUMNS = ("model", "task", "probe", "layer", "seed", "metric", "value", "low", "high", "n")
+
+
+class Probing:
+    """What probes found, with what it took to get there.
+
+    Attributes:
+        table: tidy pandas table with the columns `model, task, probe, layer, seed, metric, value,
+            low, high, n`; `layer` is a number, "mix", "cumulative-3" or "lexical", as text.
+        differences: the same for each model beside the first one, over seeds, with the columns
+            `model, base, task, probe, layer, metric, value, low, high, n_seeds, n`.
+        provenance: models, tasks, options, versions and notes, as JSON types.
+    """
+
+    def __init__(
+        self, table: pd.DataFrame, differences: pd.DataFrame, provenance: dict[str, Any]
+    ) -> None:
+        self.table = table
+        self.differences = differences
+        self.provenance = provenance
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """A row for each task, metric, and model or control: means over seeds and differences."""
+        from bertft.report.probing import summarize
+
+        return summarize(self.table, self.differences)
+
+    def plot(self) -> "Figure":
+        """Return a figure with a panel for each task: score by layer, a line for each model."""
+        from bertft.report.probing import probe_figure
+
+        return probe_figure(self.table)
+
+    def save(self, out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write table, differences, provenance, figure and report to a folder, whole or not at all.
+
+        Raises:
+            FileExistsError: the folder holds another run and `overwrite` is not set.
+        """
+
+        def write(folder: Path) -> None:
+            self.differences.to_csv(folder / "differences.csv", index=False)
+            self.write_report(folder)
+
+        results.save_run(Path(out), self.table, self.provenance, write, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, out: str | os.PathLike[str]) -> "Probing":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds no whole run.
+            ValueError: its files are damaged.
+        """
+        table, provenance = results.load_run(out)
+        return cls(table, pd.read_csv(Path(out) / "differences.csv"), provenance)
+
+    def write_report(self, out: str | os.PathLike[str]) -> Path:
+        """Write `figure.svg` and `report.html` again, and return the path of the report."""
+        from bertft.files import write_text
+        from bertft.report.figures import svg_text
+        from bertft.report.probing import render_probes
+
+        svg, report = svg_text(self.plot()), Path(out) / "report.html"
+        write_text(Path(out) / "figure.svg", svg)
+        write_text(report, render_probes(self.table, self.provenance, self.differences, svg))
+        return report
+
+    def _repr_html_(self) -> str:
+        return str(self.summary.to_html(index=False))
+
+    def __repr__(self) -> str:
+        tasks, models = (", ".join(self.table[name].unique()) for name in ("task", "model"))
+        return f"Probing({tasks} on {models}: {self.table['layer'].nunique()} layers)"
+
+
+def probe(
+    models: "str | Path | PreTrainedModel | Sequence[str | Path | PreTrainedModel]",
+    tasks: Mapping[str, str | os.PathLike[str] | EdgeTask],
+    *,
+    layers: str | Sequence[str | int] = "all,mix,lexical",
+    probe: str = "linear",
+    controls: Sequence[str] = (),
+    code_length: bool = False,
+    seeds: int | Sequence[int] = 1,
+    limit: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    features: str | os.PathLike[str] | None = None,
+    features_dtype: str = "float32",
+    memory_gib: float = 4.0,
+    device: str | None = None,
+    progress: bool = False,
+) -> Probing:
+    """Probe layers of one or several encoders for what they know of some tasks.
+
+    Each model runs once over each task's sentences. All probes of a layer, of all seeds and
+    controls, train together.
+
+    Args:
+        models: folders, hub names or models, the first of them the base of the differences.
+        tasks: a folder for each name (`EdgeTask.read`), or the task itself.
+        layers: "all" or numbers 0..L, "mix" (of all layers, learned), "cumulative" (of layers
+            0..l, for each l), "lexical" (layer 0, with its position embeddings).
+        probe: "linear", "mlp" or "edge".
+        controls: "randomized" (the base with every weight redrawn) and "control-task" (labels that
+            only a word's identity tells, for the selectivity).
+        code_length: measure the online code length of the labels too.
+        seeds: how many, from 0, or which: of initial weights, dropout and control labels.
+        limit: most training sentences of a task.
+        epochs: most passes over the training targets; by default 30 for edge, 20 for others.
+        lr: Adam's rate; by default 1e-4 for edge, 1e-3 for others. Linear probes of one layer are
+            solved (L-BFGS) and need neither.
+        max_length: tokens of a sentence; by default what the models take.
+        batch_size: most sentences at a time when features are captured.
+        features: folder to keep features in, for another run; by default they are not kept.
+        features_dtype: "float32", "bfloat16" or "float16".
+        memory_gib: features that need more than this are kept on disk while they are needed.
+        device: "cpu", "cuda" or "auto", for the encoders; by default the CPU.
+        progress: print a plan and show bars.
+
+    Raises:
+        FileNotFoundError: no such model or file.
+        ValueError: anything else that cannot be probed; the message says what to do.
+
+    Reference: Tenney et al. 2019; Hewitt & Liang 2019; Voita & Titov 2020.
+    """
+    display = Display(progress)
+    training, wanted = Training.of(probe, epochs, lr), Wanted.of(layers)
+    chosen = seeds_of(seeds)
+    check_controls(controls)
+    subjects = open_subjects(models, randomized=RANDOMIZED in controls)
+    for name, subject in subjects.items():
+        wanted.captured(name, subject.blocks.depth)
+    read = _read(tasks, limit)
+    where = find_device(device, "probe") if device is not None else None
+    started = results.now()
+    found: list[Row] = []
+    tallies: dict[tuple[str, str, str], Tally] = {}
+    described, notes = [], []
+    for task in read:
+        for sides in by_tokens(subjects):
+            control = CONTROL_TASK in controls
+            work = assign(task, training, sides, chosen, max_length, control, code_length)
+            described.append(work.describe())
+            notes += [note for note in work.notes if note not in notes]
+            for note in work.notes:
+                display.note(note)
+            store = Path(features) if features is not None else None
+            with captured(
+                work, sides, wanted, store, features_dtype, memory_gib, batch_size, where, display
+            ) as both:
+                for name, subject in sides.items():
+                    rows, counts = probe_subject(work, name, subject, wanted, both, display)
+                    found += rows
+                    tallies |= {(name, task.name, layer): own for layer, own in counts.items()}
+    table = pd.DataFrame(found, columns=list(COLUMNS))
+    provenance = {
+        "kind": "probe",
+        "created": started,
+        "versions": results.versions(),
+        "models": {
+            name: {
+                "fingerprint": fingerprint(subject.encoder),
+                "architecture": type(subject.encoder).__name__,
+            }
+            for name, subject in subjects.items()
+        },
+        "tasks": described,
+        "options": {
+            "layers": list(wanted.names),
+            "probe": probe,
+            "controls": list(controls),
+            "code_length": code_length,
+            "seeds": chosen,
+            "limit": limit,
+            "lr": training.lr,
+            "l2": training.l2,
+            "schedule": vars(training.schedule),
+            "max_length": max_length,
+            "features_dtype": features_dtype,
+            "threads": torch.get_num_threads(),
+        },
+        "notes": notes,
+    }
+    return Probing(table, _differences(table, tallies, list(subjects)), provenance)
+
+
+def _read(
+    tasks: Mapping[str, str | os.PathLike[str] | EdgeTask], limit: int | None
+) -> list[EdgeTask]:
+    if not tasks:
+        raise ValueError("[probe] tasks must be at least one, got none; pass NAME=FOLDER.")
+    return [
+        task if isinstance(task, EdgeTask) else EdgeTask.read(name, task, limit)
+        for name, task in tasks.items()
+    ]
+
+
+def _differences(
+    table: pd.DataFrame, tallies: Mapping[tuple[str, str, str], Tally], models: Sequence[str]
+) -> pd.DataFrame:
+    """Scores of each model less those of the first, layer by layer where both have it."""
+    base, rows = models[0], []
+    scores = table[table["metric"].isin(["micro_f1", "accuracy"])]
+    keys = ["model", "task", "probe", "layer", "metric"]
+    for key, own in scores.groupby(keys, sort=False):
+        model, task, kind, layer, metric = map(str, key)
+        other = tallies.get((base, task, layer))
+        if model == base or other is None:
+            continue
+        tally = tallies[model, task, layer]
+        weights = resampled(len(tally.counts), 0)
+        found = difference(tally, other, metric, weights, seed=0)
+        about = (model, base, task, kind, layer, metric)
+        rows.append((*about, *found, len(own), int(own["n"].iloc[0])))
+    return pd.DataFrame(rows, columns=list(DIFFERENCES))

@@ -1,0 +1,344 @@
+"""The bank: many probes trained in lockstep on the same batches, each as if it were alone.
+
+Owns the loop, the optimizer and the rules by which a probe's rate is halved, its best weights are
+kept and it stops. What a probe computes is for the families (`linear`, `mlp`, `edge`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bertft import ops
+from bertft.probing.examples import Examples, Inputs, Unit
+
+EVERY = (1000, 500, 100)
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One probe of a bank.
+
+    Attributes:
+        seed: of its initial weights and its dropout.
+        lr: learning rate.
+        weight_decay: decoupled from the gradient (AdamW).
+        labels: which of the bank's sets of labels it learns.
+        layers: how many of the inputs' layers, from the lowest, it mixes; None for all of them.
+    """
+
+    seed: int = 0
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    labels: int = 0
+    layers: int | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a bank is trained; the order of batches is the same for all probes.
+
+    Attributes:
+        epochs: most passes over the training targets.
+        batch_size: targets or sentences of a batch.
+        unit: what `batch_size` counts.
+        evaluate_every: steps between two evaluations on dev; None for the largest of 1000, 500 and
+            100 that is no more than an epoch (100 where an epoch is shorter).
+        halve_after: evaluations without gain after which a probe's rate is halved.
+        stop_after: evaluations without gain after which a probe stops.
+        clip: most that the norm of a probe's gradient may be; None for no bound.
+        amsgrad: whether Adam keeps the largest second moment.
+        order_seed: of the order of batches.
+    """
+
+    epochs: int
+    batch_size: int
+    unit: Unit
+    evaluate_every: int | None = None
+    halve_after: int = 5
+    stop_after: int = 20
+    clip: float | None = None
+    amsgrad: bool = False
+    order_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the training of each of K probes went.
+
+    Attributes:
+        loss: `(K,)` float64, the lowest mean loss on dev.
+        steps: `(K,)` int64, steps until it was reached.
+        stopped: `(K,)` bool, whether the probe stopped before the last epoch was over.
+    """
+
+    loss: Tensor
+    steps: Tensor
+    stopped: Tensor
+
+
+class Bank(ABC):
+    """K probes of one family on the same inputs.
+
+    A family sets `parameters`, tensors whose first axis is the probe, and computes logits and
+    gradients for those probes that are still in training.
+
+    Args:
+        probes: what tells them apart.
+        classes: number C of labels, the same for all of them.
+        exclusive: whether a target has exactly one label (softmax); otherwise each label is a
+            decision of its own (sigmoid).
+    """
+
+    parameters: dict[str, Tensor]
+
+    def __init__(self, probes: Sequence[Probe], classes: int, exclusive: bool) -> None:
+        self.probes = list(probes)
+        self.classes = classes
+        self.exclusive = exclusive
+
+    @abstractmethod
+    def logits(self, split: "Split", index: Tensor) -> Tensor:
+        """Return `(B, K, C)` logits of a batch of targets, contiguous and without dropout."""
+
+    @abstractmethod
+    def gradients(self, split: "Split", index: Tensor) -> dict[str, Tensor]:
+        """Return the gradient of each probe's mean loss over a batch, for each parameter."""
+
+    def select(self, kept: Tensor) -> None:
+        """Keep only some of the probes, given by their numbers."""
+        self.probes = [self.probes[k] for k in kept.tolist()]
+        self.parameters = {name: p[kept] for name, p in self.parameters.items()}
+
+    def losses(self, split: "Split", batch_size: int, unit: Unit) -> Tensor:
+        """Return each probe's mean loss over all targets `(K,)`, in nats a target (and label)."""
+        total = torch.zeros(len(self.probes), dtype=torch.float64)
+        counted = torch.zeros(len(self.probes), dtype=torch.float64)
+        with torch.no_grad():
+            for index in split.examples.batches(batch_size, unit, None):
+                logits = self.logits(split, index)
+                counted += split.labels.differentiate(logits, index, self.probes, total)
+        return total / counted
+
+
+class Draw:
+    """Initial parameters of one probe, from a random stream of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def linear(self, weight: str, bias: str, outputs: int, inputs: int) -> dict[str, Tensor]:
+        """Weights and biases as torch draws those of a linear layer."""
+        bound = inputs**-0.5
+        return {
+            weight: torch.empty(outputs, inputs).uniform_(-bound, bound, generator=self._generator),
+            bias: torch.empty(outputs).uniform_(-bound, bound, generator=self._generator),
+        }
+
+
+class Labels:
+    """Sets of labels for the same targets, of which each probe learns one, and their loss.
+
+    Args:
+        sets: each `(T, C)` uint8, 1 for the labels that a target has.
+        exclusive: whether the loss takes a target to have exactly one label (softmax) or each label
+            to be a decision of its own (sigmoid).
+        unknown: `(T,)` number of a target's labels, in the first set, that are not among the C.
+    """
+
+    def __init__(
+        self, sets: Sequence[Tensor], exclusive: bool, unknown: Tensor | None = None
+    ) -> None:
+        self.exclusive = exclusive
+        self._sets = torch.stack(list(sets), 1)
+        self._classes = classes_of(self._sets) if exclusive else None
+        n = len(self._sets)
+        self._unknown = torch.zeros(n, dtype=torch.int64) if unknown is None else unknown
+
+    def take(self, index: Tensor) -> "Labels":
+        """Return the labels of some of the targets."""
+        return Labels(self._sets[index].unbind(1), self.exclusive, self._unknown[index])
+
+    def of(self, probes: Sequence[Probe], index: Tensor) -> Tensor:
+        """Return `(B, K, C)` uint8, what each probe should say of some targets."""
+        return self._sets[index][:, [probe.labels for probe in probes]]
+
+    def unknown(self, probes: Sequence[Probe], index: Tensor) -> Tensor:
+        """Return `(B, K)`, how many labels of a target no probe can say."""
+        first = torch.tensor([probe.labels == 0 for probe in probes])
+        return self._unknown[index, None] * first
+
+    def differentiate(
+        self, logits: Tensor, index: Tensor, probes: Sequence[Probe], losses: Tensor
+    ) -> Tensor:
+        """Turn logits `(B, K, C)` into the gradient of the summed losses, in place.
+
+        Adds each probe's summed loss to `losses` `(K,)` float64, and returns over how many terms
+        `(K,)` float64: targets with a known label, or targets times labels.
+
+        Raises:
+            ValueError: a loss that is not finite.
+        """
+        b, k, c = logits.shape
+        flat, offsets = logits.view(b, k * c), torch.arange(k + 1) * c
+        own = [probe.labels for probe in probes]
+        if self._classes is not None:
+            classes = self._classes[index][:, own]
+            finite = ops.softmax_gradient(flat, offsets, classes.to(logits.device), losses)
+            counted = (classes >= 0).sum(0).double()
+        else:
+            wanted = self.of(probes, index).view(b, k * c).to(logits.device)
+            finite = ops.sigmoid_gradient(flat, wanted, losses, offsets)
+            counted = torch.full((k,), float(b * c), dtype=torch.float64)
+        if not finite:
+            raise ValueError(
+                f"[probe] losses must be finite, got {losses.tolist()}; lower lr, or check the "
+                "features."
+            )
+        return counted
+
+
+def classes_of(labels: Tensor) -> Tensor:
+    """Return the one label of each row of `(..., C)`, or -1 where it has none."""
+    return torch.where(labels.bool().any(-1), labels.argmax(-1), -1)
+
+
+class Split(NamedTuple):
+    """Targets with their features and their labels, to train or to score on."""
+
+    inputs: Inputs
+    examples: Examples
+    labels: Labels
+
+    def take(self, index: Tensor) -> "Split":
+        """Return some of the targets, given by rising numbers."""
+        return Split(self.inputs, self.examples.take(index), self.labels.take(index))
+
+
+def fit(
+    bank: Bank,
+    train: Split,
+    dev: Split,
+    schedule: Schedule,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Fit:
+    """Train a bank with Adam, and leave it with the weights of each probe that were best on dev.
+
+    A probe's result does not depend, beyond rounding, on the others in its bank.
+
+    Args:
+        bank: freshly made.
+        train: to learn from.
+        dev: to tell when a probe is at its best.
+        schedule: how to train.
+        advance: told the number of steps done.
+
+    Raises:
+        ValueError: a loss that is not finite.
+    """
+    size, unit = schedule.batch_size, schedule.unit
+    an_epoch = sum(1 for _ in train.examples.batches(size, unit, None))
+    every = schedule.evaluate_every or next((e for e in EVERY if e <= an_epoch), EVERY[-1])
+    order = torch.Generator().manual_seed(schedule.order_seed)
+    adam, best = _Adam(bank, schedule), _Best(bank)
+    step, last = 0, schedule.epochs * an_epoch
+    for _ in range(schedule.epochs):
+        for index in train.examples.batches(size, unit, order):
+            step += 1
+            adam.step(bank.gradients(train, index), step)
+            advance(1)
+            if step % every == 0 or step == last:
+                best.update(bank.losses(dev, 4 * size, unit), step)
+                adam.rates[(best.idle > 0) & (best.idle % schedule.halve_after == 0)] /= 2
+                going = best.idle < schedule.stop_after
+                if not going.all():
+                    kept = going.nonzero()[:, 0]
+                    bank.select(kept)
+                    adam.select(kept)
+                    best.select(kept)
+            if not bank.probes:
+                break
+        if not bank.probes:
+            break
+    advance(last - step)
+    return best.restore()
+
+
+class _Adam:
+    """Adam over the parameters of a bank, each probe with its own rate."""
+
+    def __init__(self, bank: Bank, schedule: Schedule) -> None:
+        self._bank = bank
+        self._clip = schedule.clip
+        self.rates = torch.tensor([probe.lr for probe in bank.probes])
+        self._decays = torch.tensor([probe.weight_decay for probe in bank.probes])
+        zeros = {name: torch.zeros_like(p) for name, p in bank.parameters.items()}
+        self._first = zeros
+        self._second = {name: p.clone() for name, p in zeros.items()}
+        self._largest = {n: p.clone() for n, p in zeros.items()} if schedule.amsgrad else None
+
+    def step(self, gradients: dict[str, Tensor], number: int) -> None:
+        if self._clip is not None:
+            _clip(gradients, self._clip)
+        for name, p in self._bank.parameters.items():
+            k = len(p)
+            ops.adam(
+                p.view(k, -1),
+                gradients[name].view(k, -1),
+                self._first[name].view(k, -1),
+                self._second[name].view(k, -1),
+                self._largest[name].view(k, -1) if self._largest else None,
+                self.rates,
+                self._decays if p.dim() > 2 else torch.zeros(k),
+                number,
+                betas=BETAS,
+                epsilon=EPSILON,
+            )
+
+    def select(self, kept: Tensor) -> None:
+        self.rates, self._decays = self.rates[kept], self._decays[kept]
+        for moments in (self._first, self._second, self._largest or {}):
+            moments.update({name: p[kept] for name, p in moments.items()})
+
+
+def _clip(gradients: dict[str, Tensor], most: float) -> None:
+    """Scale each probe's gradient to a norm of at most `most`."""
+    squares = [g.flatten(1).square().sum(1) for g in gradients.values()]
+    scale = (most / torch.stack(squares).sum(0).sqrt()).clamp(max=1)
+    for g in gradients.values():
+        g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+
+
+class _Best:
+    """The best weights of each probe so far, and evaluations since then."""
+
+    def __init__(self, bank: Bank) -> None:
+        k = len(bank.probes)
+        self._bank = bank
+        self._probes = bank.probes
+        self._alive = torch.arange(k)
+        self._parameters = {name: p.clone() for name, p in bank.parameters.items()}
+        self._loss = torch.full((k,), torch.inf, dtype=torch.float64)
+        self._steps = torch.zeros(k, dtype=torch.int64)
+        self.idle = torch.zeros(k, dtype=torch.int64)
+
+    def update(self, loss: Tensor, step: int) -> None:
+        gained = loss < self._loss[self._alive]
+        winners = self._alive[gained]
+        self._loss[winners], self._steps[winners] = loss[gained], step
+        for name, p in self._bank.parameters.items():
+            self._parameters[name][winners] = p[gained]
+        self.idle = torch.where(gained, 0, self.idle + 1)
+
+    def select(self, kept: Tensor) -> None:
+        self._alive, self.idle = self._alive[kept], self.idle[kept]
+
+    def restore(self) -> Fit:
+        stopped = torch.ones(len(self._loss), dtype=torch.bool)
+        stopped[self._alive] = False
+        self._bank.probes, self._bank.parameters = self._probes, self._parameters
+        return Fit(self._loss, self._steps, stopped)

@@ -1,0 +1,164 @@
+"""Scores of probes on held-out targets, with intervals by bootstrap over sentences.
+
+Owns the decisions, micro-F1 and accuracy, and how two encoders' probes are compared.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bertft.probing.bank import Bank, Split, classes_of
+from bertft.probing.examples import Unit
+
+Floats = npt.NDArray[np.float64]
+DRAWS = 1000
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """A value and a 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Tally:
+    """Counts of K probes' decisions for each of N sentences; every score is a ratio of them.
+
+    Attributes:
+        counts: `(N, K, 5)`: scored labels predicted and right, predicted, and true; targets whose
+            likeliest label is right, and targets.
+    """
+
+    def __init__(self, counts: Floats) -> None:
+        self.counts = counts
+
+    def micro_f1(self, weights: Floats | None = None) -> Floats:
+        """Return `2 right / (predicted + true)` over all scored labels of all targets, in [0, 1].
+
+        Args:
+            weights: `(draws, N)` how often each sentence counts; once by default.
+
+        Returns:
+            `(K,)`, or `(draws, K)`; NaN where nothing is predicted or true.
+        """
+        right, predicted, true, _, _ = self._sums(weights)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(2 * right / (predicted + true))
+
+    def accuracy(self, weights: Floats | None = None) -> Floats:
+        """Return the share of targets whose likeliest label is right; arguments as above."""
+        *_, best, targets = self._sums(weights)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(best / targets)
+
+    def score(self, metric: str, weights: Floats | None = None) -> Floats:
+        """Return the scores under the name of a metric, "micro_f1" or "accuracy"."""
+        return self.accuracy(weights) if metric == "accuracy" else self.micro_f1(weights)
+
+    def of(self, probes: Sequence[int]) -> "Tally":
+        """Return the tally of some of the probes."""
+        return Tally(self.counts[:, list(probes)])
+
+    def _sums(self, weights: Floats | None) -> tuple[Floats, ...]:
+        n = len(self.counts)
+        flat = self.counts.reshape(n, -1)
+        sums = flat.sum(0) if weights is None else weights @ flat
+        return tuple(np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 5), -1, 0))
+
+
+def tally(
+    bank: Bank, dev: Split, scored: Tensor, sentences: int, batch_size: int, unit: Unit
+) -> Tally:
+    """Count what the probes of a bank decide.
+
+    A label is predicted where it is the likeliest (exclusive) or its logit is at least 0.
+
+    Args:
+        bank: trained.
+        dev: what to score on; its unknown labels count as missed.
+        scored: `(C,)` bool, which labels count in micro-F1.
+        sentences: N, of which some may have no target.
+        batch_size: targets or sentences at a time.
+        unit: what `batch_size` counts.
+    """
+    k = len(bank.probes)
+    counts = torch.zeros(sentences, k, 5, dtype=torch.float64)
+    examples = dev.examples
+    for index in examples.batches(batch_size, unit, None):
+        logits = bank.logits(dev, index).cpu()
+        likeliest = logits.argmax(2)
+        if bank.exclusive:
+            decided = torch.zeros_like(logits, dtype=torch.bool).scatter_(
+                2, likeliest[..., None], 1
+            )
+        else:
+            decided = logits >= 0
+        decided &= scored
+        labels = dev.labels.of(bank.probes, index)
+        true = labels.bool() & scored
+        here = torch.stack(
+            [
+                (decided & true).sum(2),
+                decided.sum(2),
+                true.sum(2) + dev.labels.unknown(bank.probes, index),
+                likeliest == classes_of(labels),
+                torch.ones_like(likeliest),
+            ],
+            2,
+        )
+        counts.index_add_(0, examples.sentence[index], here.double())
+    return Tally(counts.numpy())
+
+
+def resampled(sentences: int, seed: int, draws: int = DRAWS) -> Floats:
+    """Return `(draws, sentences)`, how often each sentence comes up when all are drawn anew."""
+    shares = np.full(sentences, 1 / sentences)
+    drawn = np.random.default_rng(seed).multinomial(sentences, shares, draws)
+    return drawn.astype(np.float64)
+
+
+def intervals(own: Tally, metric: str, weights: Floats) -> list[Interval]:
+    """Return each probe's score with its percentile interval over draws of sentences."""
+    values, drawn = own.score(metric), own.score(metric, weights)
+    return [_interval(float(value), drawn[:, k]) for k, value in enumerate(values)]
+
+
+def change(own: Tally, base: Tally, metric: str, weights: Floats) -> list[Interval]:
+    """Return by how much each probe's score is above that of a base, with its interval."""
+    values = own.score(metric) - base.score(metric)
+    drawn = own.score(metric, weights) - base.score(metric, weights)
+    return [_interval(float(value), drawn[:, k]) for k, value in enumerate(values)]
+
+
+def difference(own: Tally, base: Tally, metric: str, weights: Floats, seed: int) -> Interval:
+    """Return by how much the mean over seeds is above that of a base, with its interval.
+
+    Probe k of both has the same seed. A draw takes sentences and seeds with putting back, the same
+    for both: the interval covers the choice of either.
+
+    Args:
+        own: of K probes.
+        base: of K probes on the same sentences.
+        metric: "micro_f1" or "accuracy".
+        weights: draws of sentences (`resampled`).
+        seed: of the draws of seeds.
+    """
+    k = own.counts.shape[1]
+    value = float((own.score(metric) - base.score(metric)).mean())
+    drawn = own.score(metric, weights) - base.score(metric, weights)
+    seeds = np.random.default_rng(seed).integers(k, size=(len(weights), k))
+    return _interval(value, np.take_along_axis(drawn, seeds, 1).mean(1))
+
+
+def _interval(value: float, drawn: Floats) -> Interval:
+    tail = (1 - LEVEL) / 2
+    low, high = (
+        np.nanquantile(drawn, [tail, 1 - tail]) if np.isfinite(drawn).any() else (np.nan,) * 2
+    )
+    return Interval(value, float(low), float(high))

@@ -1,0 +1,299 @@
+"""One pass of several encoders over texts, its rows kept as features in memory or on disk.
+
+Rows stand in the order of the corpus, text by text, whatever the batches and shards. Owns the pass,
+the layout of shards and how a pass that was cut short goes on; reading them is for `features`.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertft import ops
+from bertft.capture import capture
+from bertft.checkpoints import Checkpoint, fingerprint
+from bertft.features import (
+    DTYPES,
+    FORMAT,
+    INDEX,
+    VERSION,
+    Features,
+    Key,
+    Shard,
+    checksum,
+    read_index,
+    restored,
+)
+from bertft.files import locked, save_tensors, write_text
+from bertft.progress import Display
+from bertft.rows import Batch, Encoded, Rows, batches, pad
+
+GIB = 2**30
+SHARD_BYTES = 256 * 2**20
+
+
+def feature_bytes(
+    sides: Mapping[str, Checkpoint],
+    rows: Rows,
+    layers: Mapping[str, Sequence[int]] | None,
+    dtype: str,
+) -> int:
+    """Return the bytes that features take."""
+    return rows.n * sum(_widths(sides, layers).values()) * _dtype(dtype).itemsize
+
+
+def record(
+    sides: Mapping[str, Checkpoint],
+    rows: Rows,
+    *,
+    layers: Mapping[str, Sequence[int]] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    dtype: str = "float32",
+    batch_size: int = 32,
+    memory_gib: float = 2.0,
+    shard_bytes: int = SHARD_BYTES,
+    display: Display | None = None,
+) -> Features:
+    """Run encoders over texts once and keep the rows of their layers.
+
+    A folder that holds these features already, or part of them, is used: the pass goes on with
+    the first shard that is missing.
+
+    Args:
+        sides: encoders by name, with the same tokens, in eval mode.
+        rows: encoded texts with the runs of positions whose means are the rows; see `rows`.
+        layers: which layers of each side; all of them by default.
+        folder: for the shards; None for memory.
+        dtype: "float32", "bfloat16" or "float16", of the rows that are kept.
+        batch_size: most texts at a time.
+        memory_gib: most that features in memory may take.
+        shard_bytes: about as much as a shard holds.
+        display: for the bar.
+
+    Raises:
+        ValueError: no rows, features that need more than `memory_gib`, an activation that is not
+            finite or out of the dtype's range, a folder with features of other models, data,
+            layers or dtype, or a shard that is truncated or altered.
+        OSError: a disk that is full; shards that are done stay.
+    """
+    widths, kept = _widths(sides, layers), _dtype(dtype)
+    if rows.n == 0:
+        raise ValueError("[features] rows must be at least one, got none; pass more text.")
+    need = feature_bytes(sides, rows, layers, dtype)
+    if folder is None and need > memory_gib * GIB:
+        raise ValueError(
+            f"[features] features must fit in memory_gib, {memory_gib}, got {need / GIB:.2f} GiB; "
+            "pass a folder, fewer layers, float16 or more memory."
+        )
+    display = display or Display(False)
+    offsets = torch.from_numpy(np.cumsum([0, *(len(text.starts) for text in rows.texts)]))
+    a_pass = _Pass(sides, widths, kept, batch_size)
+    if folder is None:
+        with display.bar("features", rows.n, "rows") as bar:
+            tensors = a_pass.run(rows.texts, bar.advance)
+        return Features(offsets, widths, kept, [Shard(rows.n, tensors)])
+    return _to_disk(Path(folder), a_pass, rows, offsets, shard_bytes, display)
+
+
+class _Pass:
+    """Encoders, and which of their layers are kept as what."""
+
+    def __init__(
+        self,
+        sides: Mapping[str, Checkpoint],
+        widths: Mapping[Key, int],
+        dtype: torch.dtype,
+        batch_size: int,
+    ) -> None:
+        self.sides, self.widths, self.dtype = sides, widths, dtype
+        self._batch_size = batch_size
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(self.widths.values()) * self.dtype.itemsize
+
+    def run(self, texts: Sequence[Encoded], advance: Callable[[int], None]) -> dict[str, Tensor]:
+        """The rows of all layers over texts, by name of side and layer."""
+        n = sum(len(text.starts) for text in texts)
+        out = {
+            f"{side}.{layer}": torch.empty(n, width, dtype=self.dtype)
+            for (side, layer), width in self.widths.items()
+        }
+        ends = np.cumsum([len(text.starts) for text in texts])
+        first = {id(text): end - len(text.starts) for text, end in zip(texts, ends, strict=True)}
+        with_rows = Rows([text for text in texts if len(text.starts)])
+        pad_id = next(iter(self.sides.values())).pad_id
+        for group in batches(with_rows, self._batch_size, n):
+            batch = pad(group, pad_id)
+            place = torch.cat(
+                [torch.arange(len(text.starts)) + int(first[id(text)]) for text in group]
+            )
+            for side, checkpoint in self.sides.items():
+                receive = self._receiver(side, batch, place, out)
+                capture(checkpoint.encoder, checkpoint.blocks, batch.ids, batch.mask, receive)
+            advance(len(place))
+        return out
+
+    def _receiver(
+        self, side: str, batch: Batch, place: Tensor, out: Mapping[str, Tensor]
+    ) -> Callable[[int, Tensor], None]:
+        def receive(layer: int, hidden: Tensor) -> None:
+            if (side, layer) in self.widths:
+                # Rows of a model on another device are copied to the CPU here, and only here.
+                flat = hidden.detach().reshape(-1, hidden.shape[-1]).to("cpu")
+                wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
+                pooled = torch.empty(len(place), flat.shape[1], dtype=wide)
+                finite = ops.pool_rows(flat, batch.starts, batch.stops, pooled)
+                out[f"{side}.{layer}"][place] = self._kept(pooled, finite, side, layer)
+
+        return receive
+
+    def _kept(self, pooled: Tensor, finite: bool, side: str, layer: int) -> Tensor:
+        kept = pooled.to(self.dtype)
+        if not finite:
+            raise ValueError(
+                f"[features] activations must be finite, got NaN or infinity in layer {layer} of "
+                f"{side!r}; check its weights, or use float32."
+            )
+        if self.dtype == torch.float16 and not bool(kept.isfinite().all()):
+            raise ValueError(
+                f"[features] activations must be in the range of float16, got "
+                f"{float(pooled.abs().max()):.3g} in layer {layer} of {side!r}; use bfloat16."
+            )
+        return kept
+
+
+def _to_disk(
+    folder: Path, a_pass: _Pass, rows: Rows, offsets: Tensor, shard_bytes: int, display: Display
+) -> Features:
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait=True):
+        index = _index(folder, a_pass, rows, offsets, shard_bytes)
+        with display.bar("features", rows.n, "rows") as bar:
+            for shard in index["shards"]:
+                (first, last), (start, stop) = shard["texts"], shard["rows"]
+                if shard["crc32"] is not None:
+                    bar.advance(stop - start)
+                    continue
+                tensors = a_pass.run(rows.texts[first:last], bar.advance)
+                _write(folder, index, shard, tensors)
+    return restored(folder, index)
+
+
+def _write(
+    folder: Path, index: dict[str, Any], shard: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    path = folder / shard["file"]
+    try:
+        save_tensors(path, tensors, {"format": FORMAT})
+        shard |= {"crc32": checksum(path), "bytes": path.stat().st_size}
+        write_text(folder / INDEX, json.dumps(index))
+    except Exception as error:
+        # safetensors has an error of its own for what the system says.
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise OSError(
+                f"[features] disk must have room for another shard, got none for {str(path)!r}; "
+                "free some and capture into the folder again, which goes on from there."
+            ) from error
+        raise
+
+
+def _index(
+    folder: Path, a_pass: _Pass, rows: Rows, offsets: Tensor, shard_bytes: int
+) -> dict[str, Any]:
+    """The index of a new folder, or that of a folder with the same features."""
+    wanted = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": str(a_pass.dtype).removeprefix("torch."),
+        "data": _data_fingerprint(rows.texts),
+        "models": {
+            side: {
+                "fingerprint": fingerprint(checkpoint.encoder),
+                "layers": {
+                    str(layer): width
+                    for (own, layer), width in a_pass.widths.items()
+                    if own == side
+                },
+            }
+            for side, checkpoint in a_pass.sides.items()
+        },
+    }
+    if (folder / INDEX).is_file():
+        found = read_index(folder)
+        if differing := _difference(found, wanted):
+            raise ValueError(
+                f"[features] folder must hold features of the same models, layers, data and dtype, "
+                f"got {str(folder)!r}, whose {differing} differs; pass another folder."
+            )
+        return found
+    wanted["offsets"] = offsets.tolist()
+    wanted["shards"] = [
+        {
+            "file": f"{number:05}.safetensors",
+            "texts": [first, last],
+            "rows": offsets[[first, last]].tolist(),
+            "crc32": None,
+            "bytes": None,
+        }
+        for number, (first, last) in enumerate(_cuts(offsets, shard_bytes // a_pass.row_bytes))
+    ]
+    write_text(folder / INDEX, json.dumps(wanted))
+    return wanted
+
+
+def _cuts(offsets: Tensor, most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of texts with about `most` rows, and one at least."""
+    first, ends = 0, offsets.tolist()
+    for text in range(1, len(ends)):
+        if text == len(ends) - 1 or ends[text + 1] - ends[first] > most:
+            yield first, text
+            first = text
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """What of the features that are wanted is not what was found; more layers do not matter."""
+    for key in ("format", "version", "dtype", "data"):
+        if found.get(key) != wanted[key]:
+            return key
+    for side, model in wanted["models"].items():
+        own = found["models"].get(side)
+        if own is None or own["fingerprint"] != model["fingerprint"]:
+            return f"model {side!r}"
+        if not model["layers"].items() <= own["layers"].items():
+            return f"set of layers of {side!r}"
+    return None
+
+
+def _widths(
+    sides: Mapping[str, Checkpoint], layers: Mapping[str, Sequence[int]] | None
+) -> dict[Key, int]:
+    return {
+        (side, layer): checkpoint.blocks.widths[layer]
+        for side, checkpoint in sides.items()
+        for layer in (layers[side] if layers is not None else range(checkpoint.blocks.depth + 1))
+    }
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ValueError(
+            f"[features] dtype must be one of {', '.join(DTYPES)}, got {name!r}; pass its name."
+        )
+    return DTYPES[name]
+
+
+def _data_fingerprint(texts: Iterable[Encoded]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        for part in (text.ids, text.starts, text.stops):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part.tobytes())
+    return digest.hexdigest()
