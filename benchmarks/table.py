@@ -27,6 +27,7 @@ TITLES = {
     "test_spectra.py": "Batched spectra",
     "test_trees.py": "Maximum spanning arborescences",
     "test_prefix.py": "Epochs with a frozen prefix",
+    "test_features.py": "Features: capture and reading",
     "test_peers.py": "Beside published packages, by value first",
 }
 

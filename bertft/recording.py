@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from bertft.features import (
     restored,
 )
 from bertft.files import locked, save_tensors, write_text
+from bertft.models import inference
 from bertft.progress import Display
 from bertft.rows import Batch, Encoded, Rows, batches, pad
 
@@ -67,7 +70,7 @@ def record(
     the first shard that is missing.
 
     Args:
-        sides: encoders by name, with the same tokens, in eval mode.
+        sides: encoders by name, with the same tokens.
         rows: encoded texts with the runs of positions whose means are the rows; see `rows`.
         layers: which layers of each side; all of them by default.
         folder: for the shards; None for memory.
@@ -84,8 +87,11 @@ def record(
         OSError: a disk that is full; shards that are done stay.
     """
     widths, kept = _widths(sides, layers), _dtype(dtype)
-    if rows.n == 0:
-        raise ValueError("[features] rows must be at least one, got none; pass more text.")
+    if min(rows.n, batch_size, shard_bytes) < 1:
+        raise ValueError(
+            f"[features] rows, batch_size and shard_bytes must be at least one, got {rows.n}, "
+            f"{batch_size} and {shard_bytes}; pass more."
+        )
     need = feature_bytes(sides, rows, layers, dtype)
     if folder is None and need > memory_gib * GIB:
         raise ValueError(
@@ -95,11 +101,12 @@ def record(
     display = display or Display(False)
     offsets = torch.from_numpy(np.cumsum([0, *(len(text.starts) for text in rows.texts)]))
     a_pass = _Pass(sides, widths, kept, batch_size)
-    if folder is None:
+    with inference(*(side.encoder for side in sides.values())):
+        if folder is not None:
+            return _to_disk(Path(folder), a_pass, rows, offsets, shard_bytes, display)
         with display.bar("features", rows.n, "rows") as bar:
             tensors = a_pass.run(rows.texts, bar.advance)
         return Features(offsets, widths, kept, [Shard(rows.n, tensors)])
-    return _to_disk(Path(folder), a_pass, rows, offsets, shard_bytes, display)
 
 
 class _Pass:
@@ -121,29 +128,42 @@ class _Pass:
 
     def run(self, texts: Sequence[Encoded], advance: Callable[[int], None]) -> dict[str, Tensor]:
         """The rows of all layers over texts, by name of side and layer."""
+        # A text may be there twice as the same object, which could not be told apart.
+        texts = [replace(text) for text in texts]
         n = sum(len(text.starts) for text in texts)
-        out = {
-            f"{side}.{layer}": torch.empty(n, width, dtype=self.dtype)
-            for (side, layer), width in self.widths.items()
-        }
+        # Tensors of inference mode could not be used for training.
+        with torch.inference_mode(False):
+            out = {
+                f"{side}.{layer}": torch.empty(n, width, dtype=self.dtype)
+                for (side, layer), width in self.widths.items()
+            }
         ends = np.cumsum([len(text.starts) for text in texts])
         first = {id(text): end - len(text.starts) for text, end in zip(texts, ends, strict=True)}
         with_rows = Rows([text for text in texts if len(text.starts)])
         pad_id = next(iter(self.sides.values())).pad_id
-        for group in batches(with_rows, self._batch_size, n):
+        for number, group in enumerate(batches(with_rows, self._batch_size, n)):
             batch = pad(group, pad_id)
             place = torch.cat(
                 [torch.arange(len(text.starts)) + int(first[id(text)]) for text in group]
             )
             for side, checkpoint in self.sides.items():
                 receive = self._receiver(side, batch, place, out)
-                capture(checkpoint.encoder, checkpoint.blocks, batch.ids, batch.mask, receive)
+                try:
+                    with suppress(_LayersDone):
+                        capture(
+                            checkpoint.encoder, checkpoint.blocks, batch.ids, batch.mask, receive
+                        )
+                except ValueError as error:
+                    error.add_note(f"(batch {number} of {len(texts)} texts; {checkpoint.name!r})")
+                    raise
             advance(len(place))
         return out
 
     def _receiver(
         self, side: str, batch: Batch, place: Tensor, out: Mapping[str, Tensor]
     ) -> Callable[[int, Tensor], None]:
+        last = max(layer for own, layer in self.widths if own == side)
+
         def receive(layer: int, hidden: Tensor) -> None:
             if (side, layer) in self.widths:
                 # Rows of a model on another device are copied to the CPU here, and only here.
@@ -151,7 +171,10 @@ class _Pass:
                 wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
                 pooled = torch.empty(len(place), flat.shape[1], dtype=wide)
                 finite = ops.pool_rows(flat, batch.starts, batch.stops, pooled)
-                out[f"{side}.{layer}"][place] = self._kept(pooled, finite, side, layer)
+                kept = self._kept(pooled, finite, side, layer)
+                out[f"{side}.{layer}"].index_copy_(0, place, kept)
+            if layer == last:
+                raise _LayersDone
 
         return receive
 
@@ -162,12 +185,17 @@ class _Pass:
                 f"[features] activations must be finite, got NaN or infinity in layer {layer} of "
                 f"{side!r}; check its weights, or use float32."
             )
-        if self.dtype == torch.float16 and not bool(kept.isfinite().all()):
+        if kept.dtype != pooled.dtype and not bool(kept.isfinite().all()):
+            name, wider = str(kept.dtype).removeprefix("torch."), "bfloat16 or float32"
             raise ValueError(
-                f"[features] activations must be in the range of float16, got "
-                f"{float(pooled.abs().max()):.3g} in layer {layer} of {side!r}; use bfloat16."
+                f"[features] activations must be in the range of {name}, got "
+                f"{float(pooled.abs().max()):.3g} in layer {layer} of {side!r}; use {wider}."
             )
         return kept
+
+
+class _LayersDone(Exception):  # noqa: N818
+    """Ends a forward pass whose further layers are not kept."""
 
 
 def _to_disk(
@@ -175,16 +203,23 @@ def _to_disk(
 ) -> Features:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, wait=True):
+        for half in (*folder.glob(".*.safetensors.*"), *folder.glob(f".{INDEX}.*")):
+            half.unlink()  # of a run that was killed: nobody else writes here
         index = _index(folder, a_pass, rows, offsets, shard_bytes)
         with display.bar("features", rows.n, "rows") as bar:
             for shard in index["shards"]:
                 (first, last), (start, stop) = shard["texts"], shard["rows"]
-                if shard["crc32"] is not None:
+                if _is_there(folder, shard):
                     bar.advance(stop - start)
                     continue
                 tensors = a_pass.run(rows.texts[first:last], bar.advance)
                 _write(folder, index, shard, tensors)
     return restored(folder, index)
+
+
+def _is_there(folder: Path, shard: Mapping[str, Any]) -> bool:
+    """Whether a shard was written, and not deleted since because it was damaged."""
+    return shard["crc32"] is not None and (folder / shard["file"]).is_file()
 
 
 def _write(
@@ -228,7 +263,8 @@ def _index(
     }
     if (folder / INDEX).is_file():
         found = read_index(folder)
-        if differing := _difference(found, wanted):
+        whole = all(_is_there(folder, shard) for shard in found["shards"])
+        if differing := _difference(found, wanted, whole):
             raise ValueError(
                 f"[features] folder must hold features of the same models, layers, data and dtype, "
                 f"got {str(folder)!r}, whose {differing} differs; pass another folder."
@@ -258,16 +294,17 @@ def _cuts(offsets: Tensor, most: int) -> Iterator[tuple[int, int]]:
             first = text
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """What of the features that are wanted is not what was found; more layers do not matter."""
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], whole: bool) -> str | None:
+    """What is not as it was found; more layers do not matter once all shards are there."""
     for key in ("format", "version", "dtype", "data"):
         if found.get(key) != wanted[key]:
             return key
-    for side, model in wanted["models"].items():
-        own = found["models"].get(side)
-        if own is None or own["fingerprint"] != model["fingerprint"]:
+    for side in wanted["models"] if whole else found["models"] | wanted["models"]:
+        model, own = (index["models"].get(side) for index in (wanted, found))
+        if model is None or own is None or own["fingerprint"] != model["fingerprint"]:
             return f"model {side!r}"
-        if not model["layers"].items() <= own["layers"].items():
+        more = own["layers"].keys() - model["layers"].keys()
+        if model["layers"].keys() - own["layers"].keys() or (more and not whole):
             return f"set of layers of {side!r}"
     return None
 
@@ -275,10 +312,23 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | No
 def _widths(
     sides: Mapping[str, Checkpoint], layers: Mapping[str, Sequence[int]] | None
 ) -> dict[Key, int]:
+    every = {side: range(checkpoint.blocks.depth + 1) for side, checkpoint in sides.items()}
+    chosen = every if layers is None else layers
+    if not sides or chosen.keys() != every.keys():
+        raise ValueError(
+            f"[features] layers must be given for each of one or more sides, got {list(chosen)} "
+            f"for the sides {list(sides)}; pass layers=None for all."
+        )
+    for side, own in chosen.items():
+        if not own or not set(own) <= set(every[side]):
+            raise ValueError(
+                f"[features] layers of {side!r} must be some of 0..{every[side][-1]}, got "
+                f"{list(own)}; leave others out."
+            )
     return {
         (side, layer): checkpoint.blocks.widths[layer]
         for side, checkpoint in sides.items()
-        for layer in (layers[side] if layers is not None else range(checkpoint.blocks.depth + 1))
+        for layer in chosen[side]
     }
 
 

@@ -32,7 +32,7 @@ ALLOWED = {
     "capture": {"rows", "models", "ops"},
     "finetuning": {"checkpoints", "corpora", "models", "ops"},
     "features": set(),
-    "recording": {"capture", "checkpoints", "features", "ops", "rows"},
+    "recording": {"capture", "checkpoints", "features", "models", "ops", "rows"},
     "probing": {"corpora", "features", "moments", "ops", "rows"},
     "report": set(),
     "planning": {"checkpoints", "corpora", "rows", "similarity", "ops"},
