@@ -25,6 +25,7 @@ TITLES = {
     "test_row_pooling.py": "Row pooling",
     "test_pairs.py": "Correlations over all pairs of rows",
     "test_spectra.py": "Batched spectra",
+    "test_probe_ops.py": "Training many probes at once",
     "test_trees.py": "Maximum spanning arborescences",
     "test_prefix.py": "Epochs with a frozen prefix",
     "test_features.py": "Features: capture and reading",

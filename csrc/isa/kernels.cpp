@@ -25,7 +25,7 @@ constexpr PanelKernels<T> panel_kernels() {
 
 template <class T>
 constexpr ProductKernels<T> product_kernels() {
-  return {multiply_tile<T>, pack_panel_of<T, kPanelWidth<T>>, pack_panel_of<T, kTileHeight>};
+  return {multiply_tile<T>, pack_into<T, kPanelWidth<T>>, pack_into<T, kTileHeight>};
 }
 
 constexpr Table kTable = {BERTFT_STRING(BERTFT_ISA),

@@ -79,17 +79,17 @@ struct ProductTile {
 
 template <class T>
 struct ProductKernels {
-  // Reads b in whole vectors, also past `width`.
+  // Reads whole vectors of b, also past `width`.
   void (*multiply_tile)(const ProductTile<T>& tile);
 
-  // Packs a (depth, width) matrix as the rows of a panel, zeros past `width`: x[k * step + j *
-  // along], for width <= panel_width.
-  void (*pack_columns)(const T* x, std::int64_t step, std::int64_t along, std::int64_t depth,
-                       std::int64_t width, T* panel);
+  // Packs a (depth, columns) matrix, x[k * step + j * along], into panels of panel_width columns,
+  // `panel` elements apart, with zeros past the last column up to a whole vector.
+  void (*pack_panels)(const T* x, std::int64_t step, std::int64_t along, std::int64_t depth,
+                      std::int64_t columns, std::int64_t panel, T* out);
 
-  // The same as panels of tile_height columns: a transposed operand.
-  void (*pack_tile)(const T* x, std::int64_t step, std::int64_t along, std::int64_t depth,
-                    std::int64_t width, T* panel);
+  // The same into panels of tile_height columns, which are rows of a.
+  void (*pack_tiles)(const T* x, std::int64_t step, std::int64_t along, std::int64_t depth,
+                     std::int64_t columns, std::int64_t panel, T* out);
 };
 
 // A product of numbers of at least 1, of any size: mantissa * 2^exponent, mantissa in [1, 2).

@@ -44,13 +44,12 @@ void multiply_whole(const ProductTile<T>& tile) {
 #pragma GCC unroll 3
     for (std::int64_t v = 0; v < kVectors; ++v) {
       T* at = out + v * lanes;
-      if (v + 1 < kVectors || last == lanes) {
-        vector sum = sums[i][v];
-        if (tile.is_added) sum += *reinterpret_cast<const vector*>(at);
+      const bool is_whole = v + 1 < kVectors || last == lanes;
+      vector sum = sums[i][v];
+      if (tile.is_added) sum += is_whole ? values(at) : load_some(at, last, T(0));
+      if (is_whole) {
         *reinterpret_cast<vector*>(at) = sum;
       } else {
-        vector sum = sums[i][v];
-        if (tile.is_added) sum += load_some(at, last, T(0));
         store_some(at, sum, last);
       }
     }
@@ -76,8 +75,8 @@ void multiply_tile(const ProductTile<T>& tile) {
   multiply_some_rows<T>(tile);
 }
 
-// Rows to columns of a square of registers: as often as it can be halved, row i and the row half
-// the square below it are interleaved to rows 2 i and 2 i + 1.
+// Rows to columns of a square of registers: as often as it can be halved, row i and the row that is
+// half the square below it are interleaved, to rows 2 i and 2 i + 1.
 template <class T>
 inline __attribute__((always_inline)) void transpose(
     typename Vector<T>::type (&square)[Vector<T>::kSize]) {
@@ -111,7 +110,7 @@ void pack_from_columns(const T* x, std::int64_t along, std::int64_t depth, std::
   constexpr std::int64_t lanes = Vector<T>::kSize;
   for (std::int64_t k = 0; k < depth; k += lanes) {
     const std::int64_t some = smaller(lanes, depth - k);
-    for (std::int64_t j = 0; j < kWidth; j += lanes) {
+    for (std::int64_t j = 0; j < width; j += lanes) {
       vector square[lanes];
       if (some == lanes && j + lanes <= width) {
 #pragma GCC unroll 16
@@ -142,24 +141,46 @@ void pack_from_columns(const T* x, std::int64_t along, std::int64_t depth, std::
   }
 }
 
+// Columns of a panel that are read for `width` of them: whole vectors.
 template <class T, std::int64_t kWidth>
-void pack_panel_of(const T* x, std::int64_t step, std::int64_t along, std::int64_t depth,
-                   std::int64_t width, T* panel) {
-  if constexpr (kWidth % Vector<T>::kSize == 0) {
-    if (step == 1 && along != 1) {
-      return pack_from_columns<T, kWidth>(x, along, depth, width, panel);
+inline std::int64_t whole_lanes(std::int64_t width) {
+  constexpr std::int64_t lanes = Vector<T>::kSize;
+  return kWidth % lanes == 0 ? (width + lanes - 1) / lanes * lanes : width;
+}
+
+// Rows in the order in which they lie, whole and part panels of them.
+template <class T, std::int64_t kWidth>
+void pack_from_rows(const T* x, std::int64_t step, std::int64_t depth, std::int64_t columns,
+                    std::int64_t panel, T* out) {
+  for (std::int64_t k = 0; k < depth; ++k, x += step, out += kWidth) {
+    T* to = out;
+    std::int64_t j = 0;
+    for (; j + kWidth <= columns; j += kWidth, to += panel) {
+      __builtin_memcpy(to, x + j, kWidth * sizeof(T));
     }
+    if (j == columns) continue;
+    const std::int64_t rest = columns - j, used = whole_lanes<T, kWidth>(rest);
+    for (std::int64_t i = 0; i < used; ++i) to[i] = i < rest ? x[j + i] : T(0);
   }
-  if (along == 1 && width == kWidth) {
+}
+
+template <class T, std::int64_t kWidth>
+void pack_into(const T* x, std::int64_t step, std::int64_t along, std::int64_t depth,
+               std::int64_t columns, std::int64_t panel, T* out) {
+  if (along == 1) return pack_from_rows<T, kWidth>(x, step, depth, columns, panel, out);
+  for (std::int64_t j = 0; j < columns; j += kWidth, x += kWidth * along, out += panel) {
+    const std::int64_t width = smaller(kWidth, columns - j);
+    if constexpr (kWidth % Vector<T>::kSize == 0) {
+      if (step == 1) {
+        pack_from_columns<T, kWidth>(x, along, depth, width, out);
+        continue;
+      }
+    }
+    const std::int64_t used = whole_lanes<T, kWidth>(width);
     for (std::int64_t k = 0; k < depth; ++k) {
-      __builtin_memcpy(panel + k * kWidth, x + k * step, kWidth * sizeof(T));
+      T* row = out + k * kWidth;
+      for (std::int64_t i = 0; i < used; ++i) row[i] = i < width ? x[k * step + i * along] : T(0);
     }
-    return;
-  }
-  for (std::int64_t k = 0; k < depth; ++k) {
-    T* row = panel + k * kWidth;
-    for (std::int64_t j = 0; j < width; ++j) row[j] = x[k * step + j * along];
-    for (std::int64_t j = width; j < kWidth; ++j) row[j] = T(0);
   }
 }
 

@@ -9,145 +9,175 @@
 namespace bertft {
 namespace {
 
-// Columns of a that are summed at a time.
+// Columns of a that are summed at a time: a tile of a stays in the nearest cache while panels pass.
 constexpr std::int64_t kRun = 256;
 // Bytes of packed operands between which all tasks wait for each other.
-constexpr std::int64_t kPackedBytes = std::int64_t{8} << 20;
-// Panels of a task: kRun rows of 9 of them are 432 KiB of a 1 MiB cache.
+constexpr std::int64_t kPackedBytes = std::int64_t{2} << 20;
+// Panels that a task multiplies by: kRun rows of 9 of them are 432 KiB of a 1 MiB cache.
 constexpr std::int64_t kPanels = 9;
-// Tiles of a task.
+// Tiles of a that a task multiplies.
 constexpr std::int64_t kTiles = 4;
+// Rows that a task packs in the order in which they lie, and columns that lie so of one panel.
+constexpr std::int64_t kPackedRows = 64;
 // Below this many multiplications a second thread costs more than it saves.
-constexpr double kWorthThreads = 1e6;
+constexpr double kWorthThreads = 2e6;
+
+// A (depth, columns) matrix as the panels of an operand, and the tasks that pack it.
+template <class T>
+struct Operand {
+  using Pack = void (*)(const T*, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                        std::int64_t, T*);
+
+  const T* address;
+  std::int64_t step, along, columns;  // elements from one row, and from one column, to the next
+  std::int64_t width;                 // of a panel
+  Pack pack_panels;
+  std::int64_t rows = 0;  // from one panel to the next
+  std::size_t place = 0;
+
+  std::int64_t panels() const { return divide_up(columns, width); }
+  // Rows lie in one piece: all panels are packed together, else each by itself.
+  bool has_rows() const { return along == 1; }
+  std::int64_t rows_of_task() const { return has_rows() ? kPackedRows : kRun; }
+  std::int64_t tasks(std::int64_t depth) const {
+    return divide_up(depth, rows_of_task()) * (has_rows() ? 1 : panels());
+  }
+
+  // Panels of up to `depth` rows, not a multiple of 4 KiB apart: they would meet in the same lines
+  // of the cache.
+  void reserve(Workspace& workspace, std::int64_t depth) {
+    rows = divide_up(depth, 64) * 64 + 8;
+    place = workspace.add<T>(panels() * width * rows);
+  }
+  T* at(const Workspace& workspace, std::int64_t panel, std::int64_t k) const {
+    return workspace.at<T>(place) + (panel * rows + k) * width;
+  }
+
+  void pack(const Workspace& workspace, std::int64_t task, std::int64_t first,
+            std::int64_t depth) const {
+    const std::int64_t panel = has_rows() ? 0 : task % panels();
+    const std::int64_t k = (has_rows() ? task : task / panels()) * rows_of_task();
+    pack_panels(address + (first + k) * step + panel * width * along, step, along,
+                std::min(rows_of_task(), depth - k),
+                has_rows() ? columns : std::min(width, columns - panel * width), rows * width,
+                at(workspace, panel, k));
+  }
+};
 
 template <class T>
 class Multiplication {
  public:
   Multiplication(const Matrix& a, const Matrix& b, T* out, std::int64_t out_row, int threads)
       : kernels_(product_kernels<T>()),
-        width_(panel_kernels<T>().panel_width),
-        height_(panel_kernels<T>().tile_height),
-        a_(a),
-        b_(b),
+        a_{address(a),
+           a.column_stride,
+           a.row_stride,
+           a.rows,
+           panel_kernels<T>().tile_height,
+           kernels_.pack_tiles},
+        b_{address(b),
+           b.row_stride,
+           b.column_stride,
+           b.columns,
+           panel_kernels<T>().panel_width,
+           kernels_.pack_panels},
+        all_(a.columns),
         out_(out),
         out_row_(out_row),
-        tiles_(divide_up(a.rows, height_)),
-        panels_(divide_up(b.columns, width_)),
-        is_packed_a_(a.column_stride != 1) {
+        // Rows of a that lie in one piece are as near as packed ones.
+        is_packed_(a.column_stride != 1) {
     const double work = static_cast<double>(a.rows) * static_cast<double>(a.columns) *
                         static_cast<double>(b.columns);
     threads_ = work < kWorthThreads ? 1 : threads;
-    const std::int64_t each =
-        (panels_ * width_ + (is_packed_a_ ? tiles_ * height_ : 0)) * sizeof(T);
-    depth_ = std::min(a.columns, std::max(kPackedBytes / each / kRun, std::int64_t{1}) * kRun);
-    packed_b_ = workspace_.add<T>(panels_ * width_ * depth_);
-    if (is_packed_a_) packed_a_ = workspace_.add<T>(tiles_ * height_ * depth_);
-  }
-
-  void run() {
+    const std::int64_t columns = b_.panels() * b_.width + (is_packed_ ? a_.panels() * a_.width : 0);
+    const std::int64_t runs =
+        kPackedBytes / (kRun * columns * static_cast<std::int64_t>(sizeof(T)));
+    depth_ = std::min(all_, std::max(runs, std::int64_t{1}) * kRun);
+    b_.reserve(workspace_, depth_);
+    if (is_packed_) a_.reserve(workspace_, depth_);
     workspace_.allocate();
     workspace_.attach();
-    for (std::int64_t first = 0; first < a_.columns; first += depth_) {
-      const std::int64_t depth = std::min(depth_, a_.columns - first);
+  }
+
+  void run() const {
+    for (std::int64_t first = 0; first < all_; first += depth_) {
+      const std::int64_t depth = std::min(depth_, all_ - first);
       pack(first, depth);
       multiply(first, depth);
     }
   }
 
  private:
-  const T* of_a() const { return static_cast<const T*>(a_.address); }
-  const T* of_b() const { return static_cast<const T*>(b_.address); }
-  // Packed columns `k`... of a block of `depth`, of a panel or tile.
-  T* panel(std::int64_t p, std::int64_t depth, std::int64_t k) const {
-    return workspace_.at<T>(packed_b_) + (p * depth + k) * width_;
-  }
-  T* tile(std::int64_t t, std::int64_t depth, std::int64_t k) const {
-    return workspace_.at<T>(packed_a_) + (t * depth + k) * height_;
-  }
+  static const T* address(const Matrix& x) { return static_cast<const T*>(x.address); }
 
   void pack(std::int64_t first, std::int64_t depth) const {
-    const std::int64_t runs = divide_up(depth, kRun);
-    const std::int64_t groups = is_packed_a_ ? divide_up(tiles_, kTiles) : 0;
-    parallel_for((panels_ + groups) * runs, threads_, [&](std::int64_t task, int) {
-      const std::int64_t k = task % runs * kRun, some = std::min(kRun, depth - k);
-      const std::int64_t p = task / runs;
-      if (p < panels_) {
-        kernels_.pack_columns(of_b() + (first + k) * b_.row_stride + p * width_ * b_.column_stride,
-                              b_.row_stride, b_.column_stride, some,
-                              std::min(width_, b_.columns - p * width_), panel(p, depth, k));
-        return;
-      }
-      const std::int64_t begin = (p - panels_) * kTiles;
-      for (std::int64_t t = begin; t < std::min(tiles_, begin + kTiles); ++t) {
-        kernels_.pack_tile(of_a() + t * height_ * a_.row_stride + (first + k) * a_.column_stride,
-                           a_.column_stride, a_.row_stride, some,
-                           std::min(height_, a_.rows - t * height_), tile(t, depth, k));
+    const std::int64_t of_b = b_.tasks(depth), of_a = is_packed_ ? a_.tasks(depth) : 0;
+    parallel_for(of_b + of_a, threads_, [&](std::int64_t task, int) {
+      if (task < of_b) {
+        b_.pack(workspace_, task, first, depth);
+      } else {
+        a_.pack(workspace_, task - of_b, first, depth);
       }
     });
   }
 
   void multiply(std::int64_t first, std::int64_t depth) const {
-    const std::int64_t across = divide_up(panels_, kPanels);
-    const std::int64_t panels = divide_up(panels_, across);
-    const std::int64_t down = divide_up(tiles_, kTiles);
+    const std::int64_t across = divide_up(b_.panels(), kPanels);
+    const std::int64_t panels = divide_up(b_.panels(), across);
+    const std::int64_t down = divide_up(a_.panels(), kTiles);
     parallel_for(across * down, threads_, [&](std::int64_t task, int) {
       const std::int64_t p = task / down * panels, t = task % down * kTiles;
+      const std::int64_t last_p = std::min(b_.panels(), p + panels);
+      const std::int64_t last_t = std::min(a_.panels(), t + kTiles);
       for (std::int64_t k = 0; k < depth; k += kRun) {
-        multiply(first, depth, k, t, std::min(tiles_, t + kTiles), p,
-                 std::min(panels_, p + panels));
+        for (std::int64_t tile = t; tile < last_t; ++tile) {
+          for (std::int64_t panel = p; panel < last_p; ++panel) {
+            multiply_tile(tile, panel, first, k, std::min(kRun, depth - k));
+          }
+        }
       }
     });
   }
 
-  // A run of tiles [t, t_end) by panels [p, p_end): the tile of a stays in the nearest cache.
-  void multiply(std::int64_t first, std::int64_t depth, std::int64_t k, std::int64_t t,
-                std::int64_t t_end, std::int64_t p_begin, std::int64_t p_end) const {
-    for (; t < t_end; ++t) {
-      for (std::int64_t p = p_begin; p < p_end; ++p) {
-        isa::ProductTile<T> product;
-        if (is_packed_a_) {
-          product.a = tile(t, depth, k);
-          product.a_row = 1;
-          product.a_step = height_;
-        } else {
-          product.a = of_a() + t * height_ * a_.row_stride + first + k;
-          product.a_row = a_.row_stride;
-          product.a_step = 1;
-        }
-        product.b = panel(p, depth, k);
-        product.b_step = width_;
-        product.depth = std::min(kRun, depth - k);
-        product.height = std::min(height_, a_.rows - t * height_);
-        product.width = std::min(width_, b_.columns - p * width_);
-        product.is_added = first + k > 0;
-        product.out = out_ + t * height_ * out_row_ + p * width_;
-        product.out_row = out_row_;
-        kernels_.multiply_tile(product);
-      }
-    }
+  // Rows k of the block that begins with row `first`.
+  void multiply_tile(std::int64_t tile, std::int64_t panel, std::int64_t first, std::int64_t k,
+                     std::int64_t depth) const {
+    const std::int64_t row = tile * a_.width, column = panel * b_.width;
+    isa::ProductTile<T> product;
+    product.a = is_packed_ ? a_.at(workspace_, tile, k)
+                           : a_.address + row * a_.along + (first + k) * a_.step;
+    product.a_row = is_packed_ ? 1 : a_.along;
+    product.a_step = is_packed_ ? a_.width : a_.step;
+    product.b = b_.at(workspace_, panel, k);
+    product.b_step = b_.width;
+    product.depth = depth;
+    product.height = std::min(a_.width, a_.columns - row);
+    product.width = std::min(b_.width, b_.columns - column);
+    product.is_added = first + k > 0;
+    product.out = out_ + row * out_row_ + column;
+    product.out_row = out_row_;
+    kernels_.multiply_tile(product);
   }
 
   const isa::ProductKernels<T>& kernels_;
-  const std::int64_t width_, height_;
-  const Matrix& a_;
-  const Matrix& b_;
+  Operand<T> a_, b_;
+  const std::int64_t all_;  // columns of a, rows of b
+  std::int64_t depth_ = 0;  // how many of them are packed at a time
   T* const out_;
   const std::int64_t out_row_;
-  const std::int64_t tiles_, panels_;
-  const bool is_packed_a_;
+  const bool is_packed_;
   int threads_ = 1;
-  std::int64_t depth_ = 0;  // columns of a that are packed at a time
-  std::size_t packed_a_ = 0, packed_b_ = 0;
   Workspace workspace_;
 };
 
 template <class T>
 void multiply_in(const Matrix& a, const Matrix& b, T* out, std::int64_t out_row, int threads) {
+  if (a.rows == 0 || b.columns == 0) return;
   if (a.columns == 0) {
     for (std::int64_t i = 0; i < a.rows; ++i) std::fill_n(out + i * out_row, b.columns, T(0));
-  } else if (a.rows > 0 && b.columns > 0) {
-    Multiplication<T>(a, b, out, out_row, threads).run();
+    return;
   }
+  Multiplication<T>(a, b, out, out_row, threads).run();
 }
 
 }  // namespace

@@ -1,0 +1,147 @@
+"""What trains many probes at once, beside what torch offers for each step.
+
+Counted: 2 m k n flops, factors read and products written once; logits read and written once, with
+targets; for Adam, weights and moments read and written and gradients read once.
+"""
+
+import pytest
+import torch
+
+from bertft import ops
+
+# Rows, columns of a, columns of the product; which of the factors lies transposed in memory.
+PRODUCTS = {
+    "logits of 25 probes": (256, 768, 425, "b"),
+    "their gradient": (425, 256, 768, "a"),
+    "edges": (300, 384, 1536, ""),
+    "their gradient ": (384, 300, 1536, "a"),
+    "logits of 5 probes, all rows": (50_000, 768, 85, "b"),
+    "gradient of 5 probes, all rows": (85, 50_000, 768, "a"),
+    "one small probe": (32, 384, 17, "b"),
+    "a single row": (1, 768, 425, "b"),
+}
+
+
+def products(m, k, n, turned):
+    torch.manual_seed(0)
+    a = torch.randn(k, m).T if "a" in turned else torch.randn(m, k)
+    b = torch.randn(n, k).T if "b" in turned else torch.randn(k, n)
+    own, other = torch.empty(m, n), torch.empty(m, n)
+    ops.multiply(a, b, own)
+    expected = a[:100].double() @ b.double()
+    assert (own[:100] - expected).abs().max() <= 2e-6 * expected.abs().max()
+    return {
+        "bertft": lambda: ops.multiply(a, b, own),
+        "torch.mm": lambda: torch.mm(a, b, out=other),
+    }
+
+
+@pytest.mark.parametrize("who", ["bertft", "torch.mm"])
+@pytest.mark.parametrize("what", PRODUCTS)
+def test_multiply(benchmark, race, what, who):
+    m, k, n, turned = PRODUCTS[what]
+    benchmark.group = f"{what.strip()}: ({m:,} x {k:,}) ({k:,} x {n:,})"
+    traffic = 4 * (m * k + k * n + m * n)
+    race(what, lambda: products(m, k, n, turned), who, flops=2 * m * k * n, traffic=traffic)
+
+
+def gradients(n, probes, columns, kind):
+    """Calls that leave the gradients of all probes, and what they lost."""
+    torch.manual_seed(0)
+    start, offsets = torch.randn(n, probes * columns), torch.arange(probes + 1) * columns
+    z, losses = start.clone(), torch.zeros(probes).double()
+    functional = torch.nn.functional
+    if kind == "softmax":
+        of = torch.randint(0, columns, (n, probes))
+        leaf = start.view(n * probes, columns).clone().requires_grad_()
+        onehot = of.view(n * probes, 1)
+
+        def own():
+            z.copy_(start)
+            assert ops.softmax_gradient(z, offsets, of, losses)
+
+        def autograd():
+            leaf.grad = None
+            functional.cross_entropy(leaf, onehot[:, 0], reduction="sum").backward()
+            return leaf.grad
+
+        def by_hand():
+            likelihoods = start.view(n * probes, columns).log_softmax(dim=1)
+            lost = likelihoods.gather(1, onehot).view(n, probes).sum(dim=0)
+            gradient = likelihoods.exp_()
+            gradient.scatter_add_(1, onehot, torch.full_like(onehot, -1.0, dtype=gradient.dtype))
+            return gradient, lost
+
+    else:
+        of = torch.randint(0, 2, start.shape).to(torch.uint8)
+        leaf, floats = start.clone().requires_grad_(), of.float()
+
+        def own():
+            z.copy_(start)
+            assert ops.sigmoid_gradient(z, of, losses, offsets)
+
+        def autograd():
+            leaf.grad = None
+            functional.binary_cross_entropy_with_logits(leaf, floats, reduction="sum").backward()
+            return leaf.grad
+
+        def by_hand():
+            lost = functional.binary_cross_entropy_with_logits(start, floats, reduction="none")
+            return start.sigmoid().sub_(floats), lost.view(n, probes, columns).sum(dim=(0, 2))
+
+    own()
+    torch.testing.assert_close(z, autograd().view_as(z), rtol=0, atol=1e-6)
+    torch.testing.assert_close(z, by_hand()[0].view_as(z), rtol=0, atol=1e-6)
+    return {"bertft": own, "torch by hand": by_hand, "torch autograd": autograd}
+
+
+@pytest.mark.parametrize("who", ["bertft", "torch by hand", "torch autograd"])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(("n", "probes", "columns"), [(256, 25, 17), (4096, 25, 50)])
+def test_gradients(benchmark, race, n, probes, columns, kind, who):
+    benchmark.group = f"{kind} gradients: {n:,} rows, {probes} probes of {columns} columns"
+    size = n * probes * columns
+    # Ours works in place: a copy of the logits is part of its time, and of the bytes.
+    targets = 8 * n * probes if kind == "softmax" else size
+    key, traffic = (kind, n, columns), 16 * size + targets
+    race(key, lambda: gradients(n, probes, columns, kind), who, traffic=traffic)
+
+
+def optimizers(rows, columns, is_amsgrad):
+    torch.manual_seed(0)
+    start, gradient = torch.randn(rows, columns), torch.randn(rows, columns)
+    weights, moments = start.clone(), torch.zeros(3, rows, columns)
+    rates, decays = torch.full((rows,), 1e-3), torch.full((rows,), 1e-2)
+    count = 0
+
+    def own():
+        nonlocal count
+        count += 1
+        first, second, largest = moments
+        largest = largest if is_amsgrad else None
+        ops.adam(weights, gradient, first, second, largest, rates, decays, count)
+
+    def theirs(**options):
+        parameter = torch.nn.Parameter(start.clone())
+        parameter.grad = gradient.clone()
+        options |= {"lr": 1e-3, "weight_decay": 1e-2, "amsgrad": is_amsgrad}
+        return torch.optim.AdamW([parameter], **options), parameter
+
+    fused, one = theirs(fused=True)
+    foreach, other = theirs(foreach=True)
+    calls = {"bertft": own, "torch fused": fused.step, "torch foreach": foreach.step}
+    for call in (*calls.values(), *calls.values()):
+        call()
+    for parameter in (one, other):
+        torch.testing.assert_close(weights, parameter.data, rtol=2e-6, atol=1e-6)
+    return calls
+
+
+@pytest.mark.parametrize("who", ["bertft", "torch fused", "torch foreach"])
+@pytest.mark.parametrize("is_amsgrad", [False, True], ids=["Adam", "AMSGrad"])
+@pytest.mark.parametrize(("rows", "columns"), [(425, 768), (4250, 768)])
+def test_adam(benchmark, race, rows, columns, is_amsgrad, who):
+    benchmark.group = f"{'AMSGrad' if is_amsgrad else 'Adam'}: weights {rows:,} x {columns}"
+    traffic = (36 if is_amsgrad else 28) * rows * columns
+    key = (rows, is_amsgrad)
+    race(key, lambda: optimizers(rows, columns, is_amsgrad), who, traffic=traffic)
