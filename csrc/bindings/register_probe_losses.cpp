@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "bindings/view.h"
 #include "kernels/probe_losses.h"
 
@@ -7,7 +9,7 @@ namespace bertft {
 namespace {
 
 // Logits whose probes have at least one column each and together all of them.
-ProbeLogits logits_of(const Checker& check, const View& logits, const View& offsets) {
+isa::LogitRows logits_of(const Checker& check, const View& logits, const View& offsets) {
   const Matrix x = check.matrix(logits, "logits");
   check.contiguous(logits, "logits", DType::kFloat32, {x.rows, x.columns});
   const std::int64_t probes = offsets.shape[0] - 1;
@@ -20,7 +22,7 @@ ProbeLogits logits_of(const Checker& check, const View& logits, const View& offs
                " columns of logits, got " + std::to_string(offsets.shape[0]) +
                " that do not; give every probe its columns.");
   }
-  return {reinterpret_cast<float*>(logits.address), columns, x.rows, probes};
+  return {reinterpret_cast<float*>(logits.address), x.rows, x.columns, columns, probes};
 }
 
 std::string place(std::int64_t row, std::int64_t probe) {
@@ -36,7 +38,7 @@ void require_disjoint(const Checker& check, const View& logits, const View& offs
 bool softmax_gradient_of(const View& logits, const View& offsets, const View& targets,
                          const View& losses, int threads) {
   const Checker check{"softmax_gradient"};
-  const ProbeLogits x = logits_of(check, logits, offsets);
+  const isa::LogitRows x = logits_of(check, logits, offsets);
   check.contiguous(targets, "targets", DType::kInt64, {x.rows, x.probes});
   check.contiguous(losses, "losses", DType::kFloat64, {x.probes});
   require_disjoint(check, logits, offsets, targets, losses);
@@ -59,19 +61,20 @@ bool softmax_gradient_of(const View& logits, const View& offsets, const View& ta
 bool sigmoid_gradient_of(const View& logits, const View& offsets, const View& targets,
                          const View& losses, int threads) {
   const Checker check{"sigmoid_gradient"};
-  const ProbeLogits x = logits_of(check, logits, offsets);
-  const std::int64_t columns = x.offsets[x.probes];
-  check.contiguous(targets, "targets", DType::kUInt8, {x.rows, columns});
+  const isa::LogitRows x = logits_of(check, logits, offsets);
+  check.contiguous(targets, "targets", DType::kUInt8, {x.rows, x.columns});
   check.contiguous(losses, "losses", DType::kFloat64, {x.probes});
   require_disjoint(check, logits, offsets, targets, losses);
   check.threads(threads);
   const auto* target = reinterpret_cast<const std::uint8_t*>(targets.address);
   for (std::int64_t i = 0; i < x.rows; ++i) {
-    const std::uint8_t* row = target + i * columns;
-    // One more than 255, 0 and 1 is 0, 1 and 2 in a byte.
-    bool known = true;
-    for (std::int64_t j = 0; j < columns; ++j) known &= static_cast<std::uint8_t>(row[j] + 1) <= 2;
-    if (known) continue;
+    const std::uint8_t* row = target + i * x.columns;
+    // One more than 255, 0 and 1 is 0, 1 and 2 in a byte; vectors have a maximum of bytes.
+    std::uint8_t most = 0;
+    for (std::int64_t j = 0; j < x.columns; ++j) {
+      most = std::max(most, static_cast<std::uint8_t>(row[j] + 1));
+    }
+    if (most <= 2) continue;
     std::int64_t j = 0, k = 0;
     while (static_cast<std::uint8_t>(row[j] + 1) <= 2) ++j;
     while (x.offsets[k + 1] <= j) ++k;

@@ -34,8 +34,8 @@ constexpr Table kTable = {BERTFT_STRING(BERTFT_ISA),
                           product_kernels<float>(),
                           product_kernels<double>(),
                           pool_any_row,
-                          softmax_row,
-                          sigmoid_row,
+                          softmax_rows,
+                          sigmoid_rows,
                           adam_row};
 
 }  // namespace

@@ -29,8 +29,26 @@ inline Floats exponential(Floats x) {
   return x < -87.33f ? Floats{} : value;
 }
 
+// The halves of a vector in float64: through registers, since a load that spans parts of a store
+// waits for it.
+#if BERTFT_VECTOR_BYTES == 64
+inline Wide low_half(Floats x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
+inline Wide high_half(Floats x) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)); }
+#elif BERTFT_VECTOR_BYTES == 32
+inline Wide low_half(Floats x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
+inline Wide high_half(Floats x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
+#else
 inline Wide low_half(Floats x) { return load(reinterpret_cast<const float*>(&x)); }
 inline Wide high_half(Floats x) { return load(reinterpret_cast<const float*>(&x) + kWide); }
+#endif
+
+// 0, 1, 2...
+inline Ints lane_numbers() {
+  Ints numbers;
+#pragma GCC unroll 16
+  for (std::int32_t j = 0; j < kLanes; ++j) numbers[j] = j;
+  return numbers;
+}
 
 inline float largest_lane(Floats x) {
 #if BERTFT_VECTOR_BYTES == 64
@@ -88,10 +106,11 @@ inline void multiply_by(Product& product, double factor) {
 // z becomes softmax(z) - onehot(target). All logits of a probe stay in registers where there are at
 // most four vectors of them. Terms are added in float64, where a small loss keeps its digits.
 template <std::int64_t kVectors>
-bool softmax_in_registers(float* z, std::int64_t count, std::int64_t target, Loss& loss) {
+inline bool softmax_in_registers(float* z, std::int64_t count, std::int64_t target, Loss& loss) {
   constexpr std::int64_t whole = (kVectors - 1) * kLanes;
   const float of_target = z[target];
   const std::int64_t rest = count - whole;
+  const Ints numbers = lane_numbers();
   Floats x[kVectors];
 #pragma GCC unroll 4
   for (std::int64_t v = 0; v < kVectors - 1; ++v) x[v] = floats(z + v * kLanes);
@@ -107,20 +126,22 @@ bool softmax_in_registers(float* z, std::int64_t count, std::int64_t target, Los
 #pragma GCC unroll 4
   for (std::int64_t v = 0; v < kVectors; ++v) {
     x[v] = exponential(x[v] - largest);
-    if (v == kVectors - 1 && rest < kLanes) {
-      const float* all = reinterpret_cast<const float*>(&x[v]);
-      x[v] = load_some(all, rest, 0.0f);
-    }
+    if (v == kVectors - 1) x[v] = numbers < static_cast<std::int32_t>(rest) ? x[v] : Floats{};
     sums += low_half(x[v]) + high_half(x[v]);
   }
   const double sum = sum_of_lanes(sums);
   const float scale = static_cast<float>(1.0 / sum);
+  const std::int32_t place = static_cast<std::int32_t>(target);
 #pragma GCC unroll 4
-  for (std::int64_t v = 0; v < kVectors - 1; ++v) {
-    *reinterpret_cast<Floats*>(z + v * kLanes) = x[v] * scale;
+  for (std::int64_t v = 0; v < kVectors; ++v) {
+    const Floats p = x[v] * scale;
+    const Floats gradient = numbers == place - static_cast<std::int32_t>(v * kLanes) ? p - 1.0f : p;
+    if (v < kVectors - 1) {
+      *reinterpret_cast<Floats*>(z + v * kLanes) = gradient;
+    } else {
+      store_some(z + whole, gradient, rest);
+    }
   }
-  store_some(z + whole, x[kVectors - 1] * scale, rest);
-  z[target] -= 1.0f;
   loss.total += static_cast<double>(largest) - static_cast<double>(of_target);
   multiply_by(loss.factors, sum);
   return are_zero(differences);
@@ -131,7 +152,9 @@ bool softmax_in_memory(float* z, std::int64_t count, std::int64_t target, Loss& 
   const float of_target = z[target], first = z[0];
   Floats most = floats(z), differences = {};
   const auto for_each = [&](const auto& visit) {
-    for (std::int64_t j = 0; j < count; j += kLanes) visit(z + j, smaller(kLanes, count - j));
+    std::int64_t j = 0;
+    for (; j + kLanes <= count; j += kLanes) visit(z + j, kLanes);
+    if (j < count) visit(z + j, count - j);
   };
   for_each([&](const float* at, std::int64_t size) {
     const Floats x = load_some(at, size, first);
@@ -156,24 +179,26 @@ bool softmax_in_memory(float* z, std::int64_t count, std::int64_t target, Loss& 
   return are_zero(differences);
 }
 
-bool softmax_row(float* logits, const std::int64_t* offsets, const std::int64_t* targets,
-                 std::int64_t probes, Loss* losses) {
+inline bool softmax(float* z, std::int64_t count, std::int64_t target, Loss& loss) {
+  if (target < 0) {
+    for (std::int64_t j = 0; j < count; ++j) z[j] = 0.0f;
+    return true;
+  }
+  if (count <= kLanes) return softmax_in_registers<1>(z, count, target, loss);
+  if (count <= 2 * kLanes) return softmax_in_registers<2>(z, count, target, loss);
+  if (count <= 3 * kLanes) return softmax_in_registers<3>(z, count, target, loss);
+  if (count <= 4 * kLanes) return softmax_in_registers<4>(z, count, target, loss);
+  return softmax_in_memory(z, count, target, loss);
+}
+
+// Row by row of a probe, not probe by probe of a row: a load beside the masked end of a probe that
+// was just stored would wait for it.
+bool softmax_rows(const LogitRows& x, const std::int64_t* targets, Loss* losses) {
   bool is_finite = true;
-  for (std::int64_t k = 0; k < probes; ++k) {
-    float* z = logits + offsets[k];
-    const std::int64_t count = offsets[k + 1] - offsets[k];
-    if (targets[k] < 0) {
-      for (std::int64_t j = 0; j < count; ++j) z[j] = 0.0f;
-    } else if (count <= kLanes) {
-      is_finite &= softmax_in_registers<1>(z, count, targets[k], losses[k]);
-    } else if (count <= 2 * kLanes) {
-      is_finite &= softmax_in_registers<2>(z, count, targets[k], losses[k]);
-    } else if (count <= 3 * kLanes) {
-      is_finite &= softmax_in_registers<3>(z, count, targets[k], losses[k]);
-    } else if (count <= 4 * kLanes) {
-      is_finite &= softmax_in_registers<4>(z, count, targets[k], losses[k]);
-    } else {
-      is_finite &= softmax_in_memory(z, count, targets[k], losses[k]);
+  for (std::int64_t k = 0; k < x.probes; ++k) {
+    for (std::int64_t i = 0; i < x.rows; ++i) {
+      is_finite &= softmax(x.logits + i * x.columns + x.offsets[k], x.offsets[k + 1] - x.offsets[k],
+                           targets[i * x.probes + k], losses[k]);
     }
   }
   return is_finite;
@@ -198,35 +223,39 @@ constexpr std::int64_t kFactors = 512;
 bool sigmoid_columns(float* logits, const std::uint8_t* targets, std::int64_t count, Loss& loss) {
   Floats differences = {};
   Wide totals = {}, factors = Wide{} + 1.0;
-  for (std::int64_t j = 0; j < count; j += kLanes) {
-    const std::int64_t size = smaller(kLanes, count - j);
+  const auto step = [&](std::int64_t j, std::int64_t size) {
     const Ints y = targets_from(targets + j, size);
-    const Ints counts = y != 255;
-    const Floats z = counts ? load_some(logits + j, size, 0.0f) : Floats{};
+    const Floats x = load_some(logits + j, size, 0.0f), z = y == 255 ? Floats{} : x;
     differences += z - z;
     const Floats e = exponential(z < 0.0f ? z : -z);
     const Floats inverse = 1.0f / (1.0f + e);
     const Floats probability = z < 0.0f ? e * inverse : inverse;
-    const Floats gradient = y == 1 ? probability - 1.0f : probability;
+    const Floats label = y == 1 ? Floats{} + 1.0f : Floats{};
+    const Floats gradient = probability - label;
     const Floats linear = (z > 0.0f ? z : Floats{}) - (y == 1 ? z : Floats{});
-    const Floats term = counts ? e : Floats{};
+    const Floats term = y == 255 ? Floats{} : e;
     totals += low_half(linear) + high_half(linear);
     factors += factors * low_half(term);
     factors += factors * high_half(term);
-    store_some(logits + j, counts ? gradient : Floats{}, size);
-  }
+    store_some(logits + j, y == 255 ? Floats{} : gradient, size);
+  };
+  std::int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) step(j, kLanes);
+  if (j < count) step(j, count - j);
   loss.total += sum_of_lanes(totals);
   multiply_by(loss.factors, product_of_lanes(factors));
   return are_zero(differences);
 }
 
-bool sigmoid_row(float* logits, const std::int64_t* offsets, const std::uint8_t* targets,
-                 std::int64_t probes, Loss* losses) {
+bool sigmoid_rows(const LogitRows& x, const std::uint8_t* targets, Loss* losses) {
   bool is_finite = true;
-  for (std::int64_t k = 0; k < probes; ++k) {
-    for (std::int64_t j = offsets[k]; j < offsets[k + 1]; j += kFactors) {
-      const std::int64_t count = smaller(kFactors, offsets[k + 1] - j);
-      is_finite &= sigmoid_columns(logits + j, targets + j, count, losses[k]);
+  for (std::int64_t k = 0; k < x.probes; ++k) {
+    for (std::int64_t i = 0; i < x.rows; ++i) {
+      for (std::int64_t j = x.offsets[k]; j < x.offsets[k + 1]; j += kFactors) {
+        const std::int64_t at = i * x.columns + j;
+        is_finite &= sigmoid_columns(x.logits + at, targets + at,
+                                     smaller(kFactors, x.offsets[k + 1] - j), losses[k]);
+      }
     }
   }
   return is_finite;

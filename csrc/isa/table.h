@@ -104,6 +104,14 @@ struct Loss {
   Product factors;
 };
 
+// Contiguous rows of logits, probe k in columns offsets[k] to offsets[k + 1] of offsets[probes].
+struct LogitRows {
+  float* logits;
+  std::int64_t rows, columns;
+  const std::int64_t* offsets;
+  std::int64_t probes;
+};
+
 // A step of Adam that is the same for all columns of a row.
 struct AdamStep {
   float kept;             // 1 - rate * decay
@@ -131,12 +139,10 @@ struct Table {
   bool (*pool_row)(RowView x, std::int64_t row_stride, std::int64_t start, std::int64_t stop,
                    std::int64_t columns, void* out);
 
-  // A row of logits, probe k in columns offsets[k] to offsets[k + 1], becomes the gradient of its
-  // cross-entropies, which losses[k] count; returns false if a logit that counts is not finite.
-  bool (*softmax_row)(float* logits, const std::int64_t* offsets, const std::int64_t* targets,
-                      std::int64_t probes, Loss* losses);
-  bool (*sigmoid_row)(float* logits, const std::int64_t* offsets, const std::uint8_t* targets,
-                      std::int64_t probes, Loss* losses);
+  // Logits become the gradients of cross-entropies, which losses[k] count; returns false if a logit
+  // that counts is not finite.
+  bool (*softmax_rows)(const LogitRows& logits, const std::int64_t* targets, Loss* losses);
+  bool (*sigmoid_rows)(const LogitRows& logits, const std::uint8_t* targets, Loss* losses);
 
   void (*adam_row)(const AdamRow& row, std::int64_t columns, const AdamStep& step);
 };
