@@ -65,8 +65,11 @@ def race(benchmark):
     return run
 
 
-def tell(benchmark, durations):
-    """Make durations that were measured before the row of a test."""
+def tell(benchmark, durations, flops=0.0):
+    """Make durations that were measured before the row of a test; flops give its ceiling."""
+    if flops:
+        ceiling = flops / (peak.gflops() * 1e9)
+        benchmark.extra_info.update(flops=flops, ceiling_s=ceiling)
     benchmark.extra_info.setdefault("threads", torch.get_num_threads())
     benchmark._timer = Replay(durations)
     benchmark.pedantic(lambda: None, rounds=len(durations))

@@ -29,6 +29,7 @@ TITLES = {
     "test_trees.py": "Maximum spanning arborescences",
     "test_prefix.py": "Epochs with a frozen prefix",
     "test_features.py": "Features: capture and reading",
+    "test_probes.py": "Banks of probes",
     "test_peers.py": "Beside published packages, by value first",
 }
 

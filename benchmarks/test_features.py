@@ -40,9 +40,23 @@ def stored(folder, dtype):
 
 def readers(features):
     files = [shard.path for shard in features._shards]
-    buffer = np.ones(max(path.stat().st_size for path in files), np.uint8)
-    order = torch.arange(features.n)
-    out = torch.ones(8192, WIDTH)
+    order, out = torch.arange(features.n), torch.ones(8192, WIDTH)
+    layer_bytes = features.nbytes // LAYERS
+    kept = np.ones(layer_bytes, np.uint8)
+
+    def readinto(room):
+        for path in files:
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(room()):
+                    pass
+
+    def read():
+        for key in features.widths:
+            features.read(*key)
+
+    def index_select():
+        for key in features.widths:
+            features.rows(*key).index_select(0, order)
 
     def prefetched():
         for _ in features.prefetched(features.widths):
@@ -53,32 +67,48 @@ def readers(features):
             for part in order.split(len(out)):
                 features.gather(*key, part, out[: len(part)])
 
-    def readinto():
-        for path in files:
-            with path.open("rb", buffering=0) as file:
-                assert file.readinto(buffer) == path.stat().st_size
-
-    def fromfile():
-        for path in files:
-            torch.from_numpy(np.fromfile(path, np.uint8)).view(features.dtype).float()
-
-    for (_, layer), rows in zip(features.widths, features.prefetched(features.widths), strict=True):
-        assert torch.equal(rows, features.read("it", layer).float())
-        features.gather("it", layer, order[-8192:], out)
+    for key, rows in zip(features.widths, features.prefetched(features.widths), strict=True):
+        own = features.read(*key)
+        assert torch.equal(rows, own.float())
+        assert torch.equal(features.rows(*key).index_select(0, order), own)
+        features.gather(*key, order[-8192:], out)
         assert torch.equal(out, rows[-8192:])
-    return {f.__name__: f for f in (prefetched, gather, readinto, fromfile)}
+    return {
+        "read": read,
+        "rows in order": index_select,
+        "readinto, new memory": lambda: readinto(lambda: np.empty(layer_bytes, np.uint8)),
+        "prefetched": prefetched,
+        "gather": gather,
+        "readinto, kept memory": lambda: readinto(lambda: kept),
+    }
 
 
-@pytest.mark.parametrize("who", ["prefetched", "gather", "readinto", "fromfile"])
+WHO = (
+    "read",
+    "rows in order",
+    "readinto, new memory",
+    "prefetched",
+    "gather",
+    "readinto, kept memory",
+)
+
+
+@pytest.mark.parametrize("who", WHO)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_read(benchmark, race, tmp_path_factory, dtype, who):
-    size = LAYERS * SHARDS * SHARD_ROWS * WIDTH
-    benchmark.group = f"features of {size * DTYPES[dtype] / 2**20:,.0f} MiB read, {dtype}"
+    size = LAYERS * SHARDS * SHARD_ROWS * WIDTH * DTYPES[dtype]
+    benchmark.group = f"features of {size / 2**20:,.0f} MiB read, {dtype}"
     folder = tmp_path_factory.getbasetemp() / "features"
     race(("read", dtype), lambda: readers(stored(folder, dtype)), who, rounds=9)
-    benchmark.extra_info["mb_s"] = (
-        size * DTYPES[dtype] / 1e6 / np.median(benchmark.stats.stats.data)
-    )
+    benchmark.extra_info["mb_s"] = size / 1e6 / np.median(benchmark.stats.stats.data)
+
+
+def test_checksum(benchmark, tmp_path_factory):
+    benchmark.group = "the checksum of a shard of 70 MiB"
+    folder = tmp_path_factory.getbasetemp() / "checked"
+    shard = stored(folder, "float32")._shards[0]
+    benchmark.pedantic(checksum, (shard.path,), rounds=9, warmup_rounds=1)
+    benchmark.extra_info["mb_s"] = shard.nbytes / 1e6 / np.median(benchmark.stats.stats.data)
 
 
 def passes(folder, letters):

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bertft.files import load_tensors, write_text
+
 INDEX, FORMAT, VERSION = "features.json", "bertft features", 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Key = tuple[str, int]
@@ -51,7 +53,7 @@ class Mapped:
                 f"{int(index.max())}; check which texts were captured."
             )
         rising = bool((index[1:] >= index[:-1]).all())
-        homes = torch.bucketize(index, self._ends, right=True)
+        homes = torch.bucketize(index.contiguous(), self._ends, right=True)
         counts = homes.bincount(minlength=len(self._parts)).tolist()
         first = done = 0
         for number, (part, end) in enumerate(zip(self._parts, self._ends.tolist(), strict=True)):
@@ -146,13 +148,9 @@ class Features:
         return out
 
     def gather(self, side: str, layer: int, index: Tensor, out: Tensor) -> None:
-        """Write some rows of a layer, widened; only they are read.
+        """Write some rows `(m, d)` of a layer to `out` in float32; only they are read.
 
-        Args:
-            side: name of the encoder.
-            layer: its number.
-            index: `(m,)` int64, rows in any order.
-            out: `(m, d)` float32.
+        `index` is `(m,)` int64, in any order.
 
         Raises:
             KeyError: a layer that was not captured.
@@ -250,30 +248,25 @@ class Shard:
         """Return the rows of a layer, mapped."""
         with self._opening:
             if self.tensors is None:
-                from safetensors import safe_open
-
-                self._check()
+                path = self._checked()
                 # Tensors of inference mode could not be used for training.
-                with torch.inference_mode(False), safe_open(self.path, framework="pt") as file:
-                    names = file.keys()
-                    self.tensors = {key: file.get_tensor(key) for key in names}
+                with torch.inference_mode(False):
+                    self.tensors, _ = load_tensors(path, FORMAT)
         return self.tensors[name]
 
-    def _check(self) -> None:
-        """Compare the file with its size and its checksum."""
+    def _checked(self) -> Path:
+        """The file, once its size and its checksum are as they were."""
         assert self.path is not None
         size = self.path.stat().st_size if self.path.is_file() else 0
-        if size != self.nbytes:
+        fault = f"{size} bytes of {self.nbytes}" if size != self.nbytes else ""
+        if not fault and (found := checksum(self.path)) != self.crc32:
+            fault = f"the checksum {found:08x}, not {self.crc32:08x}: it was altered"
+        if fault:
             raise ValueError(
-                f"[features] shard {str(self.path)!r} must have {self.nbytes} bytes, got {size}; "
+                f"[features] shard must be as it was written, got {str(self.path)!r} with {fault}; "
                 "delete it and capture into the folder again."
             )
-        found = checksum(self.path)
-        if found != self.crc32:
-            raise ValueError(
-                f"[features] shard {str(self.path)!r} must have the checksum {self.crc32:08x}, got "
-                f"{found:08x}: it was altered; delete it and capture into the folder again."
-            )
+        return self.path
 
 
 def _name(key: Key) -> str:
@@ -313,20 +306,32 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"[features] folder must hold features, got {str(folder)!r} without {INDEX}; capture "
             "into it first."
         )
+    damage = "its checksum is another"
     try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = index["format"] == FORMAT and index["version"] == VERSION
+        found = json.loads(path.read_text(encoding="utf-8"))
+        known = found["format"] == FORMAT and found["version"] == VERSION
+        index: dict[str, Any] = found["index"] if known else {}
+        whole = not known or found["crc32"] == zlib.crc32(json.dumps(index).encode())
     except (ValueError, KeyError, TypeError) as error:
+        damage, whole = f"{type(error).__name__}: {error}", False
+    if not whole:
         raise ValueError(
-            f"[features] {INDEX} must be a whole index, got {str(path)!r} ({error}); delete the "
+            f"[features] {INDEX} must be a whole index, got {str(path)!r} ({damage}); delete the "
             "folder."
-        ) from error
+        )
     if not known:
         raise ValueError(
             f"[features] {INDEX} must be of format {FORMAT!r} {VERSION}, got {str(path)!r}; "
             "capture into another folder."
         )
     return index
+
+
+def write_index(folder: Path, index: Mapping[str, Any]) -> None:
+    """Write the index of a folder, with its checksum, atomically."""
+    crc32 = zlib.crc32(json.dumps(index).encode())
+    whole = {"format": FORMAT, "version": VERSION, "crc32": crc32, "index": index}
+    write_text(folder / INDEX, json.dumps(whole))
 
 
 def restored(folder: Path, index: Mapping[str, Any]) -> Features:
@@ -337,13 +342,8 @@ def restored(folder: Path, index: Mapping[str, Any]) -> Features:
         for layer, width in model["layers"].items()
     }
     shards = [
-        Shard(
-            shard["rows"][1] - shard["rows"][0],
-            None,
-            folder / shard["file"],
-            shard["crc32"],
-            shard["bytes"],
-        )
+        Shard(stop - start, None, folder / shard["file"], shard["crc32"], shard["bytes"])
         for shard in index["shards"]
+        for start, stop in [shard["rows"]]
     ]
     return Features(torch.tensor(index["offsets"]), widths, DTYPES[index["dtype"]], shards)

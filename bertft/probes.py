@@ -27,7 +27,8 @@ from bertft.subjects import (
     assign,
     by_tokens,
     captured,
-    check_controls,
+    check_amounts,
+    controls_of,
     open_subjects,
     probe_subject,
     seeds_of,
@@ -35,11 +36,12 @@ from bertft.subjects import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DIFFERENCES = (
-    "model", "base", "task", "probe", "layer", "metric", "value", "low", "high", "n_seeds", "n",
-)  # fmt: skip
+DIFFERENCES = dict.fromkeys(("model", "base", "task", "probe", "layer", "metric"), "str")
+DIFFERENCES |= dict.fromkeys(("value", "low", "high"), "float64")
+DIFFERENCES |= {"n_seeds": "int64", "n": "int64"}
+ABSENT = {"value": "", "low": "", "high": ""}
 COLUMNS = ("model", "task", "probe", "layer", "seed", "metric", "value", "low", "high", "n")
 
 
@@ -96,7 +98,21 @@ class Probing:
             ValueError: its files are damaged.
         """
         table, provenance = results.load_run(out)
-        return cls(table, pd.read_csv(Path(out) / "differences.csv"), provenance)
+        path = Path(out) / "differences.csv"
+        try:
+            # Names stay text, whatever they look like: a task may be called "NA", a layer is "0".
+            differences = pd.read_csv(
+                path,
+                usecols=list(DIFFERENCES),
+                dtype=DIFFERENCES,
+                keep_default_na=False,
+                na_values=ABSENT,
+            )
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"[load] files of a run must be whole, got {str(path)!r} ({error}); run it again."
+            ) from error
+        return cls(table, differences, provenance)
 
     def write_report(self, out: str | os.PathLike[str]) -> Path:
         """Write `figure.svg` and `report.html` again, and return the path of the report."""
@@ -121,9 +137,9 @@ def probe(
     models: "str | Path | PreTrainedModel | Sequence[str | Path | PreTrainedModel]",
     tasks: Mapping[str, str | os.PathLike[str] | EdgeTask],
     *,
-    layers: str | Sequence[str | int] = "all,mix,lexical",
+    layers: int | str | Sequence[str | int] = "all,mix,lexical",
     probe: str = "linear",
-    controls: Sequence[str] = (),
+    controls: str | Sequence[str] = (),
     code_length: bool = False,
     seeds: int | Sequence[int] = 1,
     limit: int | None = None,
@@ -135,6 +151,7 @@ def probe(
     features_dtype: str = "float32",
     memory_gib: float = 4.0,
     device: str | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     progress: bool = False,
 ) -> Probing:
     """Probe layers of one or several encoders for what they know of some tasks.
@@ -152,16 +169,19 @@ def probe(
             only a word's identity tells, for the selectivity).
         code_length: measure the online code length of the labels too.
         seeds: how many, from 0, or which: of initial weights, dropout and control labels.
-        limit: most training sentences of a task.
+        limit: most training sentences of a task that is read from a folder.
         epochs: most passes over the training targets; by default 30 for edge, 20 for others.
         lr: Adam's rate; by default 1e-4 for edge, 1e-3 for others. Linear probes of one layer are
             solved (L-BFGS) and need neither.
         max_length: tokens of a sentence; by default what the models take.
         batch_size: most sentences at a time when features are captured.
-        features: folder to keep features in, for another run; by default they are not kept.
+        features: folder to keep features in, for another run; by default they are not kept. Models
+            with another tokenizer than the first have a folder `tokenizer-2` in it, and so on.
         features_dtype: "float32", "bfloat16" or "float16".
         memory_gib: features that need more than this are kept on disk while they are needed.
-        device: "cpu", "cuda" or "auto", for the encoders; by default the CPU.
+        device: "cpu", "cuda" or "auto", for the encoders; by default the CPU, and a model in memory
+            stays put.
+        tokenizer: for all models; by default each one's own.
         progress: print a plan and show bars.
 
     Raises:
@@ -173,32 +193,46 @@ def probe(
     display = Display(progress)
     training, wanted = Training.of(probe, epochs, lr), Wanted.of(layers)
     chosen = seeds_of(seeds)
-    check_controls(controls)
-    subjects = open_subjects(models, randomized=RANDOMIZED in controls)
+    named = controls_of(controls)
+    check_amounts(batch_size, memory_gib, features_dtype)
+    subjects = open_subjects(models, randomized=RANDOMIZED in named, tokenizer=tokenizer)
+    groups = by_tokens(subjects)
     for name, subject in subjects.items():
         wanted.captured(name, subject.blocks.depth)
     read = _read(tasks, limit)
     where = find_device(device, "probe") if device is not None else None
     started = results.now()
+    control = CONTROL_TASK in named
+    # All of them before the first is trained, so that a bad task does not end a long run.
+    works = [
+        [
+            assign(task, training, sides, chosen, max_length, control, code_length)
+            for sides in groups
+        ]
+        for task in read
+    ]
     found: list[Row] = []
     tallies: dict[tuple[str, str, str], Tally] = {}
-    described, notes = [], []
-    for task in read:
-        for sides in by_tokens(subjects):
-            control = CONTROL_TASK in controls
-            work = assign(task, training, sides, chosen, max_length, control, code_length)
-            described.append(work.describe())
-            notes += [note for note in work.notes if note not in notes]
+    notes: list[str] = []
+    for of_task in works:
+        own: dict[str, list[Row]] = {}
+        for number, (work, sides) in enumerate(zip(of_task, groups, strict=True), start=1):
+            whose = f" ({', '.join(sides)})" if len(groups) > 1 else ""
             for note in work.notes:
-                display.note(note)
+                notes.append(note + whose)
+                display.note(notes[-1])
             store = Path(features) if features is not None else None
+            if store is not None and number > 1:
+                store /= f"tokenizer-{number}"
             with captured(
                 work, sides, wanted, store, features_dtype, memory_gib, batch_size, where, display
             ) as both:
                 for name, subject in sides.items():
-                    rows, counts = probe_subject(work, name, subject, wanted, both, display)
-                    found += rows
-                    tallies |= {(name, task.name, layer): own for layer, own in counts.items()}
+                    own[name], counts = probe_subject(work, name, subject, wanted, both, display)
+                    tallies |= {
+                        (name, work.task.name, layer): count for layer, count in counts.items()
+                    }
+        found += [row for name in subjects for row in own[name]]
     table = pd.DataFrame(found, columns=list(COLUMNS))
     provenance = {
         "kind": "probe",
@@ -211,11 +245,11 @@ def probe(
             }
             for name, subject in subjects.items()
         },
-        "tasks": described,
+        "tasks": [work.describe() for of_task in works for work in of_task],
         "options": {
             "layers": list(wanted.names),
             "probe": probe,
-            "controls": list(controls),
+            "controls": named,
             "code_length": code_length,
             "seeds": chosen,
             "limit": limit,
@@ -223,6 +257,7 @@ def probe(
             "l2": training.l2,
             "schedule": vars(training.schedule),
             "max_length": max_length,
+            "batch_size": batch_size,
             "features_dtype": features_dtype,
             "threads": torch.get_num_threads(),
         },
@@ -237,9 +272,20 @@ def _read(
     if not tasks:
         raise ValueError("[probe] tasks must be at least one, got none; pass NAME=FOLDER.")
     return [
-        task if isinstance(task, EdgeTask) else EdgeTask.read(name, task, limit)
+        _named(name, task, limit)
+        if isinstance(task, EdgeTask)
+        else EdgeTask.read(name, task, limit)
         for name, task in tasks.items()
     ]
+
+
+def _named(name: str, task: EdgeTask, limit: int | None) -> EdgeTask:
+    if task.name != name or limit is not None:
+        raise ValueError(
+            f"[probe] tasks in memory must have the name they are passed under and no limit, got "
+            f"{task.name!r} as {name!r} with limit {limit}; make the task as it is wanted."
+        )
+    return task
 
 
 def _differences(
@@ -259,4 +305,4 @@ def _differences(
         found = difference(tally, other, metric, weights, seed=0)
         about = (model, base, task, kind, layer, metric)
         rows.append((*about, *found, len(own), int(own["n"].iloc[0])))
-    return pd.DataFrame(rows, columns=list(DIFFERENCES))
+    return pd.DataFrame(rows, columns=list(DIFFERENCES)).astype(DIFFERENCES)

@@ -6,10 +6,9 @@ the layout of shards and how a pass that was cut short goes on; reading them is 
 
 import errno
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,15 @@ from bertft.features import (
     DTYPES,
     FORMAT,
     INDEX,
-    VERSION,
     Features,
     Key,
     Shard,
     checksum,
     read_index,
     restored,
+    write_index,
 )
-from bertft.files import locked, save_tensors, write_text
+from bertft.files import locked, save_tensors
 from bertft.models import inference
 from bertft.progress import Display
 from bertft.rows import Batch, Encoded, Rows, batches, pad
@@ -186,10 +185,11 @@ class _Pass:
                 f"{side!r}; check its weights, or use float32."
             )
         if kept.dtype != pooled.dtype and not bool(kept.isfinite().all()):
-            name, wider = str(kept.dtype).removeprefix("torch."), "bfloat16 or float32"
+            name = str(kept.dtype).removeprefix("torch.")
+            remedy = "check its weights" if name == "float32" else "use bfloat16 or float32"
             raise ValueError(
                 f"[features] activations must be in the range of {name}, got "
-                f"{float(pooled.abs().max()):.3g} in layer {layer} of {side!r}; use {wider}."
+                f"{float(pooled.abs().max()):.3g} in layer {layer} of {side!r}; {remedy}."
             )
         return kept
 
@@ -198,43 +198,42 @@ class _LayersDone(Exception):  # noqa: N818
     """Ends a forward pass whose further layers are not kept."""
 
 
+# What a run that was killed leaves: our own halves, and those that safetensors makes beside them.
+HALVES = (".*.safetensors.*", f".{INDEX}.*", ".tmp??????")
+
+
 def _to_disk(
     folder: Path, a_pass: _Pass, rows: Rows, offsets: Tensor, shard_bytes: int, display: Display
 ) -> Features:
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, wait=True):
-        for half in (*folder.glob(".*.safetensors.*"), *folder.glob(f".{INDEX}.*")):
-            half.unlink()  # of a run that was killed: nobody else writes here
+    with locked(folder, wait=True), _room(folder):
         index = _index(folder, a_pass, rows, offsets, shard_bytes)
+        for half in [half for pattern in HALVES for half in folder.glob(pattern)]:
+            half.unlink()  # nobody else writes here now
         with display.bar("features", rows.n, "rows") as bar:
             for shard in index["shards"]:
                 (first, last), (start, stop) = shard["texts"], shard["rows"]
-                if _is_there(folder, shard):
+                if shard["crc32"] is not None:
                     bar.advance(stop - start)
                     continue
+                path = folder / shard["file"]
                 tensors = a_pass.run(rows.texts[first:last], bar.advance)
-                _write(folder, index, shard, tensors)
+                save_tensors(path, tensors, {"format": FORMAT})
+                shard |= {"crc32": checksum(path), "bytes": path.stat().st_size}
+                write_index(folder, index)
     return restored(folder, index)
 
 
-def _is_there(folder: Path, shard: Mapping[str, Any]) -> bool:
-    """Whether a shard was written, and not deleted since because it was damaged."""
-    return shard["crc32"] is not None and (folder / shard["file"]).is_file()
-
-
-def _write(
-    folder: Path, index: dict[str, Any], shard: dict[str, Any], tensors: dict[str, Tensor]
-) -> None:
-    path = folder / shard["file"]
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Say what can be done about a full disk."""
     try:
-        save_tensors(path, tensors, {"format": FORMAT})
-        shard |= {"crc32": checksum(path), "bytes": path.stat().st_size}
-        write_text(folder / INDEX, json.dumps(index))
+        yield
     except Exception as error:
         # safetensors has an error of its own for what the system says.
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise OSError(
-                f"[features] disk must have room for another shard, got none for {str(path)!r}; "
+                f"[features] disk must have room for another shard, got none in {str(folder)!r}; "
                 "free some and capture into the folder again, which goes on from there."
             ) from error
         raise
@@ -244,31 +243,30 @@ def _index(
     folder: Path, a_pass: _Pass, rows: Rows, offsets: Tensor, shard_bytes: int
 ) -> dict[str, Any]:
     """The index of a new folder, or that of a folder with the same features."""
-    wanted = {
-        "format": FORMAT,
-        "version": VERSION,
+    wanted: dict[str, Any] = {
         "dtype": str(a_pass.dtype).removeprefix("torch."),
         "data": _data_fingerprint(rows.texts),
         "models": {
             side: {
                 "fingerprint": fingerprint(checkpoint.encoder),
-                "layers": {
-                    str(layer): width
-                    for (own, layer), width in a_pass.widths.items()
-                    if own == side
-                },
+                "layers": {str(n): d for (own, n), d in a_pass.widths.items() if own == side},
             }
             for side, checkpoint in a_pass.sides.items()
         },
     }
     if (folder / INDEX).is_file():
         found = read_index(folder)
-        whole = all(_is_there(folder, shard) for shard in found["shards"])
+        for shard in found["shards"]:
+            if not (folder / shard["file"]).is_file():
+                shard["crc32"] = None  # deleted, because it was damaged
+        whole = all(shard["crc32"] is not None for shard in found["shards"])
         if differing := _difference(found, wanted, whole):
             raise ValueError(
                 f"[features] folder must hold features of the same models, layers, data and dtype, "
                 f"got {str(folder)!r}, whose {differing} differs; pass another folder."
             )
+        if not whole:
+            write_index(folder, found)
         return found
     wanted["offsets"] = offsets.tolist()
     wanted["shards"] = [
@@ -281,23 +279,24 @@ def _index(
         }
         for number, (first, last) in enumerate(_cuts(offsets, shard_bytes // a_pass.row_bytes))
     ]
-    write_text(folder / INDEX, json.dumps(wanted))
+    write_index(folder, wanted)
     return wanted
 
 
 def _cuts(offsets: Tensor, most: int) -> Iterator[tuple[int, int]]:
-    """Ranges of texts with about `most` rows, and one at least."""
+    """Ranges of texts with at most `most` rows, or of a single text with rows."""
     first, ends = 0, offsets.tolist()
-    for text in range(1, len(ends)):
-        if text == len(ends) - 1 or ends[text + 1] - ends[first] > most:
+    for text in range(1, len(ends) - 1):
+        if ends[first] < ends[text] < ends[text + 1] and ends[text + 1] - ends[first] > most:
             yield first, text
             first = text
+    yield first, len(ends) - 1
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], whole: bool) -> str | None:
     """What is not as it was found; more layers do not matter once all shards are there."""
-    for key in ("format", "version", "dtype", "data"):
-        if found.get(key) != wanted[key]:
+    for key in ("dtype", "data"):
+        if found[key] != wanted[key]:
             return key
     for side in wanted["models"] if whole else found["models"] | wanted["models"]:
         model, own = (index["models"].get(side) for index in (wanted, found))

@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from bertft.checkpoints import Checkpoint, same_rules
-from bertft.features import Features
+from bertft.features import DTYPES, Features
 from bertft.models import find_blocks, inference, randomize
 from bertft.probing.assignments import LEXICAL, MIX, Assignment, Part, Row, cumulative
 from bertft.probing.families import Training
@@ -24,11 +25,12 @@ from bertft.recording import GIB, feature_bytes, record
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RANDOMIZED, CONTROL_TASK = "randomized", "control-task"
 CONTROLS = (RANDOMIZED, CONTROL_TASK)
 ALL, CUMULATIVE = "all", "cumulative"
+MOST_SEED = 2**63
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,13 @@ class Wanted:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, layers: str | Sequence[str | int]) -> "Wanted":
-        """Read names joined by commas, or a sequence of names and numbers.
+    def of(cls, layers: int | str | Sequence[str | int]) -> "Wanted":
+        """Read a number, names joined by commas, or a sequence of names and numbers.
 
         Raises:
             ValueError: none, or something else.
         """
-        parts = layers.split(",") if isinstance(layers, str) else layers
-        names = [str(part).strip() for part in parts]
+        names = split_names(str(layers) if isinstance(layers, int) else layers)
         known = (ALL, MIX, CUMULATIVE, LEXICAL)
         unknown = [name for name in names if name not in known and not name.isdecimal()]
         if unknown or not names:
@@ -84,31 +85,58 @@ class Wanted:
         return sorted(set(self.single(model, depth).values()))
 
 
+def split_names(names: str | Sequence[str | int]) -> list[str]:
+    """Return names that are joined by commas, or in a sequence."""
+    parts = names.split(",") if isinstance(names, str) else names
+    return [str(part).strip() for part in parts]
+
+
 def seeds_of(seeds: int | Sequence[int]) -> list[int]:
     """Return the seeds: how many, from 0, or which.
 
     Raises:
-        ValueError: none, a negative one, or one twice.
+        ValueError: none, a negative one, one that is too large, or one twice.
     """
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
+    chosen = list(range(seeds)) if isinstance(seeds, int) else [index(seed) for seed in seeds]
+    allowed = all(0 <= seed < MOST_SEED for seed in chosen)
+    if not chosen or not allowed or len(set(chosen)) < len(chosen):
         raise ValueError(
-            f"[probe] seeds must be at least one, different and not negative, got {seeds}; pass "
-            "how many, or which."
+            f"[probe] seeds must be at least one, different and from 0 to 2**63 - 1, got {seeds}; "
+            "pass how many, or which."
         )
     return chosen
 
 
-def check_controls(controls: Sequence[str]) -> None:
-    """Refuse a control that there is not.
+def controls_of(controls: str | Sequence[str]) -> list[str]:
+    """Return the names of the controls, each once.
 
     Raises:
         ValueError: an unknown name.
     """
-    if unknown := [name for name in controls if name not in CONTROLS]:
+    names = [name for name in split_names(controls) if name]
+    if unknown := [name for name in names if name not in CONTROLS]:
         raise ValueError(
             f"[probe] controls must be among {', '.join(CONTROLS)}, got {', '.join(unknown)}; "
             "check the spelling."
+        )
+    return list(dict.fromkeys(names))
+
+
+def check_amounts(batch_size: int, memory_gib: float, features_dtype: str) -> None:
+    """Refuse settings of the pass that are out of range.
+
+    Raises:
+        ValueError: one of them.
+    """
+    if batch_size < 1 or not memory_gib >= 0:
+        raise ValueError(
+            f"[probe] batch_size must be at least 1 and memory_gib at least 0, got {batch_size} "
+            f"and {memory_gib}; leave them out for the defaults."
+        )
+    if features_dtype not in DTYPES:
+        raise ValueError(
+            f"[probe] features_dtype must be one of {', '.join(DTYPES)}, got {features_dtype!r}; "
+            "pass its name."
         )
 
 
@@ -116,6 +144,7 @@ def open_subjects(
     models: "str | Path | PreTrainedModel | Sequence[str | Path | PreTrainedModel]",
     *,
     randomized: bool,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> dict[str, Checkpoint]:
     """Open the encoders under their names, the randomized control of the first one last.
 
@@ -125,12 +154,13 @@ def open_subjects(
     """
     single = isinstance(models, str) or not isinstance(models, Sequence)
     several = cast("list[str | Path | PreTrainedModel]", [models] if single else models)
-    opened = [Checkpoint.open(model) for model in several]
+    opened = [Checkpoint.open(model, tokenizer=tokenizer) for model in several]
     names = [checkpoint.name for checkpoint in opened]
     if not opened or len({*names, RANDOMIZED}) <= len(names):
         raise ValueError(
             f"[probe] models must be at least one, with different names and none called "
-            f"{RANDOMIZED!r}, got {names}; pass each once."
+            f"{RANDOMIZED!r}, got {names}; pass each once, or give a model in memory another "
+            "name_or_path."
         )
     if randomized:
         first = opened[0]
@@ -169,6 +199,12 @@ def assign(
     """
     first = next(iter(sides.values()))
     limits = [side.max_length for side in sides.values() if side.max_length is not None]
+    special = first.tokenizer.num_special_tokens_to_add()
+    if max_length is not None and max_length <= special:
+        raise ValueError(
+            f"[probe] max_length must be more than the {special} special tokens of a sentence, got "
+            f"{max_length}; pass more."
+        )
     if max_length is not None and limits and max_length > min(limits):
         raise ValueError(
             f"[probe] max_length must be at most what the models take, {min(limits)}, got "
@@ -179,7 +215,7 @@ def assign(
         Part.of(task, records, first.tokenizer, bound, training.pooled)
         for records in (task.train, task.dev)
     )
-    return Assignment(task, training, train, dev, seeds, control, code_length)
+    return Assignment(task, training, train, dev, seeds, control, code_length, list(sides))
 
 
 @contextmanager
@@ -208,7 +244,7 @@ def captured(
         if folder is None and need > memory_gib:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bertft-")))
         where = f"in {folder}" if folder is not None else "in memory"
-        display.note(f"{work.plan(len(sides))}; features {need:,.2f} GiB {where}")
+        display.note(f"{work.plan}; features {need:,.2f} GiB {where}")
         with inference(*(side.encoder for side in sides.values()), device=device):
             train, dev = (
                 record(

@@ -63,6 +63,27 @@ def test_a_probe_is_the_same_alone_and_in_a_bank(family, mixed, spans):
     assert not torch.equal(*next(iter(bank.parameters.values()))[[0, 3]])
 
 
+@pytest.mark.parametrize("kind", [EdgeBank, MlpBank])
+def test_a_bank_may_have_probes_of_several_layers(kind):
+    exclusive = kind is MlpBank
+    layers, examples, classes = planted(pooled=exclusive)
+    every = Split(Inputs(layers), examples, Labels([one_hot(classes)], exclusive))
+    index = torch.arange(5, 60)
+    probes = [Probe(seed, layer=layer) for layer in (0, 2) for seed in (0, 1)]
+    bank = kind(probes, C, exclusive, every.inputs, 2, False)
+    if kind is EdgeBank:
+        bank._dropped = lambda hidden: hidden
+    gradients = bank.gradients(every, index)
+    for k, probe in enumerate(probes):
+        single = every._replace(inputs=Inputs([layers[probe.layer]]))
+        alone = kind([Probe(probe.seed)], C, exclusive, single.inputs, 2, False)
+        alone._dropped = bank._dropped
+        for name, own in alone.gradients(single, index).items():
+            torch.testing.assert_close(gradients[name][k], own[0], rtol=1e-4, atol=1e-6)
+    bank.select(torch.tensor([1, 3]))
+    assert bank.logits(every, index).shape == (len(index), 2, C)
+
+
 @pytest.mark.parametrize("family", ["mlp", "edge"])
 def test_probes_stop_alone_and_keep_their_best_weights(family):
     train, dev = splits(family, mixed=False)
@@ -132,9 +153,9 @@ class PlainEdgeProbe(nn.Module):
             z = x[starts[s] : stops[s]] @ p[f"projection{s}"].T + p[f"projection{s}_bias"]
             weights = torch.softmax(z @ p[f"attention{s}"], 0)
             pooled.append(weights @ z)
-        hidden = torch.tanh(p["hidden"] @ torch.cat(pooled) + p["hidden_bias"])
+        hidden = torch.tanh(p["hidden"].T @ torch.cat(pooled) + p["hidden_bias"])
         hidden = functional.layer_norm(hidden, hidden.shape, p["gain"], p["shift"])
-        return p["weight"] @ hidden + p["bias"]
+        return p["weight"].T @ hidden + p["bias"]
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -178,7 +199,7 @@ def test_dropout_follows_its_probe():
 def test_a_mixture_finds_the_layer_of_the_task():
     train, dev = splits("linear", mixed=True, n=2000)
     training = Training.of("linear", epochs=60, lr=3e-2)
-    bank, _ = train_bank(training, train, dev, [Probe(), Probe(layers=1)], C, mixed=True)
+    bank, _ = train_bank(training, train, dev, [Probe(), Probe(mixes=1)], C, mixed=True)
     shares = bank.mix_weights()
     torch.testing.assert_close(shares.sum(1), torch.ones(2))
     assert shares[0].argmax() == 1

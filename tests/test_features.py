@@ -1,5 +1,7 @@
 """Features against hidden states by hand; their shards, cut short, damaged or of something else."""
 
+import copy
+import errno
 import json
 import re
 import threading
@@ -13,7 +15,8 @@ from bertft import features as reading
 from bertft import recording
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Text
-from bertft.features import Features
+from bertft.features import INDEX, Features
+from bertft.files import load_tensors, locked, save_tensors
 from bertft.models import inference
 from bertft.progress import Display
 from bertft.recording import feature_bytes, record
@@ -98,6 +101,37 @@ def test_tokens_equal_the_hidden_states_of_their_batch(sides, tokenizer):
         assert torch.equal(own, hidden[:, 1:-1].reshape(-1, 24))
 
 
+@pytest.mark.parametrize("dtype", ["float64", *DTYPES])
+def test_words_equal_the_means_of_their_padded_batch(make_model, tokenizer, rows, dtype):
+    side = Checkpoint.open(make_model(dtype=getattr(torch, dtype)), None, tokenizer)
+    rows = Rows(sorted(rows.texts, key=lambda text: -len(text.ids)))
+    features = keep({"it": side}, rows, batch_size=len(rows.texts))
+    texts = [text for text in rows.texts if len(text.starts)]
+    ids = torch.zeros(len(texts), len(texts[0].ids), dtype=torch.int64)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text.ids)] = torch.from_numpy(text.ids)
+    lengths = torch.tensor([len(text.ids) for text in texts])
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    with inference(side.encoder):
+        states = side.encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    for layer, hidden in enumerate(states):
+        means = [
+            hidden[i, start:stop].double().mean(0).float()
+            for i, text in enumerate(texts)
+            for start, stop in zip(text.starts.tolist(), text.stops.tolist(), strict=True)
+        ]
+        assert torch.equal(features.read("it", layer), torch.stack(means))
+
+
+def test_a_tokenizer_without_padding_has_features(make_model, tokenizer, rows):
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = None
+    assert bare.pad_token_id is None
+    sides = [Checkpoint.open(make_model("gpt2"), None, words) for words in (tokenizer, bare)]
+    with_pad, without = (keep({"it": side}, rows) for side in sides)
+    assert_same(with_pad, without)
+
+
 def test_two_models_in_one_pass_are_as_each_alone(sides, rows):
     both = keep(sides, rows)
     for name, side in sides.items():
@@ -124,15 +158,26 @@ def test_memory_and_disk_hold_the_same_in_every_dtype(tmp_path, sides, rows, dty
 def test_the_size_of_shards_does_not_matter(tmp_path, sides, rows, shard_bytes):
     disk = keep(sides, rows, folder=tmp_path, shard_bytes=shard_bytes, batch_size=1)
     assert_same(disk, keep(sides, rows, batch_size=1))
-    index = json.loads((tmp_path / "features.json").read_text())
+    index = json.loads((tmp_path / "features.json").read_text())["index"]
     texts = [shard["texts"] for shard in index["shards"]]
     assert (len(texts) == 1) == (shard_bytes == 1 << 20)
     assert texts[0][0] == 0
     assert texts[-1][1] == len(rows.texts)
     assert all(a[1] == b[0] for a, b in pairwise(texts))
+    assert all(shard["rows"][0] < shard["rows"][1] for shard in index["shards"])
+    assert len(texts) == 22 or shard_bytes > 1
     again = Features.open(tmp_path)
     assert torch.equal(again.offsets, disk.offsets)
     assert torch.equal(again.text, disk.text)
+
+
+def test_a_single_row_is_larger_than_its_shard(tmp_path, sides, rows):
+    text = rows.texts[1]
+    one = Rows([*rows.texts[:1] * 2, Encoded(text.ids, text.starts[:1], text.stops[:1])])
+    features = keep(sides, one, folder=tmp_path, shard_bytes=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.safetensors", INDEX]
+    assert features.offsets.tolist() == [0, 0, 0, 1]
+    torch.testing.assert_close(features.read("a", 3), by_hand(sides["a"], one.texts[2], 3))
 
 
 @pytest.mark.parametrize("shard_bytes", [SMALL_SHARDS, 1 << 20])
@@ -145,6 +190,8 @@ def test_rows_by_number_in_any_order(tmp_path, sides, rows, shard_bytes):
         torch.randperm(rows.n),
         torch.randint(rows.n, (500,)),
         torch.tensor([rows.n - 1, 0, 0]),
+        torch.arange(rows.n)[::3],
+        torch.arange(rows.n, dtype=torch.int32),
         torch.empty(0, dtype=torch.int64),
     ):
         assert torch.equal(layer.index_select(0, index), whole[index])
@@ -192,7 +239,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_a_pass_that_was_killed_goes_on(tmp_path, sides, rows, monkeypatch, place, after):
     whole = keep(sides, rows)
-    name = {"pass": "capture", "shard": "save_tensors", "index": "write_text"}[place]
+    name = {"pass": "capture", "shard": "save_tensors", "index": "write_index"}[place]
     real, calls = getattr(recording, name), []
     # The index is written before the first shard too.
     last = {"pass": 12 * after, "shard": after, "index": after + 1}[place]
@@ -200,7 +247,8 @@ def test_a_pass_that_was_killed_goes_on(tmp_path, sides, rows, monkeypatch, plac
     def kill(path, *args, **kwargs):
         if len(calls) == last:
             if place == "shard":
-                path.with_name(".00009.safetensors.half").write_bytes(b"half of a shard")
+                for name in (".00009.safetensors.half", ".features.json.half", ".tmpAb3dEf"):
+                    path.with_name(name).write_bytes(b"half of a shard")
             raise Killed
         calls.append(path)
         return real(path, *args, **kwargs)
@@ -214,6 +262,7 @@ def test_a_pass_that_was_killed_goes_on(tmp_path, sides, rows, monkeypatch, plac
         Features.open(tmp_path)
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("[0-9]*.safetensors")}
     features = keep(sides, rows, **options)
+    assert not list(tmp_path.glob(".*"))
     kept = [path for path, time in done.items() if path.stat().st_mtime_ns == time]
     assert len(kept) == len(done) - (place == "index")
     for key, own in matrices(features).items():
@@ -259,20 +308,27 @@ def damage(path, how):
     path.write_bytes(raw[: len(raw) // 2] if how == "truncated" else raw)
     if how == "missing":
         path.unlink()
+    if how == "exchanged":  # for a whole shard of the same size
+        save_tensors(
+            path,
+            {key: tensor + 1 for key, tensor in load_tensors(path, "bertft features")[0].items()},
+            {"format": "bertft features"},
+        )
 
 
-@pytest.mark.parametrize("how", ["altered", "truncated", "missing"])
+@pytest.mark.parametrize("how", ["altered", "truncated", "missing", "exchanged"])
 @pytest.mark.parametrize("call", ["rows", "read"])
 def test_damaged_shards_are_refused(tmp_path, sides, rows, how, call):
     keep(sides, rows, folder=tmp_path, shard_bytes=SMALL_SHARDS)
     damage(tmp_path / "00002.safetensors", how)
     features = Features.open(tmp_path)
     found = {
-        "altered": "got [0-9a-f]{8}: it was altered",
-        "missing": "got 0",
-        "truncated": r"got \d+",
+        "altered": "the checksum [0-9a-f]{8}, not [0-9a-f]{8}: it was altered",
+        "exchanged": "the checksum .* it was altered",
+        "missing": r"0 bytes of \d+",
+        "truncated": r"\d+ bytes of \d+",
     }
-    message = rf"shard '.*00002\.safetensors' must have .*, {found[how]}; delete it and capture"
+    message = rf"must be as it was written, got '.*2\.safetensors' with {found[how]}; delete it and"
     with pytest.raises(ValueError, match=message):
         getattr(features, call)("a", 1)
 
@@ -294,6 +350,7 @@ def test_checksums_are_checked_once(tmp_path, sides, rows, monkeypatch):
         ("[]", r"features.json must be a whole index, got"),
         ('{"format": "other", "version": 1}', r"must be of format 'bertft features' 1, got"),
         ('{"format": "bertft features", "version": 2}', r"must be of format .* 1, got"),
+        ('{"format": "bertft features", "version": 1}', r"KeyError: 'index'\); delete the folder"),
     ],
 )
 def test_damaged_indices_are_refused(tmp_path, sides, rows, text, message):
@@ -304,28 +361,64 @@ def test_damaged_indices_are_refused(tmp_path, sides, rows, text, message):
             call()
 
 
+def test_an_altered_index_is_refused(tmp_path, sides, rows):
+    keep(sides, rows, folder=tmp_path)
+    text = (tmp_path / INDEX).read_text()
+    (tmp_path / INDEX).write_text(text.replace("[0, 0, ", "[0, 1, "))
+    with pytest.raises(ValueError, match=r"must be a whole index, got .*its checksum is another"):
+        Features.open(tmp_path)
+
+
 def test_a_folder_without_features_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder must hold features, got .* without"):
         Features.open(tmp_path)
 
 
-def test_a_full_disk_keeps_what_is_done(tmp_path, sides, rows, monkeypatch):
-    real, saved = recording.save_tensors, []
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("save_tensors", RuntimeError("I/O error: No space left on device (os error 28)")),
+        ("write_index", OSError(errno.ENOSPC, "No space left on device")),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_full_disk_keeps_what_is_done(tmp_path, sides, rows, monkeypatch, name, error, after):
+    real, written = getattr(recording, name), []
 
-    def save(path, *args):
-        if len(saved) == 2:
-            raise RuntimeError("I/O error: No space left on device (os error 28)")
-        saved.append(path)
+    def write(path, *args):
+        if len(written) == after:
+            raise error
+        written.append(path)
         real(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording, "save_tensors", save)
-        message = r"disk must have room for another shard, got none for '.*00002.safetensors'; free"
+        patch.setattr(recording, name, write)
+        message = r"disk must have room for another shard, got none in '.*'; free some and capture"
         with pytest.raises(OSError, match=message):
             keep(sides, rows, folder=tmp_path, shard_bytes=SMALL_SHARDS)
-    assert sorted(tmp_path.glob("*.safetensors")) == saved
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    assert len(shards) == after
     features = keep(sides, rows, folder=tmp_path, shard_bytes=SMALL_SHARDS)
     assert features.read("a", 1).shape == (rows.n, 24)
+
+
+@pytest.mark.parametrize("end", ["", "below"])
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path, sides, rows, end):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
+        keep(sides, rows, folder=tmp_path / "file" / end)
+
+
+def test_a_pass_waits_for_another_into_its_folder(tmp_path, sides, rows):
+    expected = keep(sides, rows)
+    with locked(tmp_path, wait=True):
+        other = threading.Thread(target=keep, args=(sides, rows), kwargs={"folder": tmp_path})
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        assert not list(tmp_path.iterdir())
+    other.join()
+    assert_same(Features.open(tmp_path), expected)
 
 
 def test_memory_has_a_budget(sides, rows):
@@ -362,6 +455,15 @@ def test_activations_beyond_float16_are_refused(make_model, tokenizer, rows, val
     message = r"must be in the range of float16, got [67].*e\+04 in layer 1 of 'it'; use bfloat16"
     with pytest.raises(ValueError, match=message):
         keep(sides, rows, dtype="float16")
+
+
+def test_activations_beyond_float32_are_refused(make_model, tokenizer, rows):
+    model = make_model(dtype=torch.float64)
+    with torch.no_grad():
+        model.encoder.layer[0].output.LayerNorm.bias[5] = 1e39
+    message = r"in the range of float32, got 1e\+39 in layer 1 of 'it'; check its weights\."
+    with pytest.raises(ValueError, match=message):
+        keep({"it": Checkpoint.open(model, None, tokenizer)}, rows)
 
 
 def test_bad_input_is_refused(sides, rows):
@@ -449,15 +551,21 @@ def test_a_reader_that_is_left_stops(tmp_path, sides, rows):
 def test_a_damaged_shard_is_told_by_the_reader(tmp_path, sides, rows):
     keep(sides, rows, folder=tmp_path, shard_bytes=SMALL_SHARDS)
     damage(tmp_path / "00001.safetensors", "altered")
-    with pytest.raises(ValueError, match=r"00001\.safetensors' must have the checksum"):
+    with pytest.raises(ValueError, match=r"got '.*00001\.safetensors' with the checksum"):
         list(Features.open(tmp_path).prefetched([("a", 0), ("a", 1)]))
 
 
-def test_a_deleted_shard_is_captured_again(tmp_path, sides, rows):
-    first = keep(sides, rows, folder=tmp_path, shard_bytes=SMALL_SHARDS)
-    expected = matrices(first)
+def test_a_deleted_shard_is_captured_again(tmp_path, sides, rows, monkeypatch):
+    options = {"folder": tmp_path, "shard_bytes": SMALL_SHARDS}
+    expected = matrices(keep(sides, rows, **options))
     (tmp_path / "00001.safetensors").unlink()
-    again = keep(sides, rows, folder=tmp_path, shard_bytes=SMALL_SHARDS)
+    with monkeypatch.context() as patch:
+        refused_pass(patch)
+        with pytest.raises(AssertionError, match="a model ran"):
+            keep(sides, rows, **options)
+    with pytest.raises(ValueError, match="folder must hold all shards, got"):
+        Features.open(tmp_path)
+    again = keep(sides, rows, **options)
     assert all(torch.equal(own, expected[key]) for key, own in matrices(again).items())
 
 

@@ -88,6 +88,7 @@ class Assignment:
         seeds: of the probes.
         control: whether each seed has a control task too.
         measure_code: whether to measure the online code length.
+        models: names of the models.
     """
 
     task: EdgeTask
@@ -97,6 +98,7 @@ class Assignment:
     seeds: Sequence[int]
     control: bool
     measure_code: bool
+    models: Sequence[str]
 
     @property
     def notes(self) -> list[str]:
@@ -125,18 +127,20 @@ class Assignment:
             )
         return notes
 
-    def plan(self, models: int) -> str:
+    @property
+    def plan(self) -> str:
         """Return the line that is printed before the pass."""
         return (
             f"{self.task.name}: {len(self.train.examples):,} training and "
             f"{len(self.dev.examples):,} dev targets, {len(self.task.labels)} labels; "
-            f"{self.training.family} probes of {models} models, {len(self.seeds)} seeds"
+            f"{self.training.family} probes of {len(self.models)} models, {len(self.seeds)} seeds"
         )
 
     def describe(self) -> dict[str, Any]:
         """Return the record of the task for the provenance."""
         return {
             "name": self.task.name,
+            "models": list(self.models),
             "fingerprint": self.task.fingerprint,
             "labels": list(self.task.labels),
             "unscored": [label for label in self.task.labels if not self.task.scores(label)],
@@ -189,7 +193,7 @@ class Assignment:
         split = self._splits(train, dev, softmax=self.training.softmax)
         depth = len(train)
         layers = [depth if name == MIX else int(name.partition("-")[2]) + 1 for name in names]
-        probes = [Probe(seed, layers=count) for count in layers for seed in self.seeds]
+        probes = [Probe(seed, mixes=count) for count in layers for seed in self.seeds]
         bank = self._bank(split, probes, mixed=True)
         assert isinstance(bank, NeuralBank)
         shares = bank.mix_weights()
@@ -279,6 +283,8 @@ class Assignment:
             self.training.schedule.unit,
         )
         n = len(split[0].examples)
+        # Targets too few for a second block cost the same for all probes.
+        bits = bits.expand(len(self.seeds))
         return self._plain(name, "code_length_bits", bits.tolist(), n) + self._plain(
             name, "compression", (uniform / bits).tolist(), n
         )

@@ -4,6 +4,7 @@ Owns the loop, the optimizer and the rules by which a probe's rate is halved, it
 kept and it stops. What a probe computes is for the families (`linear`, `mlp`, `edge`).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,14 +29,16 @@ class Probe:
         lr: learning rate.
         weight_decay: decoupled from the gradient (AdamW).
         labels: which of the bank's sets of labels it learns.
-        layers: how many of the inputs' layers, from the lowest, it mixes; None for all of them.
+        layer: the layer that it reads, by its place among the inputs' layers.
+        mixes: how many of the inputs' layers, from the lowest, a mixture has; None for all of them.
     """
 
     seed: int = 0
     lr: float = 1e-4
     weight_decay: float = 0.0
     labels: int = 0
-    layers: int | None = None
+    layer: int = 0
+    mixes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Schedule:
     """How a bank is trained; the order of batches is the same for all probes.
 
     Attributes:
-        epochs: most passes over the training targets.
+        epochs: most passes over the training targets, unless they make too few steps.
+        least_steps: passes go on until so many steps are made.
         batch_size: targets or sentences of a batch.
         unit: what `batch_size` counts.
         evaluate_every: steps between two evaluations on dev; None for the largest of 1000, 500 and
@@ -58,6 +62,7 @@ class Schedule:
     epochs: int
     batch_size: int
     unit: Unit
+    least_steps: int = 0
     evaluate_every: int | None = None
     halve_after: int = 5
     stop_after: int = 20
@@ -131,13 +136,10 @@ class Draw:
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
 
-    def linear(self, weight: str, bias: str, outputs: int, inputs: int) -> dict[str, Tensor]:
-        """Weights and biases as torch draws those of a linear layer."""
+    def __call__(self, *shape: int, inputs: int) -> Tensor:
+        """Draw weights or biases as torch draws those of a linear layer with so many inputs."""
         bound = inputs**-0.5
-        return {
-            weight: torch.empty(outputs, inputs).uniform_(-bound, bound, generator=self._generator),
-            bias: torch.empty(outputs).uniform_(-bound, bound, generator=self._generator),
-        }
+        return torch.empty(shape).uniform_(-bound, bound, generator=self._generator)
 
 
 class Labels:
@@ -245,8 +247,9 @@ def fit(
     every = schedule.evaluate_every or next((e for e in EVERY if e <= an_epoch), EVERY[-1])
     order = torch.Generator().manual_seed(schedule.order_seed)
     adam, best = _Adam(bank, schedule), _Best(bank)
-    step, last = 0, schedule.epochs * an_epoch
-    for _ in range(schedule.epochs):
+    epochs = max(schedule.epochs, math.ceil(schedule.least_steps / an_epoch))
+    step, last = 0, epochs * an_epoch
+    for _ in range(epochs):
         for index in train.examples.batches(size, unit, order):
             step += 1
             adam.step(bank.gradients(train, index), step)
@@ -307,10 +310,11 @@ class _Adam:
 
 def _clip(gradients: dict[str, Tensor], most: float) -> None:
     """Scale each probe's gradient to a norm of at most `most`."""
-    squares = [g.flatten(1).square().sum(1) for g in gradients.values()]
-    scale = (most / torch.stack(squares).sum(0).sqrt()).clamp(max=1)
-    for g in gradients.values():
-        g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients.values()]
+    scale = (most / torch.linalg.vector_norm(torch.stack(norms), dim=0)).clamp(max=1)
+    if not (scale == 1).all():
+        for g in gradients.values():
+            g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
 
 
 class _Best:

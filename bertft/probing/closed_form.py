@@ -27,11 +27,11 @@ class LinearProbe(NamedTuple):
 
 
 def ridge(
-    moments: Moments, l2: float = 1e-3, *, features: str = "x", labels: str = "y"
+    moments: Moments, l2: float = 50.0, *, features: str = "x", labels: str = "y"
 ) -> LinearProbe:
     """Return the ridge regression of labels (0 or 1) on features.
 
-    `W = C_yx (C_xx + n l2 v I)^-1` with C the centered cross-products and v the mean variance of
+    `W = C_yx (C_xx + l2 v I)^-1` with C the centered cross-products and v the mean variance of
     the features; the bias has no penalty.
 
     Args:
@@ -44,10 +44,10 @@ def ridge(
         ValueError: l2 not above 0, or moments without raw sums.
     """
     if not l2 > 0:
-        raise ValueError(f"[ridge] l2 must be above 0, got {l2}; 0.001 suits most features.")
+        raise ValueError(f"[ridge] l2 must be above 0, got {l2}; 50 suits most features.")
     sums = moments.under("raw")
     scatter = sums.scatter(features, features).clone()
-    scatter.diagonal().add_(l2 * scatter.trace() / len(scatter))
+    scatter.diagonal().add_(l2 * scatter.trace() / (len(scatter) * moments.n))
     weight = torch.linalg.solve(scatter, sums.scatter(features, labels)).T
     return LinearProbe(weight, sums.mean(labels) - weight @ sums.mean(features))
 

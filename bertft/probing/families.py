@@ -21,13 +21,13 @@ class Training:
         family: "linear", "mlp" or "edge".
         schedule: of Adam.
         lr: its rate.
-        l2: penalty of linear probes of one layer, which are solved and need neither.
+        l2: prior precision of linear probes of one layer, which are solved and need neither.
     """
 
     family: Family
     schedule: Schedule
     lr: float
-    l2: float = 1e-3
+    l2: float = 50.0
 
     @classmethod
     def of(cls, family: str, epochs: int | None = None, lr: float | None = None) -> "Training":
@@ -46,7 +46,9 @@ class Training:
                 "for the defaults."
             )
         found = DEFAULTS[family]
-        schedule = replace(found.schedule, epochs=epochs or found.schedule.epochs)
+        schedule = found.schedule
+        if epochs is not None:
+            schedule = replace(schedule, epochs=epochs, least_steps=0)
         return replace(found, schedule=schedule, lr=lr or found.lr)
 
     @property
@@ -60,14 +62,16 @@ class Training:
         return self.family != "edge"
 
 
-_TARGETS = Schedule(epochs=20, batch_size=256, unit="targets", stop_after=10)
+_TARGETS = Schedule(epochs=20, batch_size=256, unit="targets", least_steps=2000, stop_after=10)
 DEFAULTS = {
     "linear": Training("linear", _TARGETS, lr=1e-3),
     "mlp": Training("mlp", _TARGETS, lr=1e-3),
     # The recipe of Tenney et al. 2019, in jiant.
     "edge": Training(
         "edge",
-        Schedule(epochs=30, batch_size=32, unit="sentences", clip=5.0, amsgrad=True),
+        Schedule(
+            epochs=30, batch_size=32, unit="sentences", least_steps=3000, clip=5.0, amsgrad=True
+        ),
         lr=1e-4,
     ),
 }

@@ -24,8 +24,11 @@ class LinearBank(Bank):
 
     def __init__(self, probes: Sequence[Probe], classes: int, exclusive: bool, width: int) -> None:
         super().__init__(probes, classes, exclusive)
-        drawn = [Draw(probe.seed).linear("weight", "bias", classes, width) for probe in probes]
-        self.parameters = {name: torch.stack([own[name] for own in drawn]) for name in drawn[0]}
+        draws = [Draw(probe.seed) for probe in probes]
+        self.parameters = {
+            "weight": torch.stack([draw(classes, width, inputs=width) for draw in draws]),
+            "bias": torch.stack([draw(classes, inputs=width) for draw in draws]),
+        }
 
     def logits(self, split: Split, index: Tensor) -> Tensor:
         """Return `(B, K, C)` logits of a batch of targets."""

@@ -1,10 +1,11 @@
 """Linear probes at their optimum: all of a layer's by one L-BFGS, preconditioned by its features.
 
-The objective of a probe is its mean loss plus `l2 v / 2 |W|^2` with v the mean variance of the
-features, so that the scale of a layer does not matter. It is convex: the optimum does not depend on
-a seed, and equal problems are solved once. The Hessian of the mean loss is near
-`scale * C_xx` in each label's weights; its inverse
-makes steps as long in directions of little variance as in those of much.
+The objective of a probe is its mean loss over n targets plus `l2 v / (2 n) |W|^2` with v the mean
+variance of the features, so that the scale of a layer does not matter: a Gaussian prior, which
+weighs the more the fewer targets there are. It is convex: the optimum does not depend on a seed,
+and equal problems are solved once. The Hessian of the mean loss is near `scale * C_xx` in each
+label's weights; its inverse makes steps as long in directions of little variance as in those of
+much.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ MEMORY = 10
 CURVATURE = 0.1
 # Shares of the targets on which the first steps are taken, and how many.
 WARM = ((1 / 8, 8), (1 / 2, 6))
+# A prior on biases that is felt by labels without a target only, whose logits it keeps finite.
+BIAS_PRECISION = 0.01
 SUFFICIENT = 1e-4
 SMALLEST_STEP = 2.0**-20
 
@@ -35,7 +38,7 @@ class Optimum:
         objective: `(K,)` float64, mean loss and penalty.
         steps: `(K,)` int64, L-BFGS steps over all targets.
         gain: `(K,)` float64, what a further step promises to take off the objective.
-        penalty: l2 v.
+        penalty: l2 v / n.
     """
 
     objective: Tensor
@@ -60,7 +63,7 @@ def solve(
     Args:
         bank: linear probes; their weights at the start do not matter.
         train: to learn from.
-        l2: the penalty in units of the features' mean variance, at least 0; biases have none.
+        l2: precision of the prior on weights whose features have variance 1, at least 0.
         tolerance: stop when a step promises less than this part of the objective.
         most_steps: over all targets.
 
@@ -68,7 +71,7 @@ def solve(
         ValueError: a negative l2, or a loss that is not finite.
     """
     if not l2 >= 0:
-        raise ValueError(f"[probe] l2 must be at least 0, got {l2}; 0.001 suits most features.")
+        raise ValueError(f"[probe] l2 must be at least 0, got {l2}; 50 suits most features.")
     distinct = {probe.labels: k for k, probe in reversed(list(enumerate(bank.probes)))}
     which = [distinct[probe.labels] for probe in bank.probes]
     solved = sorted(set(which))
@@ -105,7 +108,8 @@ class _Problem:
             self.x[first : first + BLOCK, :-1] = inputs.pooled(examples, index)[0]
         self.mean = self.x[:, :-1].mean(0)
         self.x[:, :-1] -= self.mean
-        self.penalty = l2 * float(self.x[:, :-1].square().mean())
+        self.penalty = l2 * float(self.x[:, :-1].square().mean()) / len(order)
+        self._bias_penalty = BIAS_PRECISION / len(order)
         self._inverse = self._inverse_hessian()
 
     @property
@@ -155,9 +159,10 @@ class _Problem:
         # Sigmoid losses are means over labels too; their objective is the sum over labels.
         terms = counted if self._labels.exclusive else counted / self._classes
         gradient = gradient.view_as(theta) / terms.float()[:, None, None]
-        penalized = theta[..., :-1]
-        gradient[..., :-1] += self.penalty * penalized
-        penalty = self.penalty / 2 * penalized.double().square().sum((1, 2))
+        penalties = torch.full((self.width,), self.penalty)
+        penalties[-1] = self._bias_penalty
+        gradient += penalties * theta
+        penalty = (penalties * theta.square()).sum((1, 2), dtype=torch.float64) / 2
         return losses / terms + penalty, gradient
 
 

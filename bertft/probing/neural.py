@@ -6,6 +6,7 @@ of one layer share the product of its features with all their first weights.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ DROPOUT = 0.3
 class NeuralBank(Bank):
     """Probes whose gradients torch derives, on one layer or on a mixture of several.
 
-    A mixture is `gamma * sum_l softmax(w)_l h_l`, each probe with weights of its own over its
-    lowest layers; w = 0 and gamma = 1 at the start (methods: Peters et al. 2018).
+    Probes of one layer stand side by side. A mixture is `gamma * sum_l softmax(w)_l h_l`, each
+    probe with weights of its own over its lowest layers; w = 0 and gamma = 1 at the start (Peters
+    et al. 2018).
 
     Args:
         probes: what tells them apart.
@@ -80,7 +82,9 @@ class NeuralBank(Bank):
         losses = torch.zeros(len(self.probes), dtype=torch.float64)
         counted = split.labels.differentiate(gradient, index, self.probes, losses)
         gradient.div_(counted.clamp(min=1).float().to(gradient.device)[:, None])
-        found = torch.autograd.grad(logits, list(leaves.values()), gradient)
+        found = torch.autograd.grad(
+            logits, list(leaves.values()), gradient, allow_unused=True, materialize_grads=True
+        )
         return {name: g.contiguous() for name, g in zip(leaves, found, strict=True)}
 
     def select(self, kept: Tensor) -> None:
@@ -97,11 +101,20 @@ class NeuralBank(Bank):
     def _project(self, p: dict[str, Tensor], x: Tensor, weight: Tensor) -> Tensor:
         """`(N, K, H)`: rows `(L, N, d)`, mixed or those of the one layer, times `(K, H, d)`."""
         if not self.mixed:
-            flat: Tensor = _Multiply.apply(x[0], weight.flatten(0, 1))  # type: ignore[no-untyped-call]
+            flat: Tensor = _Multiply.apply(x, weight.flatten(0, 1), self._columns(weight.shape[1]))  # type: ignore[no-untyped-call]
             return flat.view(x.shape[1], *weight.shape[:2])
         shares = p["gamma"] * _shares(p["mix"], self._outside)
         mixture = (shares @ x.flatten(1)).view(len(shares), *x.shape[1:])
         return torch.bmm(mixture, weight.transpose(1, 2)).transpose(0, 1)
+
+    def _columns(self, height: int) -> list[tuple[int, int, int]]:
+        """For each run of probes with one layer: the layer, and the columns of their products."""
+        runs, first = [], 0
+        for layer, run in groupby(probe.layer for probe in self.probes):
+            last = first + height * len(list(run))
+            runs.append((layer, first, last))
+            first = last
+        return runs
 
     def _dropped(self, hidden: Tensor) -> Tensor:
         """Dropout of `(K, B, H)`, each probe by its own stream, whichever probes are beside it."""
@@ -116,7 +129,11 @@ class MixedLinearBank(NeuralBank):
     """Linear probes on a mixture of layers."""
 
     def _draw(self, draw: Draw, width: int) -> dict[str, Tensor]:
-        return draw.linear("weight", "bias", self.classes, self._spans * width)
+        size = self._spans * width
+        return {
+            "weight": draw(self.classes, size, inputs=size),
+            "bias": draw(self.classes, inputs=size),
+        }
 
     def _forward(self, p: dict[str, Tensor], split: Split, index: Tensor, train: bool) -> Tensor:
         return self._project(p, split.inputs.pooled(split.examples, index), p["weight"]) + p["bias"]
@@ -126,15 +143,18 @@ class MlpBank(NeuralBank):
     """Probes with one hidden layer of ReLUs (Hewitt & Liang 2019)."""
 
     def _draw(self, draw: Draw, width: int) -> dict[str, Tensor]:
+        size = self._spans * width
         return {
-            **draw.linear("hidden", "hidden_bias", HIDDEN, self._spans * width),
-            **draw.linear("weight", "bias", self.classes, HIDDEN),
+            "hidden": draw(HIDDEN, size, inputs=size),
+            "hidden_bias": draw(HIDDEN, inputs=size),
+            "weight": draw(HIDDEN, self.classes, inputs=HIDDEN),
+            "bias": draw(self.classes, inputs=HIDDEN),
         }
 
     def _forward(self, p: dict[str, Tensor], split: Split, index: Tensor, train: bool) -> Tensor:
         x = split.inputs.pooled(split.examples, index)
         hidden = functional.relu(self._project(p, x, p["hidden"]) + p["hidden_bias"])
-        logits = torch.bmm(hidden.transpose(0, 1), p["weight"].transpose(1, 2))
+        logits = torch.bmm(hidden.transpose(0, 1), p["weight"])
         return logits.transpose(0, 1) + p["bias"]
 
 
@@ -149,11 +169,18 @@ class EdgeBank(NeuralBank):
     def _draw(self, draw: Draw, width: int) -> dict[str, Tensor]:
         drawn: dict[str, Tensor] = {}
         for s in range(self._spans):
-            drawn |= draw.linear(f"projection{s}", f"projection{s}_bias", HIDDEN, width)
-            drawn[f"attention{s}"] = draw.linear("attention", "", 1, HIDDEN)["attention"][0]
-        drawn |= draw.linear("hidden", "hidden_bias", HIDDEN, self._spans * HIDDEN)
-        drawn |= {"gain": torch.ones(HIDDEN), "shift": torch.zeros(HIDDEN)}
-        return drawn | draw.linear("weight", "bias", self.classes, HIDDEN)
+            drawn[f"projection{s}"] = draw(HIDDEN, width, inputs=width)
+            drawn[f"projection{s}_bias"] = draw(HIDDEN, inputs=width)
+            drawn[f"attention{s}"] = draw(HIDDEN, inputs=HIDDEN)
+        size = self._spans * HIDDEN
+        return drawn | {
+            "hidden": draw(size, HIDDEN, inputs=size),
+            "hidden_bias": draw(HIDDEN, inputs=size),
+            "gain": torch.ones(HIDDEN),
+            "shift": torch.zeros(HIDDEN),
+            "weight": draw(HIDDEN, self.classes, inputs=HIDDEN),
+            "bias": draw(self.classes, inputs=HIDDEN),
+        }
 
     def _forward(self, p: dict[str, Tensor], split: Split, index: Tensor, train: bool) -> Tensor:
         spans = []
@@ -162,31 +189,37 @@ class EdgeBank(NeuralBank):
             attention = (projected * p[f"attention{s}"]).sum(2)
             spans.append(_attended(projected, attention, pieces, len(index)))
         pooled = torch.cat(spans, 2).transpose(0, 1)
-        hidden = torch.baddbmm(p["hidden_bias"][:, None], pooled, p["hidden"].transpose(1, 2))
+        hidden = torch.baddbmm(p["hidden_bias"][:, None], pooled, p["hidden"])
         hidden = functional.layer_norm(torch.tanh(hidden), (HIDDEN,))
         hidden = hidden * p["gain"][:, None] + p["shift"][:, None]
         if train:
             hidden = self._dropped(hidden)
-        logits = torch.baddbmm(p["bias"][:, None], hidden, p["weight"].transpose(1, 2))
+        logits = torch.baddbmm(p["bias"][:, None], hidden, p["weight"])
         return logits.transpose(0, 1)
 
 
 class _Multiply(torch.autograd.Function):
-    """`x W^T` for features x `(N, d)`, which need no gradient, and weights W `(M, d)`."""
+    """`x_l W_l^T` side by side, for layers x `(L, N, d)` without gradient and weights `(M, d)`.
+
+    `columns` has the layer of each run of weights, and its first and last row.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, columns: list[tuple[int, int, int]]) -> Tensor:
         ctx.save_for_backward(x)
-        out = torch.empty(len(x), len(weight), device=x.device)
-        ops.multiply(x, weight.T, out)
+        ctx.columns = columns
+        out = torch.empty(x.shape[1], len(weight), device=x.device)
+        for layer, first, last in columns:
+            ops.multiply(x[layer], weight[first:last].T, out[:, first:last])
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         [x], [gradient] = ctx.saved_tensors, gradients
-        out = torch.empty(gradient.shape[1], x.shape[1], device=x.device)
-        ops.multiply(gradient.T, x, out)
-        return None, out
+        out = torch.empty(gradient.shape[1], x.shape[2], device=x.device)
+        for layer, first, last in ctx.columns:
+            ops.multiply(gradient[:, first:last].T, x[layer], out[first:last])
+        return None, out, None
 
 
 def _attended(projected: Tensor, attention: Tensor, pieces: Pieces, targets: int) -> Tensor:
@@ -208,7 +241,7 @@ def _attended(projected: Tensor, attention: Tensor, pieces: Pieces, targets: int
 def _beyond(probe: Probe, depth: int) -> Tensor:
     """`(L,)` -inf for the layers that a probe does not mix."""
     outside = torch.zeros(depth)
-    outside[probe.layers or depth :] = -torch.inf
+    outside[probe.mixes or depth :] = -torch.inf
     return outside
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bertft.probing.bank import Bank, Split, classes_of
+from bertft.probing.bank import Bank, Split
 from bertft.probing.examples import Unit
 
 Floats = npt.NDArray[np.float64]
@@ -107,7 +107,7 @@ def tally(
                 (decided & true).sum(2),
                 decided.sum(2),
                 true.sum(2) + dev.labels.unknown(bank.probes, index),
-                likeliest == classes_of(labels),
+                labels.gather(2, likeliest[..., None])[..., 0],
                 torch.ones_like(likeliest),
             ],
             2,

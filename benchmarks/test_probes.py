@@ -1,0 +1,319 @@
+"""Banks of probes beside probes trained one by one, as many steps or to as low a held-out loss.
+
+One by one is what a user writes: a module and torch's Adam, on tensors in memory, no DataLoader.
+One of them is timed and counted as often as there are; scikit-learn fits one layer and task.
+"""
+
+import time
+from functools import cache
+
+import pytest
+import torch
+from conftest import shared, tell
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+from torch.nn import functional
+
+from bertft.checkpoints import Checkpoint
+from bertft.corpora.conllu import read_trees
+from bertft.corpora.edges import Record, Target
+from bertft.models import inference
+from bertft.probing.assignments import Part
+from bertft.probing.bank import Labels, Probe, Schedule, Split, fit
+from bertft.probing.examples import Examples, Inputs
+from bertft.probing.linear import LinearBank
+from bertft.probing.logistic import solve
+from bertft.probing.neural import EdgeBank
+from bertft.probing.tasks import EdgeTask
+from bertft.recording import record
+
+LAYERS, TASKS, SEEDS = 13, 5, 5
+N, D, BATCH = 50_000, 768, 256
+TIMES = {}
+
+
+def linear_split(x, classes, c):
+    rows = torch.arange(len(x))[:, None]
+    sets = [functional.one_hot(own, c).byte() for own in classes]
+    examples = Examples(rows, rows + 1, torch.arange(len(x)) // 16)
+    return Split(Inputs([x]), examples, Labels(sets, exclusive=True))
+
+
+def timed(call):
+    started = time.perf_counter()
+    result = call()
+    return time.perf_counter() - started, result
+
+
+def epoch_alone(x, y, module, adam, order):
+    for index in torch.randperm(len(x), generator=order).split(BATCH):
+        adam.zero_grad()
+        functional.cross_entropy(module(x[index]), y[index]).backward()
+        adam.step()
+
+
+@pytest.mark.parametrize("who", ["bank", "one by one"])
+@pytest.mark.parametrize("c", [2, 17, 50])
+def test_an_epoch_of_linear_probes(benchmark, c, who):
+    count = LAYERS * TASKS * SEEDS
+    benchmark.group = (
+        f"an epoch of {LAYERS} layers x {TASKS} tasks x {SEEDS} seeds of linear probes, {c} "
+        f"classes, {N:,} words, d = {D}, batch {BATCH}, Adam"
+    )
+    if c not in TIMES:
+        TIMES[c] = race_of_epochs(c)
+    if who == "bank":
+        # Two products of 2 n d C for each probe.
+        tell(benchmark, TIMES[c][who], flops=4.0 * N * D * c * count)
+    else:
+        tell(benchmark, TIMES[c][who])
+
+
+def race_of_epochs(c, rounds=3):
+    """Seconds of an epoch of all probes; a layer and a probe are run, and counted as often."""
+    torch.manual_seed(0)
+    x = torch.randn(N, D)
+    classes = [torch.randint(c, (N,)) for _ in range(TASKS)]
+    split = linear_split(x, classes, c)
+    probes = [Probe(seed, 1e-3, labels=task) for task in range(TASKS) for seed in range(SEEDS)]
+    schedule = Schedule(1, BATCH, "targets", evaluate_every=10**9)
+    few = split.take(torch.arange(BATCH))
+    bank = LinearBank(probes, c, True, D)
+    modules = []
+    for k in (0, 24):
+        module = nn.Linear(D, c)
+        module.weight.data = bank.parameters["weight"][k].clone()
+        module.bias.data = bank.parameters["bias"][k].clone()
+        adam = torch.optim.Adam(module.parameters(), lr=1e-3)
+        epoch_alone(x, classes[probes[k].labels], module, adam, torch.Generator().manual_seed(0))
+        modules.append(module)
+    fit(bank, split, few, schedule)
+    for k, module in zip((0, 24), modules, strict=True):
+        torch.testing.assert_close(
+            bank.parameters["weight"][k], module.weight.data, rtol=1e-3, atol=1e-4
+        )
+    times = {"bank": [], "one by one": []}
+    for _ in range(rounds):
+        bank = LinearBank(probes, c, True, D)
+        time.sleep(0.12)
+        seconds, _ = timed(lambda: fit(bank, split, few, schedule))  # noqa: B023
+        times["bank"].append(LAYERS * seconds)
+        module = nn.Linear(D, c)
+        adam = torch.optim.Adam(module.parameters(), lr=1e-3)
+        time.sleep(0.12)
+        order = torch.Generator().manual_seed(0)
+        seconds, _ = timed(lambda: epoch_alone(x, classes[0], module, adam, order))  # noqa: B023
+        times["one by one"].append(LAYERS * TASKS * SEEDS * seconds)
+    return times
+
+
+@cache
+def words_of_ewt():
+    """Features of two layers of MiniLM side by side, as wide as BERT-base's, and tags to predict.
+
+    A word's own part of speech, and those of its neighbors and its head: five tasks, 17 classes.
+    """
+    folder = shared() / "data" / "ud_english_ewt"
+    trees = read_trees(folder / "en_ewt-ud-train.conllu")[:4000]
+    names = sorted({tag for tree in trees for tag in tree.tags})
+    number = {tag: c for c, tag in enumerate(names)}
+    tasks = [[] for _ in range(TASKS)]
+    for tree in trees:
+        tags = [number[tag] for tag in tree.tags]
+        size = len(tags)
+        for i, head in enumerate(tree.heads):
+            beside = (
+                i,
+                max(i - 1, 0),
+                min(i + 1, size - 1),
+                max(i - 2, 0),
+                head - 1 if head else i,
+            )
+            for task, place in zip(tasks, beside, strict=True):
+                task.append(tags[place])
+    records = [
+        Record(tree.words, tuple(Target(((i, i + 1),), ("x",)) for i in range(len(tree.words))))
+        for tree in trees
+    ]
+    checkpoint = Checkpoint.open(str(shared() / "models" / "minilm"))
+    task = EdgeTask.of("words", [*records[:-1], relabeled(records[-1])], records[-1:])
+    part = Part.of(task, task.train, checkpoint.tokenizer, 512, True)
+    with inference(checkpoint.encoder, device=None):
+        features = record({"minilm": checkpoint}, part.rows, layers={"minilm": [2, 4]})
+    x = torch.cat([features.read("minilm", layer) for layer in (2, 4)], 1)
+    x = x[part.examples.starts[:, 0]]
+    kept = part.targets.kept
+    classes = [torch.tensor(task)[kept] for task in tasks]
+    return x, classes, len(names)
+
+
+def relabeled(last):
+    return Record(last.words, tuple(Target(target.spans, ("y",)) for target in last.targets))
+
+
+@pytest.mark.parametrize("who", ["solved", "Adam, one by one", "scikit-learn, one by one"])
+def test_linear_probes_to_equal_loss(benchmark, who):
+    benchmark.group = (
+        f"{LAYERS} layers x {TASKS} tasks x {SEEDS} seeds of linear probes to the held-out loss of "
+        f"Adam at its best, 17 classes, {N:,} words of EWT, d = {D}"
+    )
+    if "loss" not in TIMES:
+        TIMES["loss"] = race_to_a_loss()
+    benchmark.extra_info.update(TIMES["loss"][1])
+    tell(benchmark, TIMES["loss"][0][who])
+
+
+def race_to_a_loss(rounds=2):
+    x, classes, c = words_of_ewt()
+    train, dev = slice(0, N), slice(N, None)
+    split = linear_split(x[train], [own[train] for own in classes], c)
+    held_out = linear_split(x[dev], [own[dev] for own in classes], c)
+    times = {"solved": [], "Adam, one by one": [], "scikit-learn, one by one": []}
+    count = LAYERS * TASKS * SEEDS
+    losses = {}
+    for _ in range(rounds):
+        adam_s, losses["adam"] = adam_to_its_best(
+            x[train], classes[0][train], x[dev], classes[0][dev], c
+        )
+        times["Adam, one by one"].append(count * adam_s)
+        bank = LinearBank(
+            [Probe(seed, labels=task) for task in range(TASKS) for seed in range(SEEDS)], c, True, D
+        )
+        seconds, optimum = timed(lambda: solve(bank, split, 50.0))  # noqa: B023
+        times["solved"].append(LAYERS * seconds)
+        losses["solved"] = float(bank.losses(held_out, 4096, "targets")[0])
+        oracle = LogisticRegression(C=1 / (optimum.penalty * N), max_iter=1000)
+        seconds, _ = timed(lambda: oracle.fit(x[train].numpy(), classes[0][train].numpy()))  # noqa: B023
+        times["scikit-learn, one by one"].append(LAYERS * TASKS * seconds)
+        found = torch.from_numpy(oracle.decision_function(x[dev].numpy()))
+        losses["scikit-learn"] = float(functional.cross_entropy(found, classes[0][dev]))
+    assert losses["solved"] <= losses["adam"]
+    assert losses["solved"] == pytest.approx(losses["scikit-learn"], abs=2e-3)
+    return times, {f"held-out loss, {who}": round(loss, 4) for who, loss in losses.items()}
+
+
+def adam_to_its_best(x, y, x_dev, y_dev, c):
+    """Seconds of training until the held-out loss is lowest, less evaluations, and that loss."""
+    module = nn.Linear(D, c)
+    adam = torch.optim.Adam(module.parameters(), lr=1e-3)
+    order = torch.Generator().manual_seed(0)
+    best, spent, at_best, idle = float("inf"), 0.0, 0.0, 0
+    while idle < 2:
+        seconds, _ = timed(lambda: epoch_alone(x, y, module, adam, order))
+        spent += seconds
+        with torch.no_grad():
+            loss = float(functional.cross_entropy(module(x_dev), y_dev))
+        idle += 1
+        if loss < best:
+            best, at_best, idle = loss, spent, 0
+    return at_best, best
+
+
+EDGES = ("ner_wnut17", "relations_semeval2010", "srl_ewt")
+
+
+class EdgeProbe(nn.Module):
+    """An edge probe over padded spans."""
+
+    def __init__(self, d, spans, c):
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Linear(d, 256) for _ in range(spans))
+        self.attentions = nn.ModuleList(nn.Linear(256, 1) for _ in range(spans))
+        self.hidden = nn.Linear(256 * spans, 256)
+        self.norm = nn.LayerNorm(256)
+        self.out = nn.Linear(256, c)
+
+    def forward(self, spans, masks):
+        pooled = []
+        layers = zip(self.projections, self.attentions, spans, masks, strict=True)
+        for project, attend, x, mask in layers:
+            z = project(x)
+            weights = attend(z)[..., 0].masked_fill(~mask, -1e30).softmax(1)
+            pooled.append((weights[..., None] * z).sum(1))
+        hidden = self.norm(torch.tanh(self.hidden(torch.cat(pooled, 1))))
+        return self.out(functional.dropout(hidden, 0.3, self.training))
+
+
+@cache
+def edge_part(name):
+    checkpoint = Checkpoint.open(str(shared() / "models" / "minilm"))
+    task = EdgeTask.read(name, shared() / "data" / "edges" / name, limit=800)
+    part = Part.of(task, task.train, checkpoint.tokenizer, 512, False)
+    with inference(checkpoint.encoder, device=None):
+        features = record({"minilm": checkpoint}, part.rows)
+    layers = [features.read("minilm", layer) for layer in range(7)]
+    return checkpoint, task, part, layers
+
+
+def padded_spans(examples, index, x):
+    spans, masks = [], []
+    for starts, stops in zip(examples.starts[index].T, examples.stops[index].T, strict=True):
+        places = starts[:, None] + torch.arange(int((stops - starts).max()))
+        masks.append(places < stops[:, None])
+        spans.append(x[places.clamp(max=len(x) - 1)])
+    return spans, masks
+
+
+def edge_epoch_alone(part, x, module, adam, order):
+    for index in part.examples.batches(32, "sentences", order):
+        loss = functional.binary_cross_entropy_with_logits(
+            module(*padded_spans(part.examples, index, x)), part.labels[index].float()
+        )
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+        adam.step()
+
+
+def encoder_epoch(checkpoint, part):
+    """The frozen encoder over the sentences of an epoch, in batches of 32 as they come."""
+    texts = part.rows.texts
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
+    with torch.inference_mode():
+        for first in range(0, len(texts), 32):
+            own = [texts[i] for i in order[first : first + 32]]
+            length = max(len(text.ids) for text in own)
+            ids, mask = torch.zeros(len(own), length).long(), torch.zeros(len(own), length).long()
+            for i, text in enumerate(own):
+                ids[i, : len(text.ids)] = torch.from_numpy(text.ids).long()
+                mask[i, : len(text.ids)] = 1
+            checkpoint.encoder(input_ids=ids, attention_mask=mask)
+
+
+WAYS = ("bank", "one by one from features", "one by one, the encoder in every step")
+
+
+@pytest.mark.parametrize("who", WAYS)
+def test_an_epoch_of_edge_probes(benchmark, who):
+    benchmark.group = (
+        f"an epoch of 7 layers x {len(EDGES)} tasks x 3 seeds of edge probes, MiniLM, 800 "
+        "sentences a task"
+    )
+    if "edges" not in TIMES:
+        TIMES["edges"] = race_of_edges()
+    tell(benchmark, TIMES["edges"][who])
+
+
+def race_of_edges(rounds=3):
+    times = {who: [0.0] * rounds for who in WAYS}
+    for name in EDGES:
+        checkpoint, task, part, layers = edge_part(name)
+        c, spans = len(task.labels), task.spans
+        schedule = Schedule(1, 32, "sentences", evaluate_every=10**9, clip=5.0, amsgrad=True)
+        labels = Labels([part.labels], False)
+        few = Split(Inputs(layers[:1]), part.examples, labels).take(torch.arange(32))
+        for turn in range(rounds):
+            time.sleep(0.12)
+            for layer in layers:
+                split = Split(Inputs([layer]), part.examples, labels)
+                bank = EdgeBank([Probe(s) for s in range(3)], c, False, split.inputs, spans, False)
+                times["bank"][turn] += timed(lambda: fit(bank, split, few, schedule))[0]  # noqa: B023
+            module = EdgeProbe(layers[0].shape[1], spans, c)
+            adam = torch.optim.Adam(module.parameters(), lr=1e-4, amsgrad=True)
+            order = torch.Generator().manual_seed(0)
+            time.sleep(0.12)
+            alone = timed(lambda: edge_epoch_alone(part, layers[3], module, adam, order))[0]  # noqa: B023
+            encoder = timed(lambda: encoder_epoch(checkpoint, part))[0]  # noqa: B023
+            times["one by one from features"][turn] += 21 * alone
+            times["one by one, the encoder in every step"][turn] += 21 * (alone + encoder)
+    return times
