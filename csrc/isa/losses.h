@@ -8,6 +8,7 @@ namespace bertft::isa {
 namespace {
 
 typedef std::int32_t Ints __attribute__((vector_size(BERTFT_VECTOR_BYTES)));
+typedef std::uint32_t Bits __attribute__((vector_size(BERTFT_VECTOR_BYTES)));
 constexpr std::int64_t kLanes = Vector<float>::kSize;
 
 // exp(x) for x <= 0 to a relative 1.2e-7, 0 where it is no normal number; NaN stays NaN. With
@@ -24,7 +25,7 @@ inline Floats exponential(Floats x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
   // The last bits of `shifted` are n; those of magic are 0.
-  const Ints power = (reinterpret_cast<Ints>(shifted) << 23) + (127 << 23);
+  const Bits power = (reinterpret_cast<Bits>(shifted) << 23) + (127u << 23);
   const Floats value = p * reinterpret_cast<Floats>(power);
   return x < -87.33f ? Floats{} : value;
 }
