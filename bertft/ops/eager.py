@@ -39,13 +39,13 @@ def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: T
 def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: Tensor) -> bool:
     """See `bertft.ops.sigmoid_gradient`."""
     require_labels(Call("sigmoid_gradient"), targets, offsets)
+    if not logits.numel():
+        return True
     counts, labels = targets != 255, (targets == 1).to(logits.dtype)
     is_finite = bool((logits.isfinite() | ~counts).all())
     lost = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     by_column = lost.masked_fill_(~counts, 0.0).sum(dim=0, dtype=torch.float64)
-    # Of one kind of device, unlike a sum of segments, and of float64, which cancels nothing here.
-    ends = torch.nn.functional.pad(by_column.cumsum(dim=0), (1, 0))[offsets]
-    losses += ends.diff()
+    losses += torch.segment_reduce(by_column, "sum", offsets=offsets)
     logits.sigmoid_().sub_(labels).masked_fill_(~counts, 0.0)
     return is_finite
 
