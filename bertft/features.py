@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
@@ -52,22 +53,24 @@ class Mapped:
                 f"[features] index must be in 0..{len(self) - 1}, got {int(index.min())} to "
                 f"{int(index.max())}; check which texts were captured."
             )
-        rising = bool((index[1:] >= index[:-1]).all())
-        homes = torch.bucketize(index.contiguous(), self._ends, right=True)
-        counts = homes.bincount(minlength=len(self._parts)).tolist()
-        first = done = 0
-        for number, (part, end) in enumerate(zip(self._parts, self._ends.tolist(), strict=True)):
-            if count := counts[number]:
-                # Rows in order need not be told apart: those of a shard stand together.
-                here = slice(done, done + count) if rising else (homes == number).nonzero()[:, 0]
-                own = index[here] - first
-                if rising and part.dtype == out.dtype:
-                    torch.index_select(part, 0, own, out=out[here])
-                elif rising:
-                    out[here].copy_(part.index_select(0, own))
-                else:
-                    out[here] = part.index_select(0, own).to(out.dtype)
-            done += count
+        index = index.to(torch.int64).contiguous()
+        rising = bool((index[1:] > index[:-1]).all())
+        places: list[Any]
+        if rising:  # those of a shard stand together
+            stops = [0, *torch.searchsorted(index, self._ends).tolist()]
+            places = [slice(*pair) for pair in pairwise(stops)]
+        else:
+            homes = torch.bucketize(index, self._ends, right=True)
+            places = [(homes == number).nonzero()[:, 0] for number in range(len(self._parts))]
+        first = 0
+        for part, end, here in zip(self._parts, self._ends.tolist(), places, strict=True):
+            own = index[here] - first
+            if rising and len(own) and int(own[-1] - own[0]) == len(own) - 1:
+                out[here].copy_(part[own[0] : own[-1] + 1])
+            elif rising and part.dtype == out.dtype:
+                torch.index_select(part, 0, own, out=out[here])
+            else:
+                out[here] = part.index_select(0, own).to(out.dtype)
             first = end
 
 
@@ -87,9 +90,7 @@ class Features:
         dtype: torch.dtype,
         shards: Sequence["Shard"],
     ) -> None:
-        self.offsets = offsets
-        self.widths = dict(widths)
-        self.dtype = dtype
+        self.offsets, self.widths, self.dtype = offsets, dict(widths), dtype
         self._shards = list(shards)
 
     @classmethod
@@ -258,13 +259,13 @@ class Shard:
         """The file, once its size and its checksum are as they were."""
         assert self.path is not None
         size = self.path.stat().st_size if self.path.is_file() else 0
-        fault = f"{size} bytes of {self.nbytes}" if size != self.nbytes else ""
-        if not fault and (found := checksum(self.path)) != self.crc32:
-            fault = f"the checksum {found:08x}, not {self.crc32:08x}: it was altered"
-        if fault:
+        wanted, found = (f"{number} bytes" for number in (self.nbytes, size))
+        if wanted == found:
+            wanted, found = (f"the checksum {n:08x}" for n in (self.crc32, checksum(self.path)))
+        if wanted != found:
             raise ValueError(
-                f"[features] shard must be as it was written, got {str(self.path)!r} with {fault}; "
-                "delete it and capture into the folder again."
+                f"[features] shard {str(self.path)!r} must have {wanted}, got {found}; delete it "
+                "and capture into the folder again."
             )
         return self.path
 

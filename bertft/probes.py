@@ -5,6 +5,7 @@ and a bank for each layer trains the probes of all seeds and controls together.
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -214,6 +215,7 @@ def probe(
     found: list[Row] = []
     tallies: dict[tuple[str, str, str], Tally] = {}
     notes: list[str] = []
+    seconds: dict[str, float] = {}
     for of_task in works:
         own: dict[str, list[Row]] = {}
         for number, (work, sides) in enumerate(zip(of_task, groups, strict=True), start=1):
@@ -228,7 +230,10 @@ def probe(
                 work, sides, wanted, store, features_dtype, memory_gib, batch_size, where, display
             ) as both:
                 for name, subject in sides.items():
+                    began = time.perf_counter()
                     own[name], counts = probe_subject(work, name, subject, wanted, both, display)
+                    key = f"{work.task.name}, {name}"
+                    seconds[key] = round(time.perf_counter() - began, 1)
                     tallies |= {
                         (name, work.task.name, layer): count for layer, count in counts.items()
                     }
@@ -261,6 +266,7 @@ def probe(
             "features_dtype": features_dtype,
             "threads": torch.get_num_threads(),
         },
+        "training_s": seconds,
         "notes": notes,
     }
     return Probing(table, _differences(table, tallies, list(subjects)), provenance)

@@ -275,20 +275,19 @@ def probe_subject(
     single, mixtures = wanted.single(name, depth), wanted.mixtures(depth)
     rows: list[Row] = []
     tallies: dict[str, Tally] = {}
-    done: dict[int, str] = {}
+    # Layer 0 has two names where "lexical" is asked for beside it.
+    names: dict[int, list[str]] = {}
+    for layer, number in single.items():
+        names.setdefault(number, []).append(layer)
+    keys = [(name, number) for number in names]
     title = f"{work.task.name}, {name}"
-    with display.bar(title, len(set(single.values())) + len(mixtures), "layers") as bar:
+    with display.bar(title, len(names) + len(mixtures), "layers") as bar:
         started = time.perf_counter()
-        for layer, number in single.items():
-            if number in done:
-                same = [row for row in rows if row["layer"] == done[number]]
-                rows += [{**row, "layer": layer} for row in same]
-                tallies[layer] = tallies[done[number]]
-                continue
-            train, dev = (part.rows(name, number) for part in features)
-            found, tallies[layer] = work.probe_layer(layer, train, dev)
-            rows += found
-            done[number] = layer
+        read_ahead = (part.prefetched(keys) for part in features)
+        for layers, train, dev in zip(names.values(), *read_ahead, strict=True):
+            found, tally = work.probe_layer(layers[0], train, dev)
+            rows += [{**row, "layer": layer} for layer in layers for row in found]
+            tallies |= dict.fromkeys(layers, tally)
             bar.advance(1)
         if mixtures:
             both = [[part.rows(name, number) for number in range(depth + 1)] for part in features]

@@ -190,6 +190,7 @@ def test_rows_by_number_in_any_order(tmp_path, sides, rows, shard_bytes):
         torch.randperm(rows.n),
         torch.randint(rows.n, (500,)),
         torch.tensor([rows.n - 1, 0, 0]),
+        torch.tensor([1, 1, 3, 4]),
         torch.arange(rows.n)[::3],
         torch.arange(rows.n, dtype=torch.int32),
         torch.empty(0, dtype=torch.int64),
@@ -322,13 +323,13 @@ def test_damaged_shards_are_refused(tmp_path, sides, rows, how, call):
     keep(sides, rows, folder=tmp_path, shard_bytes=SMALL_SHARDS)
     damage(tmp_path / "00002.safetensors", how)
     features = Features.open(tmp_path)
-    found = {
-        "altered": "the checksum [0-9a-f]{8}, not [0-9a-f]{8}: it was altered",
-        "exchanged": "the checksum .* it was altered",
-        "missing": r"0 bytes of \d+",
-        "truncated": r"\d+ bytes of \d+",
+    damaged = {
+        "altered": "the checksum [0-9a-f]{8}, got the checksum [0-9a-f]{8}",
+        "exchanged": "the checksum .*, got the checksum",
+        "missing": r"\d+ bytes, got 0 bytes",
+        "truncated": r"\d+ bytes, got \d+ bytes",
     }
-    message = rf"must be as it was written, got '.*2\.safetensors' with {found[how]}; delete it and"
+    message = rf"shard '.*00002\.safetensors' must have {damaged[how]}.*; delete it and capture"
     with pytest.raises(ValueError, match=message):
         getattr(features, call)("a", 1)
 
@@ -526,6 +527,7 @@ def test_gathered_rows_are_widened(tmp_path, sides, rows, shard_bytes, dtype):
         torch.arange(0, rows.n, 3),
         torch.randperm(rows.n),
         torch.tensor([rows.n - 1, 0, 0]),
+        torch.tensor([1, 1, 3, 4]),
         torch.empty(0, dtype=torch.int64),
     ):
         out = torch.full((len(index), 24), torch.nan)
@@ -551,7 +553,7 @@ def test_a_reader_that_is_left_stops(tmp_path, sides, rows):
 def test_a_damaged_shard_is_told_by_the_reader(tmp_path, sides, rows):
     keep(sides, rows, folder=tmp_path, shard_bytes=SMALL_SHARDS)
     damage(tmp_path / "00001.safetensors", "altered")
-    with pytest.raises(ValueError, match=r"got '.*00001\.safetensors' with the checksum"):
+    with pytest.raises(ValueError, match=r"00001\.safetensors' must have the checksum"):
         list(Features.open(tmp_path).prefetched([("a", 0), ("a", 1)]))
 
 
