@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bertft.ops.native import kernels_only, threads_now
 from bertft.probing.bank import Labels, Probe, Schedule, Split, fit
 from bertft.probing.examples import Examples, Inputs
 from bertft.probing.families import DEFAULTS, Training, train_bank
@@ -252,3 +253,19 @@ def test_a_loss_that_is_not_finite_is_an_error():
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):
         Training.of(**settings)
+
+
+def test_threads_are_left_to_the_kernels_and_given_back():
+    before = torch.get_num_threads()
+
+    def interrupted():
+        with kernels_only():
+            assert torch.get_num_threads() == 1
+            with kernels_only():
+                assert threads_now() == before
+            assert threads_now() == before
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted()
+    assert torch.get_num_threads() == threads_now() == before

@@ -5,6 +5,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
+
+
+_THREADS: ContextVar[int | None] = ContextVar("threads", default=None)
 
 
 def isa() -> str:
@@ -43,9 +47,31 @@ def using_isa(name: str) -> Iterator[None]:
         _native.set_isa(before)
 
 
+@contextmanager
+def kernels_only() -> Iterator[None]:
+    """Leave the threads to the kernels: torch's own operations run on one inside the block.
+
+    Torch's workers spin for a while after their work and would take turns with those of the
+    kernels: where both follow each other closely, that halves the speed.
+    """
+    threads = threads_now()
+    token = _THREADS.set(threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        _THREADS.reset(token)
+
+
+def threads_now() -> int:
+    """Return how many threads the kernels use: torch's number, outside of `kernels_only`."""
+    return _THREADS.get() or torch.get_num_threads()
+
+
 def pool_rows(x: Tensor, starts: Tensor, stops: Tensor, out: Tensor) -> bool:
     """See `bertft.ops.pool_rows`."""
-    threads = torch.get_num_threads()
+    threads = threads_now()
     return _native.pool_rows(_view(x), _view(starts), _view(stops), _view(out), threads)
 
 
@@ -73,13 +99,13 @@ def described(
         (row_map, _views(origins), _views(totals), [_views(cross) for cross in crosses])
         for row_map, origins, totals, crosses in maps
     ]
-    threads = torch.get_num_threads()
+    threads = threads_now()
     return _views(rows), list(pairs), described_maps, _view(norms), _view(distances), threads
 
 
 def correlate_pairs(x: PairedRows, y: PairedRows, correlation: Correlation) -> float:
     """See `bertft.ops.correlate_pairs`."""
-    threads = torch.get_num_threads()
+    threads = threads_now()
     sides = [(_view(side.rows), _view(side.offsets), side.scale) for side in (x, y)]
     count = len(x.rows) * (len(x.rows) - 1) // 2
     if correlation == "pearson":
@@ -101,7 +127,7 @@ def eigh(
             _views(matrices),
             _views(values),
             _views(vectors or []),
-            torch.get_num_threads(),
+            threads_now(),
             _lapack("dsyevd"),
         )
     # The core writes eigenvectors as rows.
@@ -123,19 +149,19 @@ def svd(
             _views(values),
             _views(left or []),
             _views(right or []),
-            torch.get_num_threads(),
+            threads_now(),
             _lapack("dgesdd"),
         )
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     """See `bertft.ops.multiply`."""
-    _native.multiply(_view(a), _view(b), _view(out), torch.get_num_threads())
+    _native.multiply(_view(a), _view(b), _view(out), threads_now())
 
 
 def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:
     """See `bertft.ops.softmax_gradient`."""
-    threads = torch.get_num_threads()
+    threads = threads_now()
     return _native.softmax_gradient(
         _view(logits), _view(offsets), _view(targets), _view(losses), threads
     )
@@ -143,7 +169,7 @@ def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: T
 
 def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: Tensor) -> bool:
     """See `bertft.ops.sigmoid_gradient`."""
-    threads = torch.get_num_threads()
+    threads = threads_now()
     return _native.sigmoid_gradient(
         _view(logits), _view(offsets), _view(targets), _view(losses), threads
     )
@@ -174,7 +200,7 @@ def adam(
         betas[0],
         betas[1],
         epsilon,
-        torch.get_num_threads(),
+        threads_now(),
     )
 
 

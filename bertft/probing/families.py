@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from bertft.ops.native import kernels_only
 from bertft.probing.bank import Bank, Fit, Probe, Schedule, Split, fit
 from bertft.probing.linear import LinearBank
 from bertft.probing.logistic import Optimum, solve
@@ -98,15 +99,16 @@ def train_bank(
         mixed: whether to mix the layers of the inputs.
         advance: told the number of steps done.
     """
-    probes = [replace(probe, lr=training.lr) for probe in probes]
-    exclusive, spans = train.labels.exclusive, train.examples.starts.shape[1]
-    if training.family == "linear" and not mixed:
-        bank = LinearBank(probes, classes, exclusive, spans * train.inputs.width)
-        return bank, solve(bank, train, training.l2)
-    kinds: dict[Family, type[MixedLinearBank | MlpBank | EdgeBank]] = {
-        "linear": MixedLinearBank,
-        "mlp": MlpBank,
-        "edge": EdgeBank,
-    }
-    neural = kinds[training.family](probes, classes, exclusive, train.inputs, spans, mixed)
-    return neural, fit(neural, train, dev, training.schedule, advance)
+    with kernels_only():
+        probes = [replace(probe, lr=training.lr) for probe in probes]
+        exclusive, spans = train.labels.exclusive, train.examples.starts.shape[1]
+        if training.family == "linear" and not mixed:
+            bank = LinearBank(probes, classes, exclusive, spans * train.inputs.width)
+            return bank, solve(bank, train, training.l2)
+        kinds: dict[Family, type[MixedLinearBank | MlpBank | EdgeBank]] = {
+            "linear": MixedLinearBank,
+            "mlp": MlpBank,
+            "edge": EdgeBank,
+        }
+        neural = kinds[training.family](probes, classes, exclusive, train.inputs, spans, mixed)
+        return neural, fit(neural, train, dev, training.schedule, advance)
