@@ -242,6 +242,19 @@ def test_a_loss_that_is_not_finite_is_an_error():
         bank.losses(dev, 10, "targets")
 
 
+def test_dev_without_a_known_label_is_an_error():
+    _, dev = splits("linear", mixed=False)
+    n = len(dev.examples)
+    nothing = dev._replace(labels=Labels([torch.zeros(n, C, dtype=torch.uint8)], True))
+    with pytest.raises(ValueError, match=r"a label that training has, got \[0\]"):
+        LinearBank([Probe()], C, True, 2 * D).losses(nothing, 10, "targets")
+
+
+def test_a_linear_bank_has_one_layer():
+    with pytest.raises(ValueError, match=r"the one layer of their inputs, 0, got \[0, 1\]"):
+        LinearBank([Probe(), Probe(layer=1)], C, True, 2 * D)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

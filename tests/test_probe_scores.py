@@ -1,6 +1,7 @@
 """Scores, intervals, controls, code length and statistics over layers."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_control_labels_belong_to_words():
         Record(("The", "cat"), (Target(((0, 2),), ("x",)), Target(((1, 2),), ("x",)))),
     ]
     types = word_types(records, [0, 1, 2, 3, 4])
-    assert types == ["the", "cat", "sat", "The cat", "cat"]
+    assert types == ["the", "cat", "sat", "the cat", "cat"]
     labels = torch.eye(C, dtype=torch.uint8)[torch.arange(5) % C]
     train, dev = control_labels([types, ["cat", "new"]], labels, seed=0)
     assert torch.equal(train[1], train[4])
@@ -129,10 +130,6 @@ def test_control_labels_belong_to_words():
     shares = draws.double().mean(0)
     # Label 0 stands on two of the five training targets, the others on one each.
     assert (shares - torch.tensor([0.4, 0.2, 0.2, 0.2])).abs().max() < 5 * math.sqrt(0.24 / 400)
-
-
-class Counted(Said):
-    """Says the shares of labels in the part it was trained on."""
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
@@ -144,31 +141,34 @@ def test_code_length_is_in_bits(exclusive):
     rows = torch.arange(n)[:, None]
     examples = Examples(rows, rows + 1, torch.arange(n))
     whole = Split(Inputs([torch.zeros(n, 2)]), examples, Labels([labels], exclusive))
-    p = 0.9
+    # Which targets a code has paid for can be told from their probabilities.
+    p = 0.5 + 0.4 * torch.rand(n, generator=draw, dtype=torch.float64)
     parts = []
 
     def train(part):
-        parts.append(len(part.examples))
+        parts.append(part.examples.starts[:, 0])
         if exclusive:
             # The right label has probability p.
-            rest = math.log((1 - p) / (C - 1))
-            logits = torch.full((n, 1, C), rest)
-            logits[torch.arange(n), 0, classes] = math.log(p)
+            logits = torch.log((1 - p) / (C - 1))[:, None, None].repeat(1, 1, C)
+            logits[torch.arange(n), 0, classes] = p.log()
         else:
-            logits = (2 * labels[:, None].float() - 1) * math.log(p / (1 - p))
+            logits = (2 * labels[:, None] - 1.0) * torch.log(p / (1 - p))[:, None, None]
 
         class Sure(Said):
             def logits(self, split, index):
                 return self.said[split.examples.starts[index, 0]].clone()
 
-        return Sure(logits, exclusive)
+        return Sure(logits.float(), exclusive)
 
     bits, uniform = code_length(train, whole, C, 64, "targets")
     ends = [max(1, round(n * share / 100)) for share in SHARES]
-    assert parts == ends[:-1]
+    assert [len(part) for part in parts] == ends[:-1]
+    assert all(set(a.tolist()) < set(b.tolist()) for a, b in pairwise(parts))
+    later = torch.ones(n, dtype=torch.bool)
+    later[parts[0]] = False
     a_target, terms = (2.0, 1) if exclusive else (float(C), C)
     assert uniform == n * a_target
-    expected = ends[0] * a_target - (n - ends[0]) * terms * math.log2(p)
+    expected = ends[0] * a_target - terms * float(p[later].log2().sum())
     assert float(bits[0]) == pytest.approx(expected, rel=1e-5)
 
 
@@ -177,4 +177,5 @@ def test_statistics_over_layers():
     assert center_of_gravity([0.2, 0.3, 0.5]) == pytest.approx(1.3)
     assert expected_layer([0.5, 0.7, 0.6, 0.9]) == pytest.approx((0.2 - 0.2 + 0.9) / 0.4)
     assert math.isnan(expected_layer([0.5, 0.9, 0.5]))
+    assert math.isnan(expected_layer([0.9, 0.8, 0.7]))
     assert math.isnan(expected_layer([0.5, 0.9, math.nan]))

@@ -37,7 +37,8 @@ def probe(
         int | None, typer.Option(min=1, help="Training sentences to draw; all by default.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="By default 30 for edge, 20 for others.")
+        int | None,
+        typer.Option(min=1, help="By default 30 for edge, 20 for others, or more on small tasks."),
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="By default 1e-4 for edge, 1e-3 for others.")
@@ -51,7 +52,7 @@ def probe(
     ] = None,
     features_dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     memory: Annotated[float, typer.Option(min=0, help="GiB of features in memory.")] = 4.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Of the encoders: cpu, cuda or auto.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in --out.")] = False,
 ) -> None:
     """Probe layers of one or several encoders for what they know of some tasks."""

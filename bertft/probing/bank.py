@@ -6,7 +6,7 @@ kept and it stops. What a probe computes is for the families (`linear`, `mlp`, `
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -127,6 +127,11 @@ class Bank(ABC):
             for index in split.examples.batches(batch_size, unit, None):
                 logits = self.logits(split, index)
                 counted += split.labels.differentiate(logits, index, self.probes, total)
+        if not counted.all():
+            raise ValueError(
+                f"[probe] dev must have a target with a label that training has, got "
+                f"{counted.int().tolist()} for the probes; pass other sentences."
+            )
         return total / counted
 
 
@@ -226,7 +231,6 @@ def fit(
     train: Split,
     dev: Split,
     schedule: Schedule,
-    advance: Callable[[int], None] = lambda steps: None,
 ) -> Fit:
     """Train a bank with Adam, and leave it with the weights of each probe that were best on dev.
 
@@ -237,7 +241,6 @@ def fit(
         train: to learn from.
         dev: to tell when a probe is at its best.
         schedule: how to train.
-        advance: told the number of steps done.
 
     Raises:
         ValueError: a loss that is not finite.
@@ -253,7 +256,6 @@ def fit(
         for index in train.examples.batches(size, unit, order):
             step += 1
             adam.step(bank.gradients(train, index), step)
-            advance(1)
             if step % every == 0 or step == last:
                 best.update(bank.losses(dev, 4 * size, unit), step)
                 adam.rates[(best.idle > 0) & (best.idle % schedule.halve_after == 0)] /= 2
@@ -267,7 +269,6 @@ def fit(
                 break
         if not bank.probes:
             break
-    advance(last - step)
     return best.restore()
 
 

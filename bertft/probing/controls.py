@@ -10,14 +10,14 @@ from bertft.corpora.edges import Record
 
 
 def word_types(records: Sequence[Record], kept: Sequence[int]) -> list[str]:
-    """Return the type of each target: the words of its first span.
+    """Return the type of each target: the words of its first span, whatever their case.
 
     Args:
         records: of a split.
         kept: numbers of the targets among all targets of the records.
     """
     types = [
-        " ".join(record.words[slice(*target.spans[0])])
+        " ".join(record.words[slice(*target.spans[0])]).casefold()
         for record in records
         for target in record.targets
     ]

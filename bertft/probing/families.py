@@ -1,6 +1,6 @@
 """The families of probes by name: which bank, and how it is trained by default."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -86,7 +86,6 @@ def train_bank(
     classes: int,
     *,
     mixed: bool = False,
-    advance: Callable[[int], None] = lambda steps: None,
 ) -> tuple[Bank, Fit | Optimum]:
     """Train a bank of probes on one layer, or on mixtures of layers.
 
@@ -97,7 +96,6 @@ def train_bank(
         probes: what tells them apart.
         classes: number of labels.
         mixed: whether to mix the layers of the inputs.
-        advance: told the number of steps done.
     """
     with kernels_only():
         probes = [replace(probe, lr=training.lr) for probe in probes]
@@ -111,4 +109,4 @@ def train_bank(
             "edge": EdgeBank,
         }
         neural = kinds[training.family](probes, classes, exclusive, train.inputs, spans, mixed)
-        return neural, fit(neural, train, dev, training.schedule, advance)
+        return neural, fit(neural, train, dev, training.schedule)

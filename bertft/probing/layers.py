@@ -24,7 +24,7 @@ def expected_layer(scores: Sequence[float]) -> float:
     """Return `sum_l l D(l) / sum_l D(l)` with the gains `D(l) = P(l) - P(l - 1)`, l = 1..L.
 
     The layer at which examples become right, on average. Gains may be negative, so that it may
-    leave [1, L]; NaN where the sum of gains is below 0.001.
+    leave [1, L]; NaN where the sum of gains is below 0.001 or negative.
 
     Args:
         scores: P(0)..P(L), of mixtures of layers 0..l.
@@ -34,6 +34,6 @@ def expected_layer(scores: Sequence[float]) -> float:
     """
     gains = np.diff(np.asarray(scores, float))
     total = gains.sum()
-    if not abs(total) >= LEAST_GAIN:
+    if not total >= LEAST_GAIN:
         return float("nan")
     return float(np.arange(1, len(scores)) @ gains / total)

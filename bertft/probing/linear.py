@@ -24,6 +24,11 @@ class LinearBank(Bank):
 
     def __init__(self, probes: Sequence[Probe], classes: int, exclusive: bool, width: int) -> None:
         super().__init__(probes, classes, exclusive)
+        if any(probe.layer for probe in probes):
+            raise ValueError(
+                f"[LinearBank] probes must read the one layer of their inputs, 0, got "
+                f"{[probe.layer for probe in probes]}; make a bank for each layer."
+            )
         draws = [Draw(probe.seed) for probe in probes]
         self.parameters = {
             "weight": torch.stack([draw(classes, width, inputs=width) for draw in draws]),

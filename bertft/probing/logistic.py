@@ -177,11 +177,12 @@ def _descend(
     zeros = torch.zeros_like(objective)
     best = Optimum(objective.clone(), torch.zeros(k, dtype=torch.int64), zeros, problem.penalty)
     memory: list[tuple[Tensor, Tensor, Tensor]] = []
+    stuck = torch.zeros(k, dtype=torch.bool)
     for _ in range(most_steps):
         direction = _direction(problem, gradient, memory)
         gain = _dot(direction, gradient)
         best.gain[going] = gain / 2
-        keep = gain / 2 > tolerance * objective
+        keep = (gain / 2 > tolerance * objective) & ~stuck
         if not keep.all():
             going, objective, gradient = going[keep], objective[keep], gradient[keep]
             direction, gain = direction[keep], gain[keep]
@@ -189,6 +190,7 @@ def _descend(
         if not len(going):
             break
         step, objective, after = _search(problem, theta, going, n, objective, direction, gain)
+        stuck = step < SMALLEST_STEP
         moved, turned = -step[:, None, None] * direction, after - gradient
         curvature = _dot(moved, turned)
         # Pairs without curvature count for nothing.
