@@ -745,10 +745,12 @@ def command(*argv):
     return CliRunner().invoke(cli.app, [*map(str, argv)], catch_exceptions=True)
 
 
-def test_commands(base, checkpoint, folder, tmp_path):
+def test_commands(base, checkpoint, folder, tmp_path, monkeypatch):
     out, other = tmp_path / "out", checkpoint("other", seed=1)
     argv = ["probe", base, other, "--task", f"kinds={folder}", "--out", out, "--epochs", 2]
     argv += ["--layers", "all,mix,cumulative,lexical", "--controls", "randomized, control-task"]
+    typed = ["bertft", *map(str, argv)]
+    monkeypatch.setattr(sys, "argv", typed)
     done = command(*argv, "--code-length", "--seeds", 2, "--limit", 20)
     assert done.exit_code == 0, done.output
     assert "kinds: 120 training and 90 dev targets, 4 labels" in done.output
@@ -759,7 +761,7 @@ def test_commands(base, checkpoint, folder, tmp_path):
         *("micro_f1", "accuracy", "selectivity", "code_length_bits", "compression"),
         *("center_of_gravity", "expected_layer"),
     }
-    assert made.provenance["command"].startswith("bertft ")
+    assert made.provenance["command"] == " ".join(typed)
     (out / "report.html").unlink()
     again = command("report", out)
     assert again.exit_code == 0, again.output
