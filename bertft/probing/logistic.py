@@ -52,7 +52,7 @@ def solve(
     train: Split,
     l2: float,
     *,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-5,
     most_steps: int = 200,
 ) -> Optimum:
     """Set the weights of linear probes to the optimum of their penalized mean loss.
