@@ -160,19 +160,19 @@ PROBES = (
         "an epoch of 13 layers",
         "one by one",
         8,
-        "The products of a bank run near the machine's peak; one probe's cost is mostly calls.",
+        "The multiply-adds alone, at the machine's peak, take half of the bank's time.",
     ),
     (
         "13 layers x 5 tasks",
         "Adam, one by one",
         20,
-        "The solver goes on to the optimum, past the loss at which Adam is best.",
+        "The solver goes on to the optimum, some hundred passes; a bank of Adam is nearer.",
     ),
     (
         "an epoch of 7 layers",
         "one by one from features",
         3,
-        "With some 40 targets a batch, three probes' weights and moments are what is read.",
+        "Small products and calls weigh; where the time goes is not yet measured in quiet.",
     ),
     ("an epoch of 7 layers", "one by one, the encoder in every step", 15, ""),
 )
