@@ -166,7 +166,7 @@ PROBES = (
         "13 layers x 5 tasks",
         "Adam, one by one",
         20,
-        "The solver goes on to the optimum, some hundred passes; a bank of Adam is nearer.",
+        "The solver goes on to the optimum, some hundred passes over the words.",
     ),
     (
         "an epoch of 7 layers",
