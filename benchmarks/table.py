@@ -166,13 +166,13 @@ PROBES = (
         "13 layers x 5 tasks",
         "Adam, one by one",
         20,
-        "The solver goes on to the optimum, some hundred passes over the words.",
+        "The solver goes on to the optimum, past the loss at which Adam is best.",
     ),
     (
         "an epoch of 7 layers",
         "one by one from features",
         3,
-        "Small products and calls weigh; where the time goes is not yet measured in quiet.",
+        "Where the time goes is not yet measured.",
     ),
     ("an epoch of 7 layers", "one by one, the encoder in every step", 15, ""),
 )

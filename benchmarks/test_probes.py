@@ -40,9 +40,9 @@ def linear_split(x, classes, c):
     return Split(Inputs([x]), examples, Labels(sets, exclusive=True))
 
 
-def timed(call):
+def timed(call, *arguments):
     started = time.perf_counter()
-    result = call()
+    result = call(*arguments)
     return time.perf_counter() - started, result
 
 
@@ -98,13 +98,13 @@ def race_of_epochs(c, rounds=3):
         bank = LinearBank(probes, c, True, D)
         time.sleep(0.12)
         with kernels_only():
-            seconds, _ = timed(lambda: fit(bank, split, few, schedule))  # noqa: B023
+            seconds, _ = timed(fit, bank, split, few, schedule)
         times["bank"].append(LAYERS * seconds)
         module = nn.Linear(D, c)
         adam = torch.optim.Adam(module.parameters(), lr=1e-3)
         time.sleep(0.12)
         order = torch.Generator().manual_seed(0)
-        seconds, _ = timed(lambda: epoch_alone(x, classes[0], module, adam, order))  # noqa: B023
+        seconds, _ = timed(epoch_alone, x, classes[0], module, adam, order)
         times["one by one"].append(LAYERS * TASKS * SEEDS * seconds)
     return times
 
@@ -182,11 +182,11 @@ def race_to_a_loss(rounds=2):
             [Probe(seed, labels=task) for task in range(TASKS) for seed in range(SEEDS)], c, True, D
         )
         with kernels_only():
-            seconds, optimum = timed(lambda: solve(bank, split, 50.0))  # noqa: B023
+            seconds, optimum = timed(solve, bank, split, 50.0)
         times["solved"].append(LAYERS * seconds)
         losses["solved"] = float(bank.losses(held_out, 4096, "targets")[0])
         oracle = LogisticRegression(C=1 / (optimum.penalty * N), max_iter=1000)
-        seconds, _ = timed(lambda: oracle.fit(x[train].numpy(), classes[0][train].numpy()))  # noqa: B023
+        seconds, _ = timed(oracle.fit, x[train].numpy(), classes[0][train].numpy())
         times["scikit-learn, one by one"].append(LAYERS * TASKS * seconds)
         found = torch.from_numpy(oracle.decision_function(x[dev].numpy()))
         losses["scikit-learn"] = float(functional.cross_entropy(found, classes[0][dev]))
@@ -202,7 +202,7 @@ def adam_to_its_best(x, y, x_dev, y_dev, c):
     order = torch.Generator().manual_seed(0)
     best, spent, at_best, idle = float("inf"), 0.0, 0.0, 0
     while idle < 2:
-        seconds, _ = timed(lambda: epoch_alone(x, y, module, adam, order))
+        seconds, _ = timed(epoch_alone, x, y, module, adam, order)
         spent += seconds
         with torch.no_grad():
             loss = float(functional.cross_entropy(module(x_dev), y_dev))
@@ -311,13 +311,13 @@ def race_of_edges(rounds=3):
                 split = Split(Inputs([layer]), part.examples, labels)
                 bank = EdgeBank([Probe(s) for s in range(3)], c, False, split.inputs, spans, False)
                 with kernels_only():
-                    times["bank"][turn] += timed(lambda: fit(bank, split, few, schedule))[0]  # noqa: B023
+                    times["bank"][turn] += timed(fit, bank, split, few, schedule)[0]
             module = EdgeProbe(layers[0].shape[1], spans, c)
             adam = torch.optim.Adam(module.parameters(), lr=1e-4, amsgrad=True)
             order = torch.Generator().manual_seed(0)
             time.sleep(0.12)
-            alone = timed(lambda: edge_epoch_alone(part, layers[3], module, adam, order))[0]  # noqa: B023
-            encoder = timed(lambda: encoder_epoch(checkpoint, part))[0]  # noqa: B023
+            alone = timed(edge_epoch_alone, part, layers[3], module, adam, order)[0]
+            encoder = timed(encoder_epoch, checkpoint, part)[0]
             times["one by one from features"][turn] += 21 * alone
             times["one by one, the encoder in every step"][turn] += 21 * (alone + encoder)
     return times

@@ -194,7 +194,7 @@ class _Pass:
         return kept
 
 
-class _LayersDone(Exception):  # noqa: N818
+class _LayersDone(Exception):  # noqa: N818 (no error: it ends a pass)
     """Ends a forward pass whose further layers are not kept."""
 
 
@@ -229,8 +229,7 @@ def _room(folder: Path) -> Iterator[None]:
     """Say what can be done about a full disk."""
     try:
         yield
-    except Exception as error:
-        # safetensors has an error of its own for what the system says.
+    except Exception as error:  # safetensors has one of its own for what the system says
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise OSError(
                 f"[features] disk must have room for another shard, got none in {str(folder)!r}; "

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -192,8 +193,8 @@ class Labels:
         """
         b, k, c = logits.shape
         flat, offsets = logits.view(b, k * c), torch.arange(k + 1) * c
-        own = [probe.labels for probe in probes]
         if self._classes is not None:
+            own = [probe.labels for probe in probes]
             classes = self._classes[index][:, own]
             finite = ops.softmax_gradient(flat, offsets, classes.to(logits.device), losses)
             counted = (classes >= 0).sum(0).double()
@@ -251,22 +252,18 @@ def fit(
     order = torch.Generator().manual_seed(schedule.order_seed)
     adam, best = _Adam(bank, schedule), _Best(bank)
     epochs = max(schedule.epochs, math.ceil(schedule.least_steps / an_epoch))
-    step, last = 0, epochs * an_epoch
-    for _ in range(epochs):
-        for index in train.examples.batches(size, unit, order):
-            step += 1
-            adam.step(bank.gradients(train, index), step)
-            if step % every == 0 or step == last:
-                best.update(bank.losses(dev, 4 * size, unit), step)
-                adam.rates[(best.idle > 0) & (best.idle % schedule.halve_after == 0)] /= 2
-                going = best.idle < schedule.stop_after
-                if not going.all():
-                    kept = going.nonzero()[:, 0]
-                    bank.select(kept)
-                    adam.select(kept)
-                    best.select(kept)
-            if not bank.probes:
-                break
+    passes = (train.examples.batches(size, unit, order) for _ in range(epochs))
+    for step, index in enumerate(chain.from_iterable(passes), start=1):
+        adam.step(bank.gradients(train, index), step)
+        if step % every and step != epochs * an_epoch:
+            continue
+        best.update(bank.losses(dev, 4 * size, unit), step)
+        adam.rates[(best.idle > 0) & (best.idle % schedule.halve_after == 0)] /= 2
+        going = best.idle < schedule.stop_after
+        if not going.all():
+            kept = going.nonzero()[:, 0]
+            for part in (bank, adam, best):
+                part.select(kept)
         if not bank.probes:
             break
     return best.restore()

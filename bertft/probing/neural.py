@@ -101,7 +101,9 @@ class NeuralBank(Bank):
     def _project(self, p: dict[str, Tensor], x: Tensor, weight: Tensor) -> Tensor:
         """`(N, K, H)`: rows `(L, N, d)`, mixed or those of the one layer, times `(K, H, d)`."""
         if not self.mixed:
-            flat: Tensor = _Multiply.apply(x, weight.flatten(0, 1), self._columns(weight.shape[1]))  # type: ignore[no-untyped-call]
+            columns = self._columns(weight.shape[1])
+            # torch has no types for apply.
+            flat: Tensor = _Multiply.apply(x, weight.flatten(0, 1), columns)  # type: ignore[no-untyped-call]
             return flat.view(x.shape[1], *weight.shape[:2])
         shares = p["gamma"] * _shares(p["mix"], self._outside)
         mixture = (shares @ x.flatten(1)).view(len(shares), *x.shape[1:])
