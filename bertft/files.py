@@ -1,5 +1,6 @@
 """Atomic files: a reader sees the old file or the whole new one, never a part."""
 
+import errno
 import fcntl
 import json
 import os
@@ -11,6 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+NO_ROOM = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Return whether an error, of the system or of a library, says that there is no room."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return full or any(sign in str(error) for sign in NO_ROOM)
 
 
 @contextmanager

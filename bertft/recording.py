@@ -4,7 +4,6 @@ Rows stand in the order of the corpus, text by text, whatever the batches and sh
 the layout of shards and how a pass that was cut short goes on; reading them is for `features`.
 """
 
-import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from bertft.features import (
     restored,
     write_index,
 )
-from bertft.files import locked, save_tensors
+from bertft.files import is_disk_full, locked, save_tensors
 from bertft.models import inference
 from bertft.progress import Display
 from bertft.rows import Batch, Encoded, Rows, batches, pad
@@ -230,7 +229,7 @@ def _room(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # safetensors has one of its own for what the system says
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+        if is_disk_full(error):
             raise OSError(
                 f"[features] disk must have room for another shard, got none in {str(folder)!r}; "
                 "free some and capture into the folder again, which goes on from there."

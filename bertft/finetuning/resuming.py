@@ -1,6 +1,5 @@
 """Checkpoints of a run: which are whole, whose they are, and what a full disk leaves of them."""
 
-import errno
 import json
 import shutil
 import zipfile
@@ -11,10 +10,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from bertft.files import write_text
+from bertft.files import is_disk_full, write_text
 
 DESCRIPTION = "run.json"
-NO_ROOM = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
 
 
 def open_checkpoints(folder: Path, described: Mapping[str, Any], *, resume: bool) -> Path | None:
@@ -87,8 +85,7 @@ def telling_full_disks(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # tokenizers raises no narrower one
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not any(sign in str(error) for sign in NO_ROOM):
+        if not is_disk_full(error):
             raise
         drop_partial(folder)
         kept = sorted(path.name for path in folder.glob("checkpoint-*"))
