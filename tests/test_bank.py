@@ -1,6 +1,7 @@
 """Probes trained together: the same as alone, and the same as by independent code."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,23 @@ def test_probes_stop_alone_and_keep_their_best_weights(family):
         _, alone = trained([lr])
         assert alone.steps[0] == found.steps[k]
         torch.testing.assert_close(alone.loss[0], found.loss[k], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "rate"), [("linear", 0.2), ("mlp", 0.02), ("edge", 0.02)])
+def test_mixtures_that_stop_one_after_another_are_whole_afterwards(family, rate):
+    train, dev = splits(family, mixed=True)
+    schedule = Schedule(40, 32, "targets", evaluate_every=3, halve_after=2, stop_after=2)
+    probes = [Probe(0, mixes=2), Probe(0, mixes=1), Probe(0)]
+    training = replace(Training.of(family, lr=rate), schedule=schedule)
+
+    bank, found = train_bank(training, train, dev, probes, C, mixed=True)
+    assert found.stopped.all()
+    assert len(set(found.steps.tolist())) > 1
+    torch.testing.assert_close(bank.losses(dev, 50, "targets"), found.loss, rtol=1e-5, atol=1e-7)
+    assert (bank.mix_weights() > 0).sum(1).tolist() == [2, 1, LAYERS]
+    for k, probe in enumerate(probes):
+        alone, _ = train_bank(training, train, dev, [probe], C, mixed=True)
+        torch.testing.assert_close(bank.mix_weights()[k], alone.mix_weights()[0], rtol=1e-3, atol=1e-4)
 
 
 def test_linear_probes_train_as_a_module_with_adamw():

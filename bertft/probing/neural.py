@@ -54,10 +54,8 @@ class NeuralBank(Bank):
         drawn = [self._draw(Draw(probe.seed), inputs.width) for probe in probes]
         self.parameters = {name: torch.stack([own[name] for own in drawn]) for name in drawn[0]}
         if mixed:
-            k = len(probes)
-            self._outside = torch.stack([_beyond(probe, inputs.depth) for probe in probes])
-            self.parameters["mix"] = torch.zeros(k, inputs.depth)
-            self.parameters["gamma"] = torch.ones(k, 1)
+            self.parameters["mix"] = torch.zeros(len(probes), inputs.depth)
+            self.parameters["gamma"] = torch.ones(len(probes), 1)
         self.parameters = {name: p.to(inputs.device) for name, p in self.parameters.items()}
 
     @abstractmethod
@@ -91,12 +89,10 @@ class NeuralBank(Bank):
         """Keep only some of the probes, given by their numbers."""
         super().select(kept)
         self._noise = [self._noise[k] for k in kept.tolist()]
-        if self.mixed:
-            self._outside = self._outside[kept]
 
     def mix_weights(self) -> Tensor:
         """Return `(K, L)` the share that each layer has in each probe's mixture."""
-        return _shares(self.parameters["mix"], self._outside)
+        return _shares(self.parameters["mix"], self.probes)
 
     def _project(self, p: dict[str, Tensor], x: Tensor, weight: Tensor) -> Tensor:
         """`(N, K, H)`: rows `(L, N, d)`, mixed or those of the one layer, times `(K, H, d)`."""
@@ -105,7 +101,7 @@ class NeuralBank(Bank):
             # torch has no types for apply.
             flat: Tensor = _Multiply.apply(x, weight.flatten(0, 1), columns)  # type: ignore[no-untyped-call]
             return flat.view(x.shape[1], *weight.shape[:2])
-        shares = p["gamma"] * _shares(p["mix"], self._outside)
+        shares = p["gamma"] * _shares(p["mix"], self.probes)
         mixture = (shares @ x.flatten(1)).view(len(shares), *x.shape[1:])
         return torch.bmm(mixture, weight.transpose(1, 2)).transpose(0, 1)
 
@@ -240,12 +236,9 @@ def _attended(projected: Tensor, attention: Tensor, pieces: Pieces, targets: int
     return here.new_zeros(targets, k, h).index_add(0, pieces.target, weights[..., None] * here)
 
 
-def _beyond(probe: Probe, depth: int) -> Tensor:
-    """`(L,)` -inf for the layers that a probe does not mix."""
-    outside = torch.zeros(depth)
-    outside[probe.mixes or depth :] = -torch.inf
-    return outside
-
-
-def _shares(mix: Tensor, outside: Tensor) -> Tensor:
-    return torch.softmax(mix + outside.to(mix.device), 1)
+def _shares(mix: Tensor, probes: Sequence[Probe]) -> Tensor:
+    """`(K, L)`: the softmax of each probe's weights over the layers that it mixes, else 0."""
+    depth = mix.shape[1]
+    mixed = torch.tensor([probe.mixes or depth for probe in probes], device=mix.device)
+    beyond = torch.arange(depth, device=mix.device) >= mixed[:, None]
+    return torch.softmax(mix.masked_fill(beyond, -torch.inf), 1)
