@@ -173,7 +173,7 @@ class Labels:
 
     def of(self, probes: Sequence[Probe], index: Tensor) -> Tensor:
         """Return `(B, K, C)` uint8, what each probe should say of some targets."""
-        return self._sets[index][:, [probe.labels for probe in probes]]
+        return _of_probes(self._sets, probes, index)
 
     def unknown(self, probes: Sequence[Probe], index: Tensor) -> Tensor:
         """Return `(B, K)`, how many labels of a target no probe can say."""
@@ -194,8 +194,7 @@ class Labels:
         b, k, c = logits.shape
         flat, offsets = logits.view(b, k * c), torch.arange(k + 1) * c
         if self._classes is not None:
-            own = [probe.labels for probe in probes]
-            classes = self._classes[index][:, own]
+            classes = _of_probes(self._classes, probes, index)
             finite = ops.softmax_gradient(flat, offsets, classes.to(logits.device), losses)
             counted = (classes >= 0).sum(0).double()
         else:
@@ -215,6 +214,12 @@ def classes_of(labels: Tensor) -> Tensor:
     return torch.where(labels.bool().any(-1), labels.argmax(-1), -1)
 
 
+def _of_probes(sets: Tensor, probes: Sequence[Probe], index: Tensor) -> Tensor:
+    """Of `(T, sets, ...)`, for some targets the set of each probe, `(B, K, ...)`."""
+    own = torch.tensor([probe.labels for probe in probes])
+    return sets.index_select(0, index).index_select(1, own)
+
+
 class Split(NamedTuple):
     """Targets with their features and their labels, to train or to score on."""
 
@@ -227,12 +232,7 @@ class Split(NamedTuple):
         return Split(self.inputs, self.examples.take(index), self.labels.take(index))
 
 
-def fit(
-    bank: Bank,
-    train: Split,
-    dev: Split,
-    schedule: Schedule,
-) -> Fit:
+def fit(bank: Bank, train: Split, dev: Split, schedule: Schedule) -> Fit:
     """Train a bank with Adam, and leave it with the weights of each probe that were best on dev.
 
     A probe's result does not depend, beyond rounding, on the others in its bank.

@@ -1,11 +1,12 @@
-"""Linear probes at their optimum: all of a layer's by one L-BFGS, preconditioned by its features.
+"""Linear probes at their optimum: all of a layer's at once, by Adam and then by L-BFGS.
 
 The objective of a probe is its mean loss over n targets plus `l2 v / (2 n) |W|^2` with v the mean
 variance of the features, so that the scale of a layer does not matter: a Gaussian prior, which
 weighs the more the fewer targets there are. It is convex: the optimum does not depend on a seed,
-and equal problems are solved once. The Hessian of the mean loss is near `scale * C_xx` in each
-label's weights; its inverse makes steps as long in directions of little variance as in those of
-much.
+and equal problems are solved once. A few passes of Adam, at a rate that falls to 0, come near it
+sooner than as many gradients over all targets would. L-BFGS does the rest: the Hessian of the mean
+loss is near `scale * C_xx` in each label's weights, and its inverse makes steps as long in
+directions of little variance as in those of much.
 """
 
 from collections.abc import Sequence
@@ -22,8 +23,10 @@ BLOCK = 4096
 MEMORY = 10
 # Mean p (1 - p) of a label early in training; L-BFGS learns the rest.
 CURVATURE = 0.1
-# Shares of the targets on which the first steps are taken, and how many.
-WARM = ((1 / 8, 8), (1 / 2, 6))
+# Of Adam.
+PASSES, BATCH, RATE = 4, 256, 8e-3
+# Share of the targets that the Hessian is from.
+SAMPLE = 1 / 8
 # A prior on biases that is felt by labels without a target only, whose logits it keeps finite.
 BIAS_PRECISION = 0.01
 SUFFICIENT = 1e-4
@@ -76,20 +79,21 @@ def solve(
     which = [distinct[probe.labels] for probe in bank.probes]
     solved = sorted(set(which))
     problem = _Problem(train, [bank.probes[k] for k in solved], bank.classes, l2)
-    theta = torch.zeros(len(solved), bank.classes, problem.width)
-    for share, steps in WARM:
-        theta = _descend(problem, theta, problem.part(share), steps, 0.0)[0]
-    theta, optimum = _descend(problem, theta, len(problem.x), most_steps, tolerance)
+    theta, optimum = _descend(problem, _approach(problem), most_steps, tolerance)
     place = torch.tensor([solved.index(k) for k in which])
-    weight, bias = theta[..., :-1], theta[..., -1] - theta[..., :-1] @ problem.mean
+    weight = theta[..., :-1] / problem.scale
+    bias = theta[..., -1] - weight @ problem.mean
     bank.parameters = {"weight": weight[place].contiguous(), "bias": bias[place].contiguous()}
     return Optimum(
-        optimum.objective[place], optimum.steps[place], optimum.gain[place], problem.penalty
+        optimum.objective[place],
+        optimum.steps[place],
+        optimum.gain[place],
+        problem.penalty * problem.scale**2,
     )
 
 
 class _Problem:
-    """The objectives of probes on one matrix, centered and with a column of ones for biases."""
+    """The objectives of probes on features of mean 0 and mean variance 1, with a column of ones."""
 
     def __init__(
         self,
@@ -100,29 +104,32 @@ class _Problem:
     ) -> None:
         inputs, examples, self._labels = train
         order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
-        self._order, self._probes, self._classes = order, probes, classes
+        self._order, self._probes, self.classes = order, probes, classes
         width = examples.starts.shape[1] * inputs.width
         self.x = torch.ones(len(order), width + 1)
         for first in range(0, len(order), BLOCK):
             index = order[first : first + BLOCK]
             self.x[first : first + BLOCK, :-1] = inputs.pooled(examples, index)[0]
-        self.mean = self.x[:, :-1].mean(0)
-        self.x[:, :-1] -= self.mean
-        self.penalty = l2 * float(self.x[:, :-1].square().mean()) / len(order)
+        features = self.x[:, :-1]
+        self.mean = features.mean(0)
+        features -= self.mean
+        # Features that never vary are 0 now, at any scale.
+        self.scale = float(features.square().mean()) ** 0.5 or 1.0
+        features /= self.scale
+        self.penalty = l2 / len(order)
         self._bias_penalty = BIAS_PRECISION / len(order)
         self._inverse = self._inverse_hessian()
+
+    @property
+    def count(self) -> int:
+        return len(self._probes)
 
     @property
     def width(self) -> int:
         return int(self.x.shape[1])
 
-    def part(self, share: float) -> int:
-        """How many targets a share of them is, but not fewer than twice the weights of a label."""
-        n = len(self.x)
-        return min(n, max(round(share * n), 2 * self.width))
-
     def _inverse_hessian(self) -> Tensor:
-        x = self.x[: self.part(WARM[0][0])]
+        x = self.x[: max(round(SAMPLE * len(self.x)), 2 * self.width)]
         hessian = torch.empty(self.width, self.width)
         ops.multiply(x.T, x, hessian)
         hessian *= CURVATURE / len(x)
@@ -133,31 +140,32 @@ class _Problem:
         return torch.cholesky_inverse(torch.linalg.cholesky(hessian.double())).float()
 
     def precondition(self, gradient: Tensor) -> Tensor:
-        out = torch.empty(gradient.shape[0] * self._classes, self.width)
+        out = torch.empty(gradient.shape[0] * self.classes, self.width)
         ops.multiply(gradient.flatten(0, 1), self._inverse, out)
         return out.view_as(gradient)
 
-    def evaluate(self, theta: Tensor, which: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Objectives `(K,)` and gradients `(K, C, d + 1)` of some probes over the first targets."""
+    def evaluate(
+        self, theta: Tensor, which: Tensor, part: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """Objectives `(K,)` and gradients `(K, C, d + 1)` of some probes over some targets."""
         probes = [self._probes[k] for k in which.tolist()]
         weight = theta.flatten(0, 1)
         losses = torch.zeros(len(probes), dtype=torch.float64)
         counted = torch.zeros(len(probes), dtype=torch.float64)
         gradient = torch.zeros_like(weight)
-        part = torch.empty_like(weight)
-        logits = torch.empty(min(n, BLOCK), len(weight))
-        for first in range(0, n, BLOCK):
-            x = self.x[first : min(first + BLOCK, n)]
-            z = logits[: len(x)]
+        of_block = torch.empty_like(weight)
+        rows, targets = self.x[part], self._order[part]
+        for first in range(0, len(rows), BLOCK):
+            x, index = rows[first : first + BLOCK], targets[first : first + BLOCK]
+            z = torch.empty(len(x), len(weight))
             ops.multiply(x, weight.T, z)
-            index = self._order[first : first + len(x)]
             counted += self._labels.differentiate(
                 z.view(len(x), len(probes), -1), index, probes, losses
             )
-            ops.multiply(z.T, x, part)
-            gradient += part
+            ops.multiply(z.T, x, of_block)
+            gradient += of_block
         # Sigmoid losses are means over labels too; their objective is the sum over labels.
-        terms = counted if self._labels.exclusive else counted / self._classes
+        terms = (counted if self._labels.exclusive else counted / self.classes).clamp(min=1)
         gradient = gradient.view_as(theta) / terms.float()[:, None, None]
         penalties = torch.full((self.width,), self.penalty)
         penalties[-1] = self._bias_penalty
@@ -166,14 +174,27 @@ class _Problem:
         return losses / terms + penalty, gradient
 
 
+def _approach(problem: _Problem) -> Tensor:
+    """The weights `(K, C, d + 1)` after some passes of Adam."""
+    k = problem.count
+    theta = torch.zeros(k, problem.classes, problem.width)
+    flat, everything = theta.view(k, -1), torch.arange(k)
+    first, second, decays = torch.zeros_like(flat), torch.zeros_like(flat), torch.zeros(k)
+    starts = PASSES * list(range(0, len(problem.x), BATCH))
+    for step, start in enumerate(starts, start=1):
+        _, gradient = problem.evaluate(theta, everything, slice(start, start + BATCH))
+        rates = torch.full((k,), RATE * (1 - (step - 1) / len(starts)))
+        ops.adam(flat, gradient.view(k, -1), first, second, None, rates, decays, step)
+    return theta
+
+
 def _descend(
-    problem: _Problem, theta: Tensor, n: int, most_steps: int, tolerance: float
+    problem: _Problem, theta: Tensor, most_steps: int, tolerance: float
 ) -> tuple[Tensor, Optimum]:
     """L-BFGS with a step length, a memory and an end for each problem of its own."""
     k = len(theta)
-    theta = theta.clone()
     going = torch.arange(k)
-    objective, gradient = problem.evaluate(theta, going, n)
+    objective, gradient = problem.evaluate(theta, going)
     zeros = torch.zeros_like(objective)
     best = Optimum(objective.clone(), torch.zeros(k, dtype=torch.int64), zeros, problem.penalty)
     memory: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -189,7 +210,7 @@ def _descend(
             memory = [(s[keep], y[keep], r[keep]) for s, y, r in memory]
         if not len(going):
             break
-        step, objective, after = _search(problem, theta, going, n, objective, direction, gain)
+        step, objective, after = _search(problem, theta, going, objective, direction, gain)
         stuck = step < SMALLEST_STEP
         moved, turned = -step[:, None, None] * direction, after - gradient
         curvature = _dot(moved, turned)
@@ -226,7 +247,6 @@ def _search(
     problem: _Problem,
     theta: Tensor,
     going: Tensor,
-    n: int,
     objective: Tensor,
     direction: Tensor,
     gain: Tensor,
@@ -237,7 +257,7 @@ def _search(
     left = torch.arange(len(going))
     while len(left):
         there = theta[going[left]] - step[left, None, None] * direction[left]
-        reached[left], gradient[left] = problem.evaluate(there, going[left], n)
+        reached[left], gradient[left] = problem.evaluate(there, going[left])
         enough = reached[left] <= objective[left] - SUFFICIENT * step[left] * gain[left]
         # Below this the objective is as low as its rounding lets it be told.
         enough |= step[left] < SMALLEST_STEP
