@@ -200,7 +200,9 @@ def test_edge_probes_compute_what_the_paper_says(mixed, monkeypatch):
         torch.testing.assert_close(logits[:, k], z.detach(), rtol=1e-4, atol=1e-5)
         functional.binary_cross_entropy_with_logits(z, y).backward()
         for name, p in plain.p.items():
-            torch.testing.assert_close(gradients[name][k], p.grad, rtol=1e-3, atol=1e-6)
+            # Sums of hundreds of float32 terms that cancel.
+            atol = 1e-5 * float(p.grad.abs().max())
+            torch.testing.assert_close(gradients[name][k], p.grad, rtol=1e-3, atol=atol)
 
 
 def test_dropout_follows_its_probe():
@@ -208,10 +210,10 @@ def test_dropout_follows_its_probe():
     bank = EdgeBank([Probe(seed) for seed in range(3)], C, False, train.inputs, 2, False)
     other = copy.deepcopy(bank)
     other.select(torch.tensor([2]))
-    ones = torch.ones(3, 200, 256)
+    ones = torch.ones(200, 3, 256)
     drawn = bank._dropped(ones)
-    assert torch.equal(drawn[2:], other._dropped(ones[:1]))
-    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[:, 2:], other._dropped(ones[:, :1]))
+    assert not torch.equal(drawn[:, 0], drawn[:, 1])
     kept = float((drawn > 0).float().mean())
     assert abs(kept - 0.7) < 5 * np.sqrt(0.21 / ones.numel())
     assert abs(float(drawn.mean()) - 1) < 0.01

@@ -103,7 +103,7 @@ class NeuralBank(Bank):
             return flat.view(x.shape[1], *weight.shape[:2])
         shares = p["gamma"] * _shares(p["mix"], self.probes)
         mixture = (shares @ x.flatten(1)).view(len(shares), *x.shape[1:])
-        return torch.bmm(mixture, weight.transpose(1, 2)).transpose(0, 1)
+        return _each(mixture.transpose(0, 1), weight.transpose(1, 2))
 
     def _columns(self, height: int) -> list[tuple[int, int, int]]:
         """For each run of probes with one layer: the layer, and the columns of their products."""
@@ -115,10 +115,10 @@ class NeuralBank(Bank):
         return runs
 
     def _dropped(self, hidden: Tensor) -> Tensor:
-        """Dropout of `(K, B, H)`, each probe by its own stream, whichever probes are beside it."""
-        kept = round((1 - DROPOUT) * 2**16)
+        """Dropout of `(B, K, H)`, each probe by its own stream, whichever probes are beside it."""
+        kept, (b, _, h) = round((1 - DROPOUT) * 2**16), hidden.shape
         masks = np.stack(
-            [noise.integers(2**16, size=hidden.shape[1:], dtype=np.uint16) for noise in self._noise]
+            [noise.integers(2**16, size=(b, h), dtype=np.uint16) for noise in self._noise], 1
         )
         return hidden * torch.from_numpy(masks < kept).to(hidden.device) * (2**16 / kept)
 
@@ -152,8 +152,7 @@ class MlpBank(NeuralBank):
     def _forward(self, p: dict[str, Tensor], split: Split, index: Tensor, train: bool) -> Tensor:
         x = split.inputs.pooled(split.examples, index)
         hidden = functional.relu(self._project(p, x, p["hidden"]) + p["hidden_bias"])
-        logits = torch.bmm(hidden.transpose(0, 1), p["weight"])
-        return logits.transpose(0, 1) + p["bias"]
+        return _each(hidden, p["weight"]) + p["bias"]
 
 
 class EdgeBank(NeuralBank):
@@ -186,14 +185,11 @@ class EdgeBank(NeuralBank):
             projected = self._project(p, pieces.x, p[f"projection{s}"]) + p[f"projection{s}_bias"]
             attention = (projected * p[f"attention{s}"]).sum(2)
             spans.append(_attended(projected, attention, pieces, len(index)))
-        pooled = torch.cat(spans, 2).transpose(0, 1)
-        hidden = torch.baddbmm(p["hidden_bias"][:, None], pooled, p["hidden"])
-        hidden = functional.layer_norm(torch.tanh(hidden), (HIDDEN,))
-        hidden = hidden * p["gain"][:, None] + p["shift"][:, None]
+        hidden = torch.tanh(_each(torch.cat(spans, 2), p["hidden"]) + p["hidden_bias"])
+        hidden = functional.layer_norm(hidden, (HIDDEN,)) * p["gain"] + p["shift"]
         if train:
             hidden = self._dropped(hidden)
-        logits = torch.baddbmm(p["bias"][:, None], hidden, p["weight"])
-        return logits.transpose(0, 1)
+        return _each(hidden, p["weight"]) + p["bias"]
 
 
 class _Multiply(torch.autograd.Function):
@@ -218,6 +214,33 @@ class _Multiply(torch.autograd.Function):
         for layer, first, last in ctx.columns:
             ops.multiply(gradient[:, first:last].T, x[layer], out[first:last])
         return None, out, None
+
+
+class _MultiplyEach(torch.autograd.Function):
+    """`x_k W_k` for each probe: `(B, K, m)` and `(K, m, n)` to `(B, K, n)`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        out = x.new_empty(*x.shape[:2], weight.shape[2])
+        for k in range(len(weight)):
+            ops.multiply(x[:, k], weight[k], out[:, k])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (x, weight), [gradient] = ctx.saved_tensors, gradients
+        of_x, of_weight = x.new_empty(x.shape), weight.new_empty(weight.shape)
+        for k in range(len(weight)):
+            ops.multiply(gradient[:, k], weight[k].T, of_x[:, k])
+            ops.multiply(x[:, k].T, gradient[:, k], of_weight[k])
+        return of_x, of_weight
+
+
+def _each(x: Tensor, weight: Tensor) -> Tensor:
+    # torch has no types for apply.
+    out: Tensor = _MultiplyEach.apply(x, weight)  # type: ignore[no-untyped-call]
+    return out
 
 
 def _attended(projected: Tensor, attention: Tensor, pieces: Pieces, targets: int) -> Tensor:
