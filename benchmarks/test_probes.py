@@ -5,7 +5,7 @@ One of them is timed and counted as often as there are; scikit-learn fits one la
 """
 
 import time
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -153,7 +153,10 @@ def relabeled(last):
     return Record(last.words, tuple(Target(target.spans, ("y",)) for target in last.targets))
 
 
-@pytest.mark.parametrize("who", ["solved", "Adam, one by one", "scikit-learn, one by one"])
+SOLVED = {"solved to 1e-3": 1e-3, "solved to 1e-5": 1e-5}
+
+
+@pytest.mark.parametrize("who", [*SOLVED, "Adam, one by one", "scikit-learn, one by one"])
 def test_linear_probes_to_equal_loss(benchmark, who):
     benchmark.group = (
         f"{LAYERS} layers x {TASKS} tasks x {SEEDS} seeds of linear probes to the held-out loss of "
@@ -166,33 +169,44 @@ def test_linear_probes_to_equal_loss(benchmark, who):
 
 
 def race_to_a_loss(rounds=2):
+    """Seconds of all probes, and the held-out loss of each way as a mean over the tasks.
+
+    All tasks of one layer are run, scikit-learn once. Adam is counted for each seed and stops at
+    its best epoch; the optimum is the same for all seeds.
+    """
     x, classes, c = words_of_ewt()
     train, dev = slice(0, N), slice(N, None)
     split = linear_split(x[train], [own[train] for own in classes], c)
     held_out = linear_split(x[dev], [own[dev] for own in classes], c)
-    times = {"solved": [], "Adam, one by one": [], "scikit-learn, one by one": []}
-    count = LAYERS * TASKS * SEEDS
+    probes = [Probe(seed, labels=task) for task in range(TASKS) for seed in range(SEEDS)]
+    times = {who: [] for who in (*SOLVED, "Adam, one by one")}
     losses = {}
     for _ in range(rounds):
-        adam_s, losses["adam"] = adam_to_its_best(
-            x[train], classes[0][train], x[dev], classes[0][dev], c
-        )
-        times["Adam, one by one"].append(count * adam_s)
-        bank = LinearBank(
-            [Probe(seed, labels=task) for task in range(TASKS) for seed in range(SEEDS)], c, True, D
-        )
-        with kernels_only():
-            seconds, optimum = timed(solve, bank, split, 50.0)
-        times["solved"].append(LAYERS * seconds)
-        losses["solved"] = float(bank.losses(held_out, 4096, "targets")[0])
-        oracle = LogisticRegression(C=1 / (optimum.penalty * N), max_iter=1000)
-        seconds, _ = timed(oracle.fit, x[train].numpy(), classes[0][train].numpy())
-        times["scikit-learn, one by one"].append(LAYERS * TASKS * seconds)
-        found = torch.from_numpy(oracle.decision_function(x[dev].numpy()))
-        losses["scikit-learn"] = float(functional.cross_entropy(found, classes[0][dev]))
-    assert losses["solved"] <= losses["adam"]
-    assert losses["solved"] == pytest.approx(losses["scikit-learn"], abs=2e-3)
-    return times, {f"held-out loss, {who}": round(loss, 4) for who, loss in losses.items()}
+        found = [adam_to_its_best(x[train], y[train], x[dev], y[dev], c) for y in classes]
+        times["Adam, one by one"].append(LAYERS * SEEDS * sum(seconds for seconds, _ in found))
+        losses["Adam, one by one"] = [loss for _, loss in found]
+        for who, tolerance in SOLVED.items():
+            bank = LinearBank(probes, c, True, D)
+            time.sleep(0.12)
+            with kernels_only():
+                seconds, optimum = timed(partial(solve, bank, split, 50.0, tolerance=tolerance))
+            times[who].append(LAYERS * seconds)
+            losses[who] = bank.losses(held_out, 4096, "targets")[::SEEDS].tolist()
+    oracles = [LogisticRegression(C=1 / (optimum.penalty * N), max_iter=1000) for _ in classes]
+    spent = [
+        timed(oracle.fit, x[train].numpy(), y[train].numpy())[0]
+        for oracle, y in zip(oracles, classes, strict=True)
+    ]
+    times["scikit-learn, one by one"] = [LAYERS * sum(spent)] * rounds
+    losses["scikit-learn, one by one"] = [
+        float(functional.cross_entropy(torch.from_numpy(oracle.decision_function(x[dev])), y[dev]))
+        for oracle, y in zip(oracles, classes, strict=True)
+    ]
+    assert losses["solved to 1e-5"] == pytest.approx(losses["scikit-learn, one by one"], abs=2e-3)
+    means = {who: sum(own) / TASKS for who, own in losses.items()}
+    for who in SOLVED:
+        assert means[who] <= means["Adam, one by one"]
+    return times, {f"held-out loss, {who}": round(loss, 4) for who, loss in means.items()}
 
 
 def adam_to_its_best(x, y, x_dev, y_dev, c):
