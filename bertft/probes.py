@@ -14,25 +14,29 @@ import pandas as pd
 import torch
 
 from bertft import results
-from bertft.checkpoints import fingerprint
+from bertft.checkpoints import Checkpoint, fingerprint
 from bertft.devices import find_device
 from bertft.probing.assignments import Row
 from bertft.probing.families import Training
-from bertft.probing.scores import Tally, difference, resampled
-from bertft.probing.tasks import EdgeTask
+from bertft.probing.options import Wanted, seeds_of
+from bertft.probing.scores import Scored, difference, resampled
+from bertft.probing.structural_assignments import StructuralAssignment, StructuralTraining
+from bertft.probing.structural_scores import METRICS as STRUCTURAL_METRICS
+from bertft.probing.structural_tasks import StructuralTask
+from bertft.probing.tasks import STRUCTURAL, EdgeTask
 from bertft.progress import Display
 from bertft.subjects import (
     CONTROL_TASK,
     RANDOMIZED,
-    Wanted,
+    Work,
     assign,
+    assign_trees,
     by_tokens,
     captured,
     check_amounts,
     controls_of,
     open_subjects,
     probe_subject,
-    seeds_of,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +47,8 @@ DIFFERENCES = dict.fromkeys(("model", "base", "task", "probe", "layer", "metric"
 DIFFERENCES |= dict.fromkeys(("value", "low", "high"), "float64")
 DIFFERENCES |= {"n_seeds": "int64", "n": "int64"}
 ABSENT = {"value": "", "low": "", "high": ""}
+SCORES = ("micro_f1", "accuracy", *(name for own in STRUCTURAL_METRICS.values() for name in own))
+Task = EdgeTask | StructuralTask
 COLUMNS = ("model", "task", "probe", "layer", "seed", "metric", "value", "low", "high", "n")
 
 
@@ -136,10 +142,11 @@ class Probing:
 
 def probe(
     models: "str | Path | PreTrainedModel | Sequence[str | Path | PreTrainedModel]",
-    tasks: Mapping[str, str | os.PathLike[str] | EdgeTask],
+    tasks: Mapping[str, str | os.PathLike[str] | Task],
     *,
     layers: int | str | Sequence[str | int] = "all,mix,lexical",
     probe: str = "linear",
+    rank: int = 64,
     controls: str | Sequence[str] = (),
     code_length: bool = False,
     seeds: int | Sequence[int] = 1,
@@ -162,17 +169,19 @@ def probe(
 
     Args:
         models: folders, hub names or models, the first of them the base of the differences.
-        tasks: a folder for each name (`EdgeTask.read`), or the task itself.
+        tasks: a folder for each name (`EdgeTask.read`; `StructuralTask.read` for "structural"), or
+            the task itself.
         layers: "all" or numbers 0..L, "mix" (of all layers, learned), "cumulative" (of layers
             0..l, for each l), "lexical" (layer 0, with its position embeddings).
-        probe: "linear", "mlp" or "edge".
+        probe: "linear", "mlp" or "edge", of labels; trees have distance and depth probes.
+        rank: of the maps of those.
         controls: "randomized" (the base with every weight redrawn) and "control-task" (labels that
             only a word's identity tells, for the selectivity).
         code_length: measure the online code length of the labels too.
         seeds: how many, from 0, or which: of initial weights, dropout and control labels.
         limit: most training sentences of a task that is read from a folder.
-        epochs: most passes over the training targets; by default 30 for edge, 20 for others, and
-            more where these make fewer than 3,000 or 2,000 steps.
+        epochs: most passes over the training targets; by default 30 for edge, 40 for structural,
+            20 for others, and more where edge and others make fewer than 3,000 or 2,000 steps.
         lr: Adam's rate; by default 1e-4 for edge, 1e-3 for others. Linear probes of one layer are
             solved (L-BFGS) and need neither.
         max_length: tokens of a sentence; by default what the models take.
@@ -190,10 +199,12 @@ def probe(
         FileNotFoundError: no such model or file.
         ValueError: anything else that cannot be probed; the message says what to do.
 
-    Reference: Tenney et al. 2019; Hewitt & Liang 2019; Voita & Titov 2020.
+    Reference: Tenney et al. 2019; Hewitt & Liang 2019; Voita & Titov 2020; Hewitt &
+    Manning 2019.
     """
     display = Display(progress)
     training, wanted = Training.of(probe, epochs, lr), Wanted.of(layers)
+    structural = StructuralTraining.of(rank, epochs, lr)
     chosen = seeds_of(seeds)
     named = controls_of(controls)
     check_amounts(batch_size, memory_gib, features_dtype)
@@ -205,16 +216,21 @@ def probe(
     where = find_device(device, "probe") if device is not None else None
     started = results.now()
     control = CONTROL_TASK in named
+    base = next(iter(subjects))
+
+    def assigned(task: Task, sides: Mapping[str, Checkpoint]) -> Work:
+        if isinstance(task, EdgeTask):
+            return assign(task, training, sides, chosen, max_length, control, code_length)
+        asked = {"mixtures": wanted.alone() != wanted, "control task": control}
+        asked["code length"] = code_length
+        skipped = [what for what, is_asked in asked.items() if is_asked]
+        alone = wanted.alone()
+        return assign_trees(task, structural, sides, alone, chosen, max_length, skipped)
+
     # All of them before the first is trained, so that a bad task does not end a long run.
-    works = [
-        [
-            assign(task, training, sides, chosen, max_length, control, code_length)
-            for sides in groups
-        ]
-        for task in read
-    ]
+    works = [[assigned(task, sides) for sides in groups] for task in read]
     found: list[Row] = []
-    tallies: dict[tuple[str, str, str], Tally] = {}
+    tallies: dict[tuple[str, ...], Scored] = {}
     notes: list[str] = []
     seconds: dict[str, float] = {}
     for of_task in works:
@@ -227,17 +243,21 @@ def probe(
             store = Path(features) if features is not None else None
             if store is not None and number > 1:
                 store /= f"tokenizer-{number}"
+            asked = wanted.alone() if isinstance(work, StructuralAssignment) else wanted
             with captured(
-                work, sides, wanted, store, features_dtype, memory_gib, batch_size, where, display
+                work, sides, asked, store, features_dtype, memory_gib, batch_size, where, display
             ) as both:
                 for name, subject in sides.items():
                     began = time.perf_counter()
-                    own[name], counts = probe_subject(work, name, subject, wanted, both, display)
+                    of_model = probe_subject(work, name, subject, asked, both, display)
+                    own[name] = of_model.rows
+                    if isinstance(work, StructuralAssignment) and name == base:
+                        own[name] += [{"model": name, **row} for row in work.chain()]
                     key = f"{work.task.name}, {name}"
                     seconds[key] = round(time.perf_counter() - began, 1)
-                    tallies |= {
-                        (name, work.task.name, layer): count for layer, count in counts.items()
-                    }
+                    notes += [note + f" ({name})" for note in of_model.notes]
+                    for (kind, layer), counts in of_model.counts.items():
+                        tallies[name, work.task.name, kind, layer] = counts
         found += [row for name in subjects for row in own[name]]
     table = pd.DataFrame(found, columns=list(COLUMNS))
     provenance = {
@@ -255,6 +275,7 @@ def probe(
         "options": {
             "layers": list(wanted.names),
             "probe": probe,
+            "rank": rank,
             "controls": named,
             "code_length": code_length,
             "seeds": chosen,
@@ -273,20 +294,21 @@ def probe(
     return Probing(table, _differences(table, tallies, list(subjects)), provenance)
 
 
-def _read(
-    tasks: Mapping[str, str | os.PathLike[str] | EdgeTask], limit: int | None
-) -> list[EdgeTask]:
+def _read(tasks: Mapping[str, str | os.PathLike[str] | Task], limit: int | None) -> list[Task]:
     if not tasks:
         raise ValueError("[probe] tasks must be at least one, got none; pass NAME=FOLDER.")
-    return [
-        _named(name, task, limit)
-        if isinstance(task, EdgeTask)
-        else EdgeTask.read(name, task, limit)
-        for name, task in tasks.items()
-    ]
+    return [_read_one(name, task, limit) for name, task in tasks.items()]
 
 
-def _named(name: str, task: EdgeTask, limit: int | None) -> EdgeTask:
+def _read_one(name: str, task: str | os.PathLike[str] | Task, limit: int | None) -> Task:
+    if isinstance(task, Task):
+        return _named(name, task, limit)
+    if name == STRUCTURAL:
+        return StructuralTask.read(task, limit)
+    return EdgeTask.read(name, task, limit)
+
+
+def _named(name: str, task: Task, limit: int | None) -> Task:
     if task.name != name or limit is not None:
         raise ValueError(
             f"[probe] tasks in memory must have the name they are passed under and no limit, got "
@@ -296,19 +318,19 @@ def _named(name: str, task: EdgeTask, limit: int | None) -> EdgeTask:
 
 
 def _differences(
-    table: pd.DataFrame, tallies: Mapping[tuple[str, str, str], Tally], models: Sequence[str]
+    table: pd.DataFrame, tallies: Mapping[tuple[str, ...], Scored], models: Sequence[str]
 ) -> pd.DataFrame:
     """Scores of each model less those of the first, layer by layer where both have it."""
     base, rows = models[0], []
-    scores = table[table["metric"].isin(["micro_f1", "accuracy"])]
+    scores = table[table["metric"].isin(SCORES)]
     keys = ["model", "task", "probe", "layer", "metric"]
     for key, own in scores.groupby(keys, sort=False):
         model, task, kind, layer, metric = map(str, key)
-        other = tallies.get((base, task, layer))
+        other = tallies.get((base, task, kind, layer))
         if model == base or other is None:
             continue
-        tally = tallies[model, task, layer]
-        if (tally.counts[:, 0, -1] != other.counts[:, 0, -1]).any():
+        tally = tallies[model, task, kind, layer]
+        if not tally.has_targets_of(other):
             continue  # their tokenizers keep other targets
         weights = resampled(len(tally.counts), 0)
         found = difference(tally, other, metric, weights, seed=0)

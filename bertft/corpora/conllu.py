@@ -13,7 +13,7 @@ from typing import NamedTuple
 from bertft.corpora import Text, read_lines
 
 COLUMNS = 10
-_ID, _FORM, _UPOS, _HEAD, _DEPREL = 0, 1, 3, 6, 7
+_ID, _FORM, _UPOS, _XPOS, _HEAD, _DEPREL = 0, 1, 3, 4, 6, 7
 _IDS = re.compile(r"\d+([-.]\d+)?")
 _SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.*?)\s*")
 
@@ -29,6 +29,7 @@ class Tree:
         labels: the relation of each word to its head as written, such as "nmod:poss".
         id: the sentence's `sent_id`, or "".
         line: number of the sentence's first line with columns.
+        xpos: the treebank's own part of speech (XPOS) of each word as written; none by default.
     """
 
     words: tuple[str, ...]
@@ -37,6 +38,12 @@ class Tree:
     labels: tuple[str, ...]
     id: str
     line: int
+    xpos: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """The sentence's place in its file, for errors."""
+        return f"line {self.line}" + (f" (sentence {self.id!r})" if self.id else "")
 
 
 def read(path: Path) -> Iterator[Text]:
@@ -148,10 +155,10 @@ def _tree(path: Path, sentence: _Sentence) -> Tree:
         heads.append(numbers[head])
         labels.append(label)
     _check_tree(sentence.at(path, sentence.line), heads)
-    words, tags = (
-        tuple(columns[place] for _, columns in sentence.words) for place in (_FORM, _UPOS)
+    words, tags, xpos = (
+        tuple(columns[place] for _, columns in sentence.words) for place in (_FORM, _UPOS, _XPOS)
     )
-    return Tree(words, tags, tuple(heads), tuple(labels), sentence.id, sentence.line)
+    return Tree(words, tags, tuple(heads), tuple(labels), sentence.id, sentence.line, xpos)
 
 
 def _check_tree(where: str, heads: list[int]) -> None:

@@ -54,8 +54,8 @@ def distance_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: 
     """See `bertft.ops.distance_gradient`."""
     added = torch.zeros_like(losses)
     sizes = offsets.diff().tolist()
-    tables = gold.split([n * n for n in sizes])
-    for rows, table in zip(projected.split(sizes), tables, strict=True):
+    tables = torch.split(gold, [n * n for n in sizes])
+    for rows, table in zip(torch.split(projected, sizes), tables, strict=True):
         n = len(rows)
         p = rows.view(n, len(losses), -1).transpose(0, 1)
         p = p - p.mean(dim=1, keepdim=True)

@@ -177,14 +177,18 @@ def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: T
 
 def distance_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
     """See `bertft.ops.distance_gradient`."""
-    views = [_view(x) for x in (projected, offsets, gold, losses)]
-    return _native.distance_gradient(*views, threads_now())
+    threads = threads_now()
+    return _native.distance_gradient(
+        _view(projected), _view(offsets), _view(gold), _view(losses), threads
+    )
 
 
 def depth_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
     """See `bertft.ops.depth_gradient`."""
-    views = [_view(x) for x in (projected, offsets, gold, losses)]
-    return _native.depth_gradient(*views, threads_now())
+    threads = threads_now()
+    return _native.depth_gradient(
+        _view(projected), _view(offsets), _view(gold), _view(losses), threads
+    )
 
 
 def adam(

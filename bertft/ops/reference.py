@@ -139,7 +139,7 @@ def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: T
 def distance_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
     """See `bertft.ops.distance_gradient`."""
     place, added = 0, torch.zeros_like(losses)
-    for rows in projected.split(offsets.diff().tolist()):
+    for rows in torch.split(projected, offsets.diff().tolist()):
         n = len(rows)
         table = gold[place : place + n * n].double().view(n, n)
         place += n * n
@@ -156,10 +156,10 @@ def depth_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Ten
     """See `bertft.ops.depth_gradient`."""
     added = torch.zeros_like(losses)
     sizes = offsets.diff().tolist()
-    for rows, depths in zip(projected.split(sizes), gold.double().split(sizes), strict=True):
+    for rows, depths in zip(torch.split(projected, sizes), torch.split(gold, sizes), strict=True):
         n = len(rows)
         p = rows.double().view(n, len(losses), -1)
-        errors = p.square().sum(dim=2) - depths[:, None]
+        errors = p.square().sum(dim=2) - depths.double()[:, None]
         added += errors.abs().sum(dim=0) / n
         rows.copy_((2.0 / n * errors.sign()[:, :, None] * p).view(rows.shape))
     losses += added

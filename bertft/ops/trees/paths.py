@@ -73,6 +73,15 @@ def checked_offsets(function: str, offsets: ArrayLike, words: int) -> NDArray[np
     return places
 
 
+def require_size(function: str, name: str, values: Array, size: int) -> None:
+    """Refuse values that are not as many as are wanted, in a row."""
+    if values.shape != (size,):
+        raise ValueError(
+            f"[{function}] {name} must have {size} values in a row, got shape {values.shape}; give "
+            "every sentence its own."
+        )
+
+
 def _checked(
     function: str, heads: ArrayLike, offsets: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,0 +1,98 @@
+"""What a run of probes is asked for: names of layers, and seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import index
+
+from bertft.probing.assignments import LEXICAL, MIX, cumulative
+
+ALL, CUMULATIVE = "all", "cumulative"
+MOST_SEED = 2**63
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The layers to probe: numbers, "all", "mix", "cumulative" and "lexical", each once."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, layers: int | str | Sequence[str | int]) -> "Wanted":
+        """Read a number, names joined by commas, or a sequence of names and numbers.
+
+        Raises:
+            ValueError: none, or something else.
+        """
+        names = split_names(str(layers) if isinstance(layers, int) else layers)
+        known = (ALL, MIX, CUMULATIVE, LEXICAL)
+        unknown = [name for name in names if name not in known and not name.isdecimal()]
+        if unknown or not names:
+            raise ValueError(
+                f"[probe] layers must be numbers or among {', '.join(known)}, got "
+                f"{', '.join(unknown) or 'none'}; pass some of them, joined by commas."
+            )
+        return cls(tuple(dict.fromkeys(names)))
+
+    def single(self, model: str, depth: int) -> dict[str, int]:
+        """Return the layers that are probed one at a time, under their names.
+
+        Raises:
+            ValueError: a number beyond the model's depth.
+        """
+        numbers = {int(name) for name in self.names if name.isdecimal()}
+        if beyond := [number for number in numbers if number > depth]:
+            raise ValueError(
+                f"[probe] layers must be at most the {depth} of {model!r}, got {max(beyond)}; pass "
+                "smaller numbers."
+            )
+        numbers |= set(range(depth + 1)) if ALL in self.names else set()
+        lexical = {LEXICAL: 0} if LEXICAL in self.names else {}
+        return lexical | {str(number): number for number in sorted(numbers)}
+
+    def mixtures(self, depth: int) -> list[str]:
+        """Return the names of the mixtures that are probed."""
+        mix = [MIX] if MIX in self.names else []
+        every = range(depth + 1) if CUMULATIVE in self.names else ()
+        return mix + [cumulative(layer) for layer in every]
+
+    def alone(self) -> "Wanted":
+        """Return these without mixtures.
+
+        Raises:
+            ValueError: there are no others.
+        """
+        others = tuple(name for name in self.names if name not in (MIX, CUMULATIVE))
+        if not others:
+            raise ValueError(
+                f"[probe] layers must be single ones for structural probes, got "
+                f"{', '.join(self.names)}; pass all, lexical or numbers."
+            )
+        return Wanted(others)
+
+    def captured(self, model: str, depth: int) -> list[int]:
+        """Return the layers whose features are needed."""
+        if self.mixtures(depth):
+            return list(range(depth + 1))
+        return sorted(set(self.single(model, depth).values()))
+
+
+def split_names(names: str | Sequence[str | int]) -> list[str]:
+    """Return names that are joined by commas, or in a sequence."""
+    parts = names.split(",") if isinstance(names, str) else names
+    return [str(part).strip() for part in parts]
+
+
+def seeds_of(seeds: int | Sequence[int]) -> list[int]:
+    """Return the seeds: how many, from 0, or which.
+
+    Raises:
+        ValueError: none, a negative one, one that is too large, or one twice.
+    """
+    chosen = list(range(seeds)) if isinstance(seeds, int) else [index(seed) for seed in seeds]
+    allowed = all(0 <= seed < MOST_SEED for seed in chosen)
+    if not chosen or not allowed or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"[probe] seeds must be at least one, different and from 0 to 2**63 - 1, got {seeds}; "
+            "pass how many, or which."
+        )
+    return chosen
