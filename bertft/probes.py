@@ -4,6 +4,7 @@ Composes the stages: a task's spans become rows, one pass captures their feature
 and a bank for each layer trains the probes of all seeds and controls together.
 """
 
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -16,14 +17,14 @@ import torch
 from bertft import results
 from bertft.checkpoints import Checkpoint, fingerprint
 from bertft.devices import find_device
+from bertft.files import write_text
 from bertft.probing.assignments import Row
 from bertft.probing.families import Training
-from bertft.probing.options import Wanted, seeds_of
+from bertft.probing.options import Task, Wanted, seeds_of, tasks_of
 from bertft.probing.scores import Scored, difference, resampled
 from bertft.probing.structural_assignments import StructuralAssignment, StructuralTraining
 from bertft.probing.structural_scores import METRICS as STRUCTURAL_METRICS
-from bertft.probing.structural_tasks import StructuralTask
-from bertft.probing.tasks import STRUCTURAL, EdgeTask
+from bertft.probing.tasks import EdgeTask
 from bertft.progress import Display
 from bertft.subjects import (
     CONTROL_TASK,
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
 DIFFERENCES = dict.fromkeys(("model", "base", "task", "probe", "layer", "metric"), "str")
 DIFFERENCES |= dict.fromkeys(("value", "low", "high"), "float64")
 DIFFERENCES |= {"n_seeds": "int64", "n": "int64"}
+PICTURES = "trees.json"
 ABSENT = {"value": "", "low": "", "high": ""}
 SCORES = ("micro_f1", "accuracy", *(name for own in STRUCTURAL_METRICS.values() for name in own))
-Task = EdgeTask | StructuralTask
 COLUMNS = ("model", "task", "probe", "layer", "seed", "metric", "value", "low", "high", "n")
 
 
@@ -61,14 +62,20 @@ class Probing:
         differences: the same for each model beside the first one, over seeds, with the columns
             `model, base, task, probe, layer, metric, value, low, high, n_seeds, n`.
         provenance: models, tasks, options, versions and notes, as JSON types.
+        pictures: a sentence as the structural probes of each model see it (`report.trees`).
     """
 
     def __init__(
-        self, table: pd.DataFrame, differences: pd.DataFrame, provenance: dict[str, Any]
+        self,
+        table: pd.DataFrame,
+        differences: pd.DataFrame,
+        provenance: dict[str, Any],
+        pictures: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.table = table
         self.differences = differences
         self.provenance = provenance
+        self.pictures = list(pictures)
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -92,6 +99,8 @@ class Probing:
 
         def write(folder: Path) -> None:
             self.differences.to_csv(folder / "differences.csv", index=False)
+            if self.pictures:
+                write_text(folder / PICTURES, json.dumps(self.pictures, ensure_ascii=False))
             self.write_report(folder)
 
         results.save_run(Path(out), self.table, self.provenance, write, overwrite=overwrite)
@@ -108,6 +117,8 @@ class Probing:
         path = Path(out) / "differences.csv"
         try:
             # Names stay text, whatever they look like: a task may be called "NA", a layer is "0".
+            found = Path(out) / PICTURES
+            pictures = json.loads(found.read_text("utf-8")) if found.is_file() else []
             differences = pd.read_csv(
                 path,
                 usecols=list(DIFFERENCES),
@@ -119,17 +130,27 @@ class Probing:
             raise ValueError(
                 f"[load] files of a run must be whole, got {str(path)!r} ({error}); run it again."
             ) from error
-        return cls(table, differences, provenance)
+        return cls(table, differences, provenance, pictures)
 
     def write_report(self, out: str | os.PathLike[str]) -> Path:
-        """Write `figure.svg` and `report.html` again, and return the path of the report."""
-        from bertft.files import write_text
+        """Write `figure.svg` and `report.html` again, and return the path of the report.
+
+        Structural probes have `trees.svg` and `distances.svg` too.
+        """
         from bertft.report.figures import svg_text
         from bertft.report.probing import render_probes
+        from bertft.report.trees import distance_figure, tree_figure
 
         svg, report = svg_text(self.plot()), Path(out) / "report.html"
         write_text(Path(out) / "figure.svg", svg)
-        write_text(report, render_probes(self.table, self.provenance, self.differences, svg))
+        drawn = {}
+        if self.pictures:
+            figures = {"trees": tree_figure, "distances": distance_figure}
+            drawn = {name: svg_text(draw(self.pictures)) for name, draw in figures.items()}
+        for name, text in drawn.items():
+            write_text(Path(out) / f"{name}.svg", text)
+        page = render_probes(self.table, self.provenance, self.differences, svg, drawn)
+        write_text(report, page)
         return report
 
     def _repr_html_(self) -> str:
@@ -212,7 +233,7 @@ def probe(
     groups = by_tokens(subjects)
     for name, subject in subjects.items():
         wanted.captured(name, subject.blocks.depth)
-    read = _read(tasks, limit)
+    read = tasks_of(tasks, limit)
     where = find_device(device, "probe") if device is not None else None
     started = results.now()
     control = CONTROL_TASK in named
@@ -232,6 +253,7 @@ def probe(
     found: list[Row] = []
     tallies: dict[tuple[str, ...], Scored] = {}
     notes: list[str] = []
+    pictures: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
     for of_task in works:
         own: dict[str, list[Row]] = {}
@@ -256,6 +278,7 @@ def probe(
                     key = f"{work.task.name}, {name}"
                     seconds[key] = round(time.perf_counter() - began, 1)
                     notes += [note + f" ({name})" for note in of_model.notes]
+                    pictures += [of_model.picture] if of_model.picture else []
                     for (kind, layer), counts in of_model.counts.items():
                         tallies[name, work.task.name, kind, layer] = counts
         found += [row for name in subjects for row in own[name]]
@@ -291,30 +314,7 @@ def probe(
         "training_s": seconds,
         "notes": notes,
     }
-    return Probing(table, _differences(table, tallies, list(subjects)), provenance)
-
-
-def _read(tasks: Mapping[str, str | os.PathLike[str] | Task], limit: int | None) -> list[Task]:
-    if not tasks:
-        raise ValueError("[probe] tasks must be at least one, got none; pass NAME=FOLDER.")
-    return [_read_one(name, task, limit) for name, task in tasks.items()]
-
-
-def _read_one(name: str, task: str | os.PathLike[str] | Task, limit: int | None) -> Task:
-    if isinstance(task, Task):
-        return _named(name, task, limit)
-    if name == STRUCTURAL:
-        return StructuralTask.read(task, limit)
-    return EdgeTask.read(name, task, limit)
-
-
-def _named(name: str, task: Task, limit: int | None) -> Task:
-    if task.name != name or limit is not None:
-        raise ValueError(
-            f"[probe] tasks in memory must have the name they are passed under and no limit, got "
-            f"{task.name!r} as {name!r} with limit {limit}; make the task as it is wanted."
-        )
-    return task
+    return Probing(table, _differences(table, tallies, list(subjects)), provenance, pictures)
 
 
 def _differences(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bertft.checkpoints import Checkpoint, same_rules
 from bertft.features import DTYPES, Features
@@ -23,7 +23,7 @@ from bertft.probing.structural_assignments import (
     StructuralAssignment,
     StructuralPart,
     StructuralTraining,
-    Tallies,
+    Structure,
 )
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import EdgeTask
@@ -46,11 +46,13 @@ class Found(NamedTuple):
         rows: of the table.
         counts: what scores are made of, by kind of probe and layer.
         notes: what the user should know.
+        picture: one sentence as structural probes see it.
     """
 
     rows: list[Row]
     counts: Mapping[tuple[str, str], Scored]
     notes: list[str]
+    picture: dict[str, Any] | None = None
 
 
 def controls_of(controls: str | Sequence[str]) -> list[str]:
@@ -313,17 +315,17 @@ def _probe_trees(
     by_width: dict[int, dict[str, int]] = {}
     for layer, number in single.items():
         by_width.setdefault(subject.blocks.widths[number], {})[layer] = number
-    rows: list[Row] = []
-    tallies: Tallies = {}
-    notes: list[str] = []
+    parts: list[Structure] = []
     with display.bar(f"{work.task.name}, {name}", len(single), "layers") as bar:
         for layers in by_width.values():
             numbers = sorted(set(layers.values()))
             places = {layer: numbers.index(number) for layer, number in layers.items()}
             both = [[part.rows(name, number) for number in numbers] for part in features]
-            found, counts, told = work.probe_layers(places, *both)
-            rows += found
-            tallies |= counts
-            notes += told
+            parts.append(work.probe_layers(places, *both))
             bar.advance(len(layers))
-    return Found(rows, tallies, notes)
+    return Found(
+        [row for part in parts for row in part.rows],
+        {key: tally for part in parts for key, tally in part.tallies.items()},
+        [note for part in parts for note in part.notes],
+        {"model": name} | max(parts, key=lambda part: part.uuas).picture,
+    )

@@ -55,10 +55,9 @@ def show_probing(probing: "Probing") -> None:
     import pandas as pd
 
     rows = []
-    for key, scores in probing.summary.groupby(["task", "probe", "metric"], sort=False):
-        task, probe, metric = map(str, key)
-        cells = {"task": task, "probe": probe, "score": metric}
-        cells["layer"] = str(scores["layer"].iloc[0])
+    for key, scores in probing.summary.groupby(["task", "metric"], sort=False):
+        task, metric = map(str, key)
+        cells = {"task": task, "score": metric, "layer": str(scores["layer"].iloc[0])}
         for score in scores.to_dict("records"):
             alone = score["role"] in ("lexical", "chain")
             name = score["role"] if alone else Path(str(score["model"])).name
@@ -66,7 +65,8 @@ def show_probing(probing: "Probing") -> None:
             if score["role"] != "base":
                 cells[name] += f" ({100 * score['difference']:+.1f})"
         rows.append(cells)
-    show_table(pd.DataFrame(rows).fillna(""), "probes, % (less the first model)")
+    kinds = ", ".join(probing.table["probe"].unique())
+    show_table(pd.DataFrame(rows).fillna(""), f"{kinds} probes, % (less the first model)")
     for note in probing.provenance["notes"]:
         say(note)
 

@@ -58,7 +58,7 @@ def distance_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: 
     for rows, table in zip(torch.split(projected, sizes), tables, strict=True):
         n = len(rows)
         p = rows.view(n, len(losses), -1).transpose(0, 1)
-        p = p - p.mean(dim=1, keepdim=True)
+        p = p - p[:, :1]
         errors = torch.bmm(p, p.transpose(1, 2))
         squares = errors.diagonal(dim1=1, dim2=2)
         errors = squares[:, :, None] + squares[:, None] - 2 * errors - table.view(n, n)
@@ -72,7 +72,8 @@ def distance_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: 
 
 def depth_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
     """See `bertft.ops.depth_gradient`."""
-    p = projected.view(len(projected), len(losses), -1)
+    n, columns = projected.shape
+    p = projected.view(n, len(losses), columns // len(losses))
     lengths = offsets.diff()
     share = (1.0 / lengths.to(p.dtype)).repeat_interleave(lengths)[:, None]
     errors = p.square().sum(dim=2) - gold[:, None]

@@ -18,7 +18,7 @@ def distance_gradient(
 
     For a sentence of n words, `losses[k]` is added `sum_ij | |p_i - p_j|^2 - gold_ij | / n^2` over
     all ordered pairs, with p the rows of probe k. Distances are `g_ii + g_jj - 2 g_ij` with the
-    products `g` of the rows, less their mean: no `(n, n, rank)` tensor is made. Cost:
+    products `g` of the rows, less the first: no `(n, n, rank)` tensor is made. Cost:
     O(n^2 rank) for each sentence and probe.
 
     Args:

@@ -1,10 +1,15 @@
-"""What a run of probes is asked for: names of layers, and seeds."""
+"""What a run of probes is asked for: tasks, names of layers, and seeds."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 
 from bertft.probing.assignments import LEXICAL, MIX, cumulative
+from bertft.probing.structural_tasks import StructuralTask
+from bertft.probing.tasks import STRUCTURAL, EdgeTask
+
+Task = EdgeTask | StructuralTask
 
 ALL, CUMULATIVE = "all", "cumulative"
 MOST_SEED = 2**63
@@ -96,3 +101,32 @@ def seeds_of(seeds: int | Sequence[int]) -> list[int]:
             "pass how many, or which."
         )
     return chosen
+
+
+def tasks_of(tasks: Mapping[str, str | os.PathLike[str] | Task], limit: int | None) -> list[Task]:
+    """Return the tasks under their names, those that are folders read.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: none, or one that its files or its name do not allow.
+    """
+    if not tasks:
+        raise ValueError("[probe] tasks must be at least one, got none; pass NAME=FOLDER.")
+    return [_read_one(name, task, limit) for name, task in tasks.items()]
+
+
+def _read_one(name: str, task: str | os.PathLike[str] | Task, limit: int | None) -> Task:
+    if isinstance(task, Task):
+        return _named(name, task, limit)
+    if name == STRUCTURAL:
+        return StructuralTask.read(task, limit)
+    return EdgeTask.read(name, task, limit)
+
+
+def _named(name: str, task: Task, limit: int | None) -> Task:
+    if task.name != name or limit is not None:
+        raise ValueError(
+            f"[probe] tasks in memory must have the name they are passed under and no limit, got "
+            f"{task.name!r} as {name!r} with limit {limit}; make the task as it is wanted."
+        )
+    return task

@@ -7,7 +7,7 @@ from the caller.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from bertft.probing.structural import (
     Gold,
     Kind,
     Sentences,
+    StructuralBank,
     StructuralProbe,
     train_structural,
 )
@@ -38,7 +39,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHAIN = "chain"
+PICTURED_WORDS = 11
 Tallies = dict[tuple[str, str], StructuralTally]
+
+
+class Structure(NamedTuple):
+    """What structural probes found in the layers of a model.
+
+    Attributes:
+        rows: of the table.
+        tallies: counts by kind of probe and layer.
+        notes: what the user should know.
+        picture: the distances of one sentence by the probe of the best layer, as JSON types.
+        uuas: of that probe.
+    """
+
+    rows: list[Row]
+    tallies: Tallies
+    notes: list[str]
+    picture: dict[str, Any]
+    uuas: float
 
 
 @dataclass(frozen=True)
@@ -201,16 +221,13 @@ class StructuralAssignment:
 
     def probe_layers(
         self, layers: Mapping[str, int], train: Sequence[Layer], dev: Sequence[Layer]
-    ) -> tuple[list[Row], Tallies, list[str]]:
+    ) -> Structure:
         """Train and score the probes of all layers together.
 
         Args:
             layers: for each name in the rows, the place of its layer among the features.
             train: `(n, d)` features of layers on the words of training sentences.
             dev: the same on dev.
-
-        Returns:
-            Rows, the counts by kind of probe and layer, and notes.
         """
         places = sorted(set(layers.values()))
         training = self.training
@@ -243,7 +260,35 @@ class StructuralAssignment:
             for kind, n in notes.items()
             if n
         ]
-        return rows, tallies, told
+        best = max(layers, key=lambda name: tallies["distance", name].score("uuas")[0])
+        found = next(k for k, p in enumerate(probes) if p.layer == layers[best])
+        picture = self._picture(held_out, bank, found) | {"layer": best}
+        uuas = float(tallies["distance", best].score("uuas")[0])
+        return Structure(rows, tallies, told, picture, uuas)
+
+    def _picture(self, dev: Sentences, bank: StructuralBank, k: int) -> dict[str, Any]:
+        """The distances of the first dev sentence that is nearest to 11 words, by one probe."""
+        from bertft.ops.trees import spanning_trees, squared_distances
+
+        lengths = self.dev.words[self.dev.kept]
+        s = int(np.abs(lengths - PICTURED_WORDS).argmin())
+        n, first = int(lengths[s]), int(self.dev.gold.offsets[s])
+        gold = self.dev.gold.take(torch.tensor([s]))
+        points = bank.project(dev, torch.arange(first, first + n))[:, k]
+        tables = {
+            "gold": gold.distances.numpy(),
+            "predicted": squared_distances(points.numpy()).ravel(),
+        }
+        kept = gold.kept.numpy()
+        picture: dict[str, Any] = {
+            "words": list(self.task.dev[self.dev.kept[s]].words),
+            "kept": kept.tolist(),
+        }
+        for name, table in tables.items():
+            parents = spanning_trees(table, [0, n], kept).tolist()
+            picture[name] = table.reshape(n, n).round(3).tolist()
+            picture[f"{name}_edges"] = [[up, i] for i, up in enumerate(parents) if up >= 0]
+        return picture
 
     def chain(self) -> list[Row]:
         """Score the linear chain: words as far apart as in the sentence, and deeper one by one."""

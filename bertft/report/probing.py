@@ -78,6 +78,7 @@ def render_probes(
     provenance: Mapping[str, Any],
     differences: pd.DataFrame | None,
     svg: str,
+    drawn: Mapping[str, str] | None = None,
 ) -> str:
     """The report as one self-contained HTML document, with every name, path and note escaped.
 
@@ -89,6 +90,7 @@ def render_probes(
             or None where there are none.
         svg: the figure, from `figures.svg_text`. It goes in as markup, unescaped, so it must not
             come from anywhere else.
+        drawn: pictures of a sentence in the same form, "trees" and "distances".
 
     Raises:
         ValueError: the table is not what `probing_table.checked` expects, `differences` lacks a
@@ -121,6 +123,7 @@ def render_probes(
         marks=marks(table),
         metrics={name: metric for name, metric in METRICS.items() if name in present},
         figure=inline(svg, "render_probes"),
+        drawn={name: inline(own, "render_probes", name) for name, own in (drawn or {}).items()},
         summary=_summary_table(summary, probes, ends),
         layer_tables=[_layer_table(of, probes) for _, of in shown if _has(of, SCORES)],
         depth_table=_depth_table(means[means["metric"].isin(DEPTHS)], probes),
@@ -148,9 +151,8 @@ def _summary_table(summary: pd.DataFrame, probes: _Probes, ends: Ends) -> dict[s
     columns = sorted(across, key=lambda pair: ROLES.index(pair[0]))
     groups, bodies = [], []
     for role, model in columns:
-        name = {"base": "{} (base)", LEXICAL: LEXICAL, CHAIN: "linear chain"}.get(
-            role, "{}"
-        ).format(probes.labels[model])
+        titles = {"base": "{} (base)", LEXICAL: LEXICAL, CHAIN: "linear chain"}
+        name = titles.get(role, "{}").format(probes.labels[model])
         groups.append((name, ["score", "difference"] if role == "finetuned" else ["score"]))
     read_at = _read_at(summary)
     for keys, of in summary.groupby(["task", "probe", "metric"], sort=False):

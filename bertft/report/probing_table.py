@@ -45,8 +45,9 @@ def summarize(table: pd.DataFrame, differences: pd.DataFrame | None = None) -> p
         A row per task, probe, metric (one of `SCORES`) and model, with `SUMMARY`: `role` is
         "base", "finetuned", "lexical", "chain" or "randomized"; `mean` is over `seeds`; `low` and
         `high` are the means of the seeds' bootstrap intervals; `seeds_low` and `seeds_high` are a
-        95 % t interval over 3 seeds or more, the extremes of 2, NaN for 1. `difference` is the paired one
-        with its interval where `differences` has it, else of means against the base's at the layer.
+        95 % t interval over 3 seeds or more, the extremes of 2, NaN for 1. `difference` is the
+        paired one with its interval where `differences` has it, else of means against the base's
+        at the layer.
 
     Raises:
         ValueError: the table is not what `checked` expects, or `differences` lacks a column or

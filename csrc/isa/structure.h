@@ -22,19 +22,15 @@ inline void multiply_panels(const float* a, std::int64_t a_row, std::int64_t hei
   }
 }
 
-// Takes the mean of the rows off each: distances stay as they are, and keep their digits where rows
-// have a large part in common.
-inline void center(const Projected& x) {
-  const float share = 1.0f / static_cast<float>(x.words);
+// Takes the first row off all: distances stay as they are, and keep their digits where rows have a
+// large part in common.
+inline void shift(const Projected& x) {
   for (std::int64_t j = 0; j < x.rank; j += kLanes) {
     const std::int64_t some = smaller(kLanes, x.rank - j);
-    Floats mean = {};
-    for (std::int64_t i = 0; i < x.words; ++i)
-      mean += load_some(x.rows + i * x.row + j, some, 0.0f);
-    mean *= share;
+    const Floats first = load_some(x.rows + j, some, 0.0f);
     for (std::int64_t i = 0; i < x.words; ++i) {
       float* at = x.rows + i * x.row + j;
-      store_some(at, load_some(at, some, 0.0f) - mean, some);
+      store_some(at, load_some(at, some, 0.0f) - first, some);
     }
   }
 }
@@ -76,7 +72,7 @@ double distance_rows(const Projected& x, const float* gold, float* scratch) {
   float* const squares = products + n * n;
   float* const packed = squares + n;
   const float scale = 4.0f / (static_cast<float>(n) * static_cast<float>(n));
-  center(x);
+  shift(x);
   pack_into<float, kWidth>(x.rows, 1, x.row, x.rank, n, x.rank * kWidth, packed);
   multiply_panels(x.rows, x.row, n, x.rank, packed, x.rank * kWidth, n, products, n);
   for (std::int64_t i = 0; i < n; ++i) squares[i] = products[i * n + i];
