@@ -58,7 +58,8 @@ class Probing:
 
     Attributes:
         table: tidy pandas table with the columns `model, task, probe, layer, seed, metric, value,
-            low, high, n`; `layer` is a number, "mix", "cumulative-3" or "lexical", as text.
+            low, high, n`; `layer` is a number, "mix", "cumulative-3", "lexical" or "chain" (no
+            model, beside structural probes), as text.
         differences: the same for each model beside the first one, over seeds, with the columns
             `model, base, task, probe, layer, metric, value, low, high, n_seeds, n`.
         provenance: models, tasks, options, versions and notes, as JSON types.
