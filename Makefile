@@ -71,7 +71,7 @@ sanitize-asan sanitize-tsan: sanitize-%: $(VENV)/.dev-installed
 	TSAN_OPTIONS=halt_on_error=1:die_after_fork=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$(g++ -print-file-name=lib$*.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(BIN)/python -SP -m pytest --import-mode=importlib --capture=sys -p no:faulthandler \
-	  tests/test_native.py tests/test_ops.py tests/test_probe_ops.py
+	  tests/test_native.py tests/test_ops.py tests/test_probe_ops.py tests/test_structure_ops.py
 
 aarch64: $(VENV)/.dev-installed
 	.ci/aarch64 $(BIN)/python

@@ -30,6 +30,7 @@ TITLES = {
     "test_prefix.py": "Epochs with a frozen prefix",
     "test_features.py": "Features: capture and reading",
     "test_probes.py": "Banks of probes",
+    "test_structural.py": "Structural probes",
     "test_peers.py": "Beside published packages, by value first",
 }
 
@@ -123,7 +124,7 @@ def missed(rows):
             yield f"{row['group']}: all pairs at {row['ratio']:.2f} times the forwards, not 1.6."
         if row["group"].startswith("solving 13") and row["median_s"] > 4.0:
             yield f"{row['group']}: {duration(row['median_s'])}, not 4 s."
-        if row["file"] == "test_probes.py":
+        if row["file"] in ("test_probes.py", "test_structural.py"):
             yield from missed_probes(row)
 
 
@@ -176,6 +177,8 @@ PROBES = (
         "are many; the rest is Adam on weights beyond the cache and small torch calls.",
     ),
     ("an epoch of 7 layers", "one by one, the encoder in every step", 15, ""),
+    ("an epoch of 7 layers x 3 seeds of distance", "one by one, differences", 5, ""),
+    ("UUAS and DSpr", "Python and SciPy", 100, ""),
 )
 
 WHY = {

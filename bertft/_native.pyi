@@ -59,6 +59,12 @@ def softmax_gradient(
 def sigmoid_gradient(
     logits: View, offsets: View, targets: View, losses: View, threads: int
 ) -> bool: ...
+def distance_gradient(
+    projected: View, offsets: View, gold: View, losses: View, threads: int
+) -> bool: ...
+def depth_gradient(
+    projected: View, offsets: View, gold: View, losses: View, threads: int
+) -> bool: ...
 def adam(
     weights: View,
     gradients: View,

@@ -4,6 +4,7 @@ Composes the stages: a task's spans become rows, one pass captures their feature
 and a bank for each layer trains the probes of all seeds and controls together.
 """
 
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -14,25 +15,29 @@ import pandas as pd
 import torch
 
 from bertft import results
-from bertft.checkpoints import fingerprint
+from bertft.checkpoints import Checkpoint, fingerprint
 from bertft.devices import find_device
+from bertft.files import write_text
 from bertft.probing.assignments import Row
 from bertft.probing.families import Training
-from bertft.probing.scores import Tally, difference, resampled
+from bertft.probing.options import Task, Wanted, seeds_of, tasks_of
+from bertft.probing.scores import Scored, difference, resampled
+from bertft.probing.structural_assignments import StructuralAssignment, StructuralTraining
+from bertft.probing.structural_scores import METRICS as STRUCTURAL_METRICS
 from bertft.probing.tasks import EdgeTask
 from bertft.progress import Display
 from bertft.subjects import (
     CONTROL_TASK,
     RANDOMIZED,
-    Wanted,
+    Work,
     assign,
+    assign_trees,
     by_tokens,
     captured,
     check_amounts,
     controls_of,
     open_subjects,
     probe_subject,
-    seeds_of,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +47,9 @@ if TYPE_CHECKING:
 DIFFERENCES = dict.fromkeys(("model", "base", "task", "probe", "layer", "metric"), "str")
 DIFFERENCES |= dict.fromkeys(("value", "low", "high"), "float64")
 DIFFERENCES |= {"n_seeds": "int64", "n": "int64"}
+PICTURES = "trees.json"
 ABSENT = {"value": "", "low": "", "high": ""}
+SCORES = ("micro_f1", "accuracy", *(name for own in STRUCTURAL_METRICS.values() for name in own))
 COLUMNS = ("model", "task", "probe", "layer", "seed", "metric", "value", "low", "high", "n")
 
 
@@ -51,18 +58,25 @@ class Probing:
 
     Attributes:
         table: tidy pandas table with the columns `model, task, probe, layer, seed, metric, value,
-            low, high, n`; `layer` is a number, "mix", "cumulative-3" or "lexical", as text.
+            low, high, n`; `layer` is a number, "mix", "cumulative-3", "lexical" or "chain" (no
+            model, beside structural probes), as text.
         differences: the same for each model beside the first one, over seeds, with the columns
             `model, base, task, probe, layer, metric, value, low, high, n_seeds, n`.
         provenance: models, tasks, options, versions and notes, as JSON types.
+        pictures: a sentence as the structural probes of each model see it (`report.trees`).
     """
 
     def __init__(
-        self, table: pd.DataFrame, differences: pd.DataFrame, provenance: dict[str, Any]
+        self,
+        table: pd.DataFrame,
+        differences: pd.DataFrame,
+        provenance: dict[str, Any],
+        pictures: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.table = table
         self.differences = differences
         self.provenance = provenance
+        self.pictures = list(pictures)
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -86,6 +100,8 @@ class Probing:
 
         def write(folder: Path) -> None:
             self.differences.to_csv(folder / "differences.csv", index=False)
+            if self.pictures:
+                write_text(folder / PICTURES, json.dumps(self.pictures, ensure_ascii=False))
             self.write_report(folder)
 
         results.save_run(Path(out), self.table, self.provenance, write, overwrite=overwrite)
@@ -102,6 +118,8 @@ class Probing:
         path = Path(out) / "differences.csv"
         try:
             # Names stay text, whatever they look like: a task may be called "NA", a layer is "0".
+            found = Path(out) / PICTURES
+            pictures = json.loads(found.read_text("utf-8")) if found.is_file() else []
             differences = pd.read_csv(
                 path,
                 usecols=list(DIFFERENCES),
@@ -113,17 +131,27 @@ class Probing:
             raise ValueError(
                 f"[load] files of a run must be whole, got {str(path)!r} ({error}); run it again."
             ) from error
-        return cls(table, differences, provenance)
+        return cls(table, differences, provenance, pictures)
 
     def write_report(self, out: str | os.PathLike[str]) -> Path:
-        """Write `figure.svg` and `report.html` again, and return the path of the report."""
-        from bertft.files import write_text
+        """Write `figure.svg` and `report.html` again, and return the path of the report.
+
+        Structural probes have `trees.svg` and `distances.svg` too.
+        """
         from bertft.report.figures import svg_text
         from bertft.report.probing import render_probes
+        from bertft.report.trees import distance_figure, tree_figure
 
         svg, report = svg_text(self.plot()), Path(out) / "report.html"
         write_text(Path(out) / "figure.svg", svg)
-        write_text(report, render_probes(self.table, self.provenance, self.differences, svg))
+        drawn = {}
+        if self.pictures:
+            figures = {"trees": tree_figure, "distances": distance_figure}
+            drawn = {name: svg_text(draw(self.pictures)) for name, draw in figures.items()}
+        for name, text in drawn.items():
+            write_text(Path(out) / f"{name}.svg", text)
+        page = render_probes(self.table, self.provenance, self.differences, svg, drawn)
+        write_text(report, page)
         return report
 
     def _repr_html_(self) -> str:
@@ -136,10 +164,11 @@ class Probing:
 
 def probe(
     models: "str | Path | PreTrainedModel | Sequence[str | Path | PreTrainedModel]",
-    tasks: Mapping[str, str | os.PathLike[str] | EdgeTask],
+    tasks: Mapping[str, str | os.PathLike[str] | Task],
     *,
     layers: int | str | Sequence[str | int] = "all,mix,lexical",
     probe: str = "linear",
+    rank: int = 64,
     controls: str | Sequence[str] = (),
     code_length: bool = False,
     seeds: int | Sequence[int] = 1,
@@ -162,17 +191,19 @@ def probe(
 
     Args:
         models: folders, hub names or models, the first of them the base of the differences.
-        tasks: a folder for each name (`EdgeTask.read`), or the task itself.
+        tasks: a folder for each name (`EdgeTask.read`; `StructuralTask.read` for "structural"), or
+            the task itself.
         layers: "all" or numbers 0..L, "mix" (of all layers, learned), "cumulative" (of layers
             0..l, for each l), "lexical" (layer 0, with its position embeddings).
-        probe: "linear", "mlp" or "edge".
+        probe: "linear", "mlp" or "edge", of labels; trees have distance and depth probes.
+        rank: of the maps of those.
         controls: "randomized" (the base with every weight redrawn) and "control-task" (labels that
             only a word's identity tells, for the selectivity).
         code_length: measure the online code length of the labels too.
         seeds: how many, from 0, or which: of initial weights, dropout and control labels.
         limit: most training sentences of a task that is read from a folder.
-        epochs: most passes over the training targets; by default 30 for edge, 20 for others, and
-            more where these make fewer than 3,000 or 2,000 steps.
+        epochs: most passes over the training targets; by default 30 for edge, 40 for structural,
+            20 for others, and more where edge and others make fewer than 3,000 or 2,000 steps.
         lr: Adam's rate; by default 1e-4 for edge, 1e-3 for others. Linear probes of one layer are
             solved (L-BFGS) and need neither.
         max_length: tokens of a sentence; by default what the models take.
@@ -190,10 +221,12 @@ def probe(
         FileNotFoundError: no such model or file.
         ValueError: anything else that cannot be probed; the message says what to do.
 
-    Reference: Tenney et al. 2019; Hewitt & Liang 2019; Voita & Titov 2020.
+    Reference: Tenney et al. 2019; Hewitt & Liang 2019; Voita & Titov 2020; Hewitt &
+    Manning 2019.
     """
     display = Display(progress)
     training, wanted = Training.of(probe, epochs, lr), Wanted.of(layers)
+    structural = StructuralTraining.of(rank, epochs, lr)
     chosen = seeds_of(seeds)
     named = controls_of(controls)
     check_amounts(batch_size, memory_gib, features_dtype)
@@ -201,21 +234,27 @@ def probe(
     groups = by_tokens(subjects)
     for name, subject in subjects.items():
         wanted.captured(name, subject.blocks.depth)
-    read = _read(tasks, limit)
+    read = tasks_of(tasks, limit)
     where = find_device(device, "probe") if device is not None else None
     started = results.now()
     control = CONTROL_TASK in named
+    base = next(iter(subjects))
+
+    def assigned(task: Task, sides: Mapping[str, Checkpoint]) -> Work:
+        if isinstance(task, EdgeTask):
+            return assign(task, training, sides, chosen, max_length, control, code_length)
+        asked = {"mixtures": wanted.alone() != wanted, "control task": control}
+        asked["code length"] = code_length
+        skipped = [what for what, is_asked in asked.items() if is_asked]
+        alone = wanted.alone()
+        return assign_trees(task, structural, sides, alone, chosen, max_length, skipped)
+
     # All of them before the first is trained, so that a bad task does not end a long run.
-    works = [
-        [
-            assign(task, training, sides, chosen, max_length, control, code_length)
-            for sides in groups
-        ]
-        for task in read
-    ]
+    works = [[assigned(task, sides) for sides in groups] for task in read]
     found: list[Row] = []
-    tallies: dict[tuple[str, str, str], Tally] = {}
+    tallies: dict[tuple[str, ...], Scored] = {}
     notes: list[str] = []
+    pictures: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
     for of_task in works:
         own: dict[str, list[Row]] = {}
@@ -227,17 +266,22 @@ def probe(
             store = Path(features) if features is not None else None
             if store is not None and number > 1:
                 store /= f"tokenizer-{number}"
+            asked = wanted.alone() if isinstance(work, StructuralAssignment) else wanted
             with captured(
-                work, sides, wanted, store, features_dtype, memory_gib, batch_size, where, display
+                work, sides, asked, store, features_dtype, memory_gib, batch_size, where, display
             ) as both:
                 for name, subject in sides.items():
                     began = time.perf_counter()
-                    own[name], counts = probe_subject(work, name, subject, wanted, both, display)
+                    of_model = probe_subject(work, name, subject, asked, both, display)
+                    own[name] = of_model.rows
+                    if isinstance(work, StructuralAssignment) and name == base:
+                        own[name] += [{"model": name, **row} for row in work.chain()]
                     key = f"{work.task.name}, {name}"
                     seconds[key] = round(time.perf_counter() - began, 1)
-                    tallies |= {
-                        (name, work.task.name, layer): count for layer, count in counts.items()
-                    }
+                    notes += [note + f" ({name})" for note in of_model.notes]
+                    pictures += [of_model.picture] if of_model.picture else []
+                    for (kind, layer), counts in of_model.counts.items():
+                        tallies[name, work.task.name, kind, layer] = counts
         found += [row for name in subjects for row in own[name]]
     table = pd.DataFrame(found, columns=list(COLUMNS))
     provenance = {
@@ -255,6 +299,7 @@ def probe(
         "options": {
             "layers": list(wanted.names),
             "probe": probe,
+            "rank": rank,
             "controls": named,
             "code_length": code_length,
             "seeds": chosen,
@@ -270,45 +315,23 @@ def probe(
         "training_s": seconds,
         "notes": notes,
     }
-    return Probing(table, _differences(table, tallies, list(subjects)), provenance)
-
-
-def _read(
-    tasks: Mapping[str, str | os.PathLike[str] | EdgeTask], limit: int | None
-) -> list[EdgeTask]:
-    if not tasks:
-        raise ValueError("[probe] tasks must be at least one, got none; pass NAME=FOLDER.")
-    return [
-        _named(name, task, limit)
-        if isinstance(task, EdgeTask)
-        else EdgeTask.read(name, task, limit)
-        for name, task in tasks.items()
-    ]
-
-
-def _named(name: str, task: EdgeTask, limit: int | None) -> EdgeTask:
-    if task.name != name or limit is not None:
-        raise ValueError(
-            f"[probe] tasks in memory must have the name they are passed under and no limit, got "
-            f"{task.name!r} as {name!r} with limit {limit}; make the task as it is wanted."
-        )
-    return task
+    return Probing(table, _differences(table, tallies, list(subjects)), provenance, pictures)
 
 
 def _differences(
-    table: pd.DataFrame, tallies: Mapping[tuple[str, str, str], Tally], models: Sequence[str]
+    table: pd.DataFrame, tallies: Mapping[tuple[str, ...], Scored], models: Sequence[str]
 ) -> pd.DataFrame:
     """Scores of each model less those of the first, layer by layer where both have it."""
     base, rows = models[0], []
-    scores = table[table["metric"].isin(["micro_f1", "accuracy"])]
+    scores = table[table["metric"].isin(SCORES)]
     keys = ["model", "task", "probe", "layer", "metric"]
     for key, own in scores.groupby(keys, sort=False):
         model, task, kind, layer, metric = map(str, key)
-        other = tallies.get((base, task, layer))
+        other = tallies.get((base, task, kind, layer))
         if model == base or other is None:
             continue
-        tally = tallies[model, task, layer]
-        if (tally.counts[:, 0, -1] != other.counts[:, 0, -1]).any():
+        tally = tallies[model, task, kind, layer]
+        if not tally.has_targets_of(other):
             continue  # their tokenizers keep other targets
         weights = resampled(len(tally.counts), 0)
         found = difference(tally, other, metric, weights, seed=0)

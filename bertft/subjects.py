@@ -1,6 +1,6 @@
 """The encoders that are probed, and one of them at a time: what `probe` is made of.
 
-Owns the names of layers and controls, which models share a pass, and where features are kept.
+Owns the names of controls, which models share a pass, and where features are kept.
 """
 
 import copy
@@ -8,17 +8,24 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from operator import index
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bertft.checkpoints import Checkpoint, same_rules
 from bertft.features import DTYPES, Features
 from bertft.models import find_blocks, inference, randomize
-from bertft.probing.assignments import LEXICAL, MIX, Assignment, Part, Row, cumulative
+from bertft.probing.assignments import Assignment, Part, Row
 from bertft.probing.families import Training
-from bertft.probing.scores import Tally
+from bertft.probing.options import Wanted, split_names
+from bertft.probing.scores import Scored
+from bertft.probing.structural_assignments import (
+    StructuralAssignment,
+    StructuralPart,
+    StructuralTraining,
+    Structure,
+)
+from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import EdgeTask
 from bertft.progress import Display
 from bertft.recording import GIB, feature_bytes, record
@@ -29,82 +36,23 @@ if TYPE_CHECKING:
 
 RANDOMIZED, CONTROL_TASK = "randomized", "control-task"
 CONTROLS = (RANDOMIZED, CONTROL_TASK)
-ALL, CUMULATIVE = "all", "cumulative"
-MOST_SEED = 2**63
+Work = Assignment | StructuralAssignment
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The layers to probe: numbers, "all", "mix", "cumulative" and "lexical", each once."""
+class Found(NamedTuple):
+    """What an encoder's probes found in a task.
 
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, layers: int | str | Sequence[str | int]) -> "Wanted":
-        """Read a number, names joined by commas, or a sequence of names and numbers.
-
-        Raises:
-            ValueError: none, or something else.
-        """
-        names = split_names(str(layers) if isinstance(layers, int) else layers)
-        known = (ALL, MIX, CUMULATIVE, LEXICAL)
-        unknown = [name for name in names if name not in known and not name.isdecimal()]
-        if unknown or not names:
-            raise ValueError(
-                f"[probe] layers must be numbers or among {', '.join(known)}, got "
-                f"{', '.join(unknown) or 'none'}; pass some of them, joined by commas."
-            )
-        return cls(tuple(dict.fromkeys(names)))
-
-    def single(self, model: str, depth: int) -> dict[str, int]:
-        """Return the layers that are probed one at a time, under their names.
-
-        Raises:
-            ValueError: a number beyond the model's depth.
-        """
-        numbers = {int(name) for name in self.names if name.isdecimal()}
-        if beyond := [number for number in numbers if number > depth]:
-            raise ValueError(
-                f"[probe] layers must be at most the {depth} of {model!r}, got {max(beyond)}; pass "
-                "smaller numbers."
-            )
-        numbers |= set(range(depth + 1)) if ALL in self.names else set()
-        lexical = {LEXICAL: 0} if LEXICAL in self.names else {}
-        return lexical | {str(number): number for number in sorted(numbers)}
-
-    def mixtures(self, depth: int) -> list[str]:
-        """Return the names of the mixtures that are probed."""
-        mix = [MIX] if MIX in self.names else []
-        every = range(depth + 1) if CUMULATIVE in self.names else ()
-        return mix + [cumulative(layer) for layer in every]
-
-    def captured(self, model: str, depth: int) -> list[int]:
-        """Return the layers whose features are needed."""
-        if self.mixtures(depth):
-            return list(range(depth + 1))
-        return sorted(set(self.single(model, depth).values()))
-
-
-def split_names(names: str | Sequence[str | int]) -> list[str]:
-    """Return names that are joined by commas, or in a sequence."""
-    parts = names.split(",") if isinstance(names, str) else names
-    return [str(part).strip() for part in parts]
-
-
-def seeds_of(seeds: int | Sequence[int]) -> list[int]:
-    """Return the seeds: how many, from 0, or which.
-
-    Raises:
-        ValueError: none, a negative one, one that is too large, or one twice.
+    Attributes:
+        rows: of the table.
+        counts: what scores are made of, by kind of probe and layer.
+        notes: what the user should know.
+        picture: one sentence as structural probes see it.
     """
-    chosen = list(range(seeds)) if isinstance(seeds, int) else [index(seed) for seed in seeds]
-    allowed = all(0 <= seed < MOST_SEED for seed in chosen)
-    if not chosen or not allowed or len(set(chosen)) < len(chosen):
-        raise ValueError(
-            f"[probe] seeds must be at least one, different and from 0 to 2**63 - 1, got {seeds}; "
-            "pass how many, or which."
-        )
-    return chosen
+
+    rows: list[Row]
+    counts: Mapping[tuple[str, str], Scored]
+    notes: list[str]
+    picture: dict[str, Any] | None = None
 
 
 def controls_of(controls: str | Sequence[str]) -> list[str]:
@@ -197,6 +145,49 @@ def assign(
     Raises:
         ValueError: a length beyond what a model takes, or no target that is left.
     """
+    first, bound = next(iter(sides.values())), bounded(sides, max_length)
+    train, dev = (
+        Part.of(task, records, first.tokenizer, bound, training.pooled)
+        for records in (task.train, task.dev)
+    )
+    return Assignment(task, training, train, dev, seeds, control, code_length, list(sides))
+
+
+def assign_trees(
+    task: StructuralTask,
+    training: StructuralTraining,
+    sides: Mapping[str, Checkpoint],
+    wanted: Wanted,
+    seeds: Sequence[int],
+    max_length: int | None,
+    skipped: Sequence[str] = (),
+) -> StructuralAssignment:
+    """Set a treebank to the structural probes of encoders with one tokenizer.
+
+    Raises:
+        ValueError: a length beyond what a model takes, a rank above the width of a layer, or no
+            sentence that is left.
+    """
+    for name, side in sides.items():
+        narrowest = min(side.blocks.widths[n] for n in wanted.captured(name, side.blocks.depth))
+        if training.rank > narrowest:
+            raise ValueError(
+                f"[probe] rank must be at most the {narrowest} features of a word in {name!r}, got "
+                f"{training.rank}; pass less."
+            )
+    first, bound = next(iter(sides.values())), bounded(sides, max_length)
+    train, dev = (
+        StructuralPart.of(task, trees, first.tokenizer, bound) for trees in (task.train, task.dev)
+    )
+    return StructuralAssignment(task, training, train, dev, seeds, list(sides), skipped)
+
+
+def bounded(sides: Mapping[str, Checkpoint], max_length: int | None) -> int | None:
+    """Return the most tokens of a sentence, special ones included; None for no bound.
+
+    Raises:
+        ValueError: a length beyond what a model takes, or of special tokens only.
+    """
     first = next(iter(sides.values()))
     limits = [side.max_length for side in sides.values() if side.max_length is not None]
     special = first.tokenizer.num_special_tokens_to_add()
@@ -210,17 +201,12 @@ def assign(
             f"[probe] max_length must be at most what the models take, {min(limits)}, got "
             f"{max_length}; pass less."
         )
-    bound = max_length or min(limits, default=None)
-    train, dev = (
-        Part.of(task, records, first.tokenizer, bound, training.pooled)
-        for records in (task.train, task.dev)
-    )
-    return Assignment(task, training, train, dev, seeds, control, code_length, list(sides))
+    return max_length or min(limits, default=None)
 
 
 @contextmanager
 def captured(
-    work: Assignment,
+    work: Work,
     sides: Mapping[str, Checkpoint],
     wanted: Wanted,
     store: Path | None,
@@ -238,9 +224,8 @@ def captured(
     layers = {name: wanted.captured(name, side.blocks.depth) for name, side in sides.items()}
     parts = {"train": work.train.rows, "dev": work.dev.rows}
     need = sum(feature_bytes(sides, rows, layers, dtype) for rows in parts.values()) / GIB
-    kind = "spans" if work.training.pooled else "pieces"
     with ExitStack() as stack:
-        folder = store / f"{work.task.name}-{kind}" if store is not None else None
+        folder = store / f"{work.task.name}-{work.row_kind}" if store is not None else None
         if folder is None and need > memory_gib:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bertft-")))
         where = f"in {folder}" if folder is not None else "in memory"
@@ -263,26 +248,44 @@ def captured(
 
 
 def probe_subject(
+    work: Work,
+    name: str,
+    subject: Checkpoint,
+    wanted: Wanted,
+    features: tuple[Features, Features],
+    display: Display,
+) -> Found:
+    """Train and score an encoder's probes."""
+    title = f"{work.task.name}, {name}"
+    started = time.perf_counter()
+    if isinstance(work, StructuralAssignment):
+        found = _probe_trees(work, name, subject, wanted, features, display)
+    else:
+        found = _probe_labels(work, name, subject, wanted, features, display)
+    display.note(f"{title}: {time.perf_counter() - started:,.0f} s")
+    return found._replace(rows=[{"model": name, **row} for row in found.rows])
+
+
+def _probe_labels(
     work: Assignment,
     name: str,
     subject: Checkpoint,
     wanted: Wanted,
     features: tuple[Features, Features],
     display: Display,
-) -> tuple[list[Row], dict[str, Tally]]:
-    """Train and score an encoder's probes, layer by layer and then its mixtures."""
+) -> Found:
+    """Layer by layer, and then the mixtures."""
     depth = subject.blocks.depth
     single, mixtures = wanted.single(name, depth), wanted.mixtures(depth)
     rows: list[Row] = []
-    tallies: dict[str, Tally] = {}
+    tallies: dict[str, Scored] = {}
     # Layer 0 has two names where "lexical" is asked for beside it.
     names: dict[int, list[str]] = {}
     for layer, number in single.items():
         names.setdefault(number, []).append(layer)
     keys = [(name, number) for number in names]
-    title = f"{work.task.name}, {name}"
-    with display.bar(title, len(names) + len(mixtures), "layers") as bar:
-        started = time.perf_counter()
+    steps = len(names) + len(mixtures)
+    with display.bar(f"{work.task.name}, {name}", steps, "layers") as bar:
         read_ahead = (part.prefetched(keys) for part in features)
         for layers, train, dev in zip(names.values(), *read_ahead, strict=True):
             found, tally = work.probe_layer(layers[0], train, dev)
@@ -295,5 +298,34 @@ def probe_subject(
             rows += found
             tallies |= counts
             bar.advance(len(mixtures))
-        display.note(f"{title}: {time.perf_counter() - started:,.0f} s")
-    return [{"model": name, **row} for row in rows], tallies
+    kind = work.training.family
+    return Found(rows, {(kind, layer): tally for layer, tally in tallies.items()}, [])
+
+
+def _probe_trees(
+    work: StructuralAssignment,
+    name: str,
+    subject: Checkpoint,
+    wanted: Wanted,
+    features: tuple[Features, Features],
+    display: Display,
+) -> Found:
+    """All layers of one width together."""
+    single = wanted.single(name, subject.blocks.depth)
+    by_width: dict[int, dict[str, int]] = {}
+    for layer, number in single.items():
+        by_width.setdefault(subject.blocks.widths[number], {})[layer] = number
+    parts: list[Structure] = []
+    with display.bar(f"{work.task.name}, {name}", len(single), "layers") as bar:
+        for layers in by_width.values():
+            numbers = sorted(set(layers.values()))
+            places = {layer: numbers.index(number) for layer, number in layers.items()}
+            both = [[part.rows(name, number) for number in numbers] for part in features]
+            parts.append(work.probe_layers(places, *both))
+            bar.advance(len(layers))
+    return Found(
+        [row for part in parts for row in part.rows],
+        {key: tally for part in parts for key, tally in part.tallies.items()},
+        [note for part in parts for note in part.notes],
+        {"model": name} | max(parts, key=lambda part: part.uuas).picture,
+    )

@@ -89,7 +89,7 @@ def test_a_bank_may_have_probes_of_several_layers(kind):
 @pytest.mark.parametrize("family", ["mlp", "edge"])
 def test_probes_stop_alone_and_keep_their_best_weights(family):
     train, dev = splits(family, mixed=False)
-    schedule = Schedule(8, 32, "targets", evaluate_every=3, halve_after=2, stop_after=4)
+    schedule = Schedule(8, 32, "targets", evaluate_every=3, reduce_after=2, stop_after=4)
     rates = (2e-2, 3e-4, 3e-3)
     kind = EdgeBank if family == "edge" else MlpBank
 
@@ -111,7 +111,7 @@ def test_probes_stop_alone_and_keep_their_best_weights(family):
 @pytest.mark.parametrize(("family", "rate"), [("linear", 0.2), ("mlp", 0.02), ("edge", 0.02)])
 def test_mixtures_that_stop_one_after_another_are_whole_afterwards(family, rate):
     train, dev = splits(family, mixed=True)
-    schedule = Schedule(40, 32, "targets", evaluate_every=3, halve_after=2, stop_after=2)
+    schedule = Schedule(40, 32, "targets", evaluate_every=3, reduce_after=2, stop_after=2)
     probes = [Probe(0, mixes=2), Probe(0, mixes=1), Probe(0)]
     training = replace(Training.of(family, lr=rate), schedule=schedule)
 

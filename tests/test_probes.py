@@ -645,8 +645,6 @@ def test_bad_models_and_tasks(base, checkpoint, monkeypatch, tmp_path):
         run(base, {})
     with pytest.raises(ValueError, match=r"tasks in memory must have the name .*, got 't' as 'u'"):
         run(base, {"u": made})
-    with pytest.raises(ValueError, match="name must not be 'structural'"):
-        run(base, {"structural": tmp_path})
     with pytest.raises(FileNotFoundError, match="folder of t must exist, got"):
         run(base, {"t": tmp_path / "typo"})
     with pytest.raises(ValueError, match=r"models must be at least one, .* got \[\];"):
@@ -782,7 +780,7 @@ def test_commands(base, checkpoint, folder, tmp_path, monkeypatch):
         (["a=x", "a=y"], "task must be NAME=FOLDER, each name once, got 'a=y';"),
         (["a b=x"], "name must be of letters, digits, - and _, got 'a b';"),
         (["=x"], "name must be of letters, digits, - and _, got '';"),
-        (["structural=x"], "name must not be 'structural'"),
+        (["structural=x"], "folder of structural must exist, got 'x'; check the path"),
     ],
 )
 def test_commands_that_cannot_be(base, tmp_path, monkeypatch, capsys, tasks, told):

@@ -57,6 +57,21 @@ def grid(
     return pd.concat(parts, ignore_index=True)
 
 
+def trees(models=("hub/bert", "runs/dep", RANDOMIZED)):
+    """Scores of structural probes, with the chain beside the first model."""
+    parts = []
+    for probe, metrics in (("distance", ("uuas", "dspr")), ("depth", ("root_accuracy", "nspr"))):
+        for m, model in enumerate(models):
+            for place, metric in enumerate(metrics):
+                cells = {str(layer): [0.5 + 0.1 * layer - 0.2 * m] for layer in range(3)}
+                cells |= {"lexical": [0.5 - 0.2 * m]} | ({} if m else {"chain": [0.25]})
+                cells = {
+                    layer: [value - 0.05 * place for value in own] for layer, own in cells.items()
+                }
+                parts.append(build(cells, model, "structural", metric, probe, width=0.01))
+    return pd.concat(parts, ignore_index=True)
+
+
 def paired(table):
     """Differences of means against the first model, with a width of 0.004."""
     keys, base = ["task", "probe", "layer", "metric"], table["model"].iloc[0]
@@ -226,9 +241,9 @@ def test_the_table_is_not_changed():
     ("broken", "message"),
     [
         (lambda t: t.drop(columns="layer"), "have the columns .* got none named layer; pass"),
-        (lambda t: t.iloc[:0], r"hold a score \(micro_f1 or accuracy\), got no row; run"),
+        (lambda t: t.iloc[:0], r"hold a score \(micro_f1 or accuracy or .*\), got no row; run"),
         (lambda t: t.assign(metric="compression"), "hold a score .* got compression; run"),
-        (lambda t: t.assign(metric="uuas"), "hold known metrics, got uuas; keep rows"),
+        (lambda t: t.assign(metric="bleu"), "hold known metrics, got bleu; keep rows"),
         (lambda t: t.assign(layer="1.0"), "hold layers such as 0, 12, mix, .* got '1.0'; write"),
         (lambda t: t.assign(layer="mix-3"), "hold layers such as .* got 'mix-3'"),
         (
@@ -536,12 +551,13 @@ def test_layer_statistics_have_tables_where_present():
             build({"mix": [5.5, 6.0]}, "hub/bert", metric="center_of_gravity"),
             build({"cumulative": [np.nan]}, "hub/bert", metric="expected_layer"),
             build({"cumulative": [-0.5]}, "runs/dep", metric="expected_layer"),
+            trees(),
         ]
     )
     page = page_of(table)
     assert cells_of(page, "Where the labels are") == [
-        ["POS", "center of gravity", "5.75", "—"],
-        ["POS", "expected layer", "—", "-0.50"],
+        ["POS, edge", "center of gravity", "5.75", "—"],
+        ["POS, edge", "expected layer", "—", "-0.50"],
     ]
     others = {row[0]: row[1:] for row in cells_of(page, "Other measures, layer by layer")}
     assert list(others) == [*map(str, range(13)), "mix", "lexical"]
@@ -549,6 +565,43 @@ def test_layer_statistics_have_tables_where_present():
     assert others["mix"][-3:] == ["30.00", "—", "—"]
     for metric in METRICS.values():
         assert metric.question.replace("'", "&#39;") in page
+
+
+def test_trees_are_summed_up_beside_the_chain():
+    summary = summarize(trees())
+    rows = summary.set_index(["probe", "metric", "role"])
+    assert list(summary["role"].unique()) == ["base", "finetuned", "lexical", "chain", RANDOMIZED]
+    assert rows["mean"]["distance", "uuas", "base"] == pytest.approx(0.7)
+    assert rows["mean"]["depth", "nspr", "chain"] == pytest.approx(0.2)
+    assert rows["difference"]["distance", "dspr", "chain"] == pytest.approx(-0.45)
+    assert rows["layer"]["distance", "uuas", "chain"] == "chain"
+    page = page_of(trees())
+    scores = cells_of(page, "Scores")
+    assert [row[:2] for row in scores] == [
+        ["Syntax trees, distance", "UUAS"],
+        ["Syntax trees, distance", "DSpr (x 100)"],
+        ["Syntax trees, depth", "root accuracy"],
+        ["Syntax trees, depth", "NSpr (x 100)"],
+    ]
+    assert any("25.00" in cell for cell in scores[0])
+    by_layer = {row[0]: row[1] for row in cells_of(page, "Layer by layer")}
+    assert list(by_layer) == ["0", "1", "2", "lexical", "linear chain"]
+    assert "<strong>linear chain</strong>" in page
+    assert "<strong>linear chain</strong>" not in page_of(grid(["pos"]))
+
+
+def test_the_chain_is_a_line_across_the_panel():
+    figure = probe_figure(trees())
+    axes = panels(figure)
+    titles = [ax.get_title(loc="left") for ax in axes]
+    assert titles == ["Syntax trees, distance", "Syntax trees, depth"]
+    assert [ax.get_ylabel() for ax in axes] == ["UUAS (%)", "root accuracy (%)"]
+    for ax in axes:
+        flat = [line.get_ydata()[0] for line in ax.lines if len(set(line.get_ydata())) == 1]
+        assert 25.0 in flat
+        assert ax.get_ylim()[0] < 25.0
+    words = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert "no model, linear chain" in words
 
 
 def test_the_page_explains_only_what_it_shows():

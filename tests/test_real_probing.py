@@ -15,6 +15,7 @@ from bertft.probing.assignments import Part
 from bertft.probing.bank import Labels, Probe, Split
 from bertft.probing.examples import Inputs
 from bertft.probing.families import Training, train_bank
+from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import EdgeTask
 from bertft.recording import record
 
@@ -131,3 +132,31 @@ def test_the_table_of_tasks(models, ewt, shared, tmp_path):
     assert found["arcs", PARSER, "mix"] >= found["arcs", BASE, "mix"]
     changes = done.differences.query("task == 'arcs' and layer == '6' and metric == 'micro_f1'")
     assert (changes[changes["model"].str.endswith(PARSER)]["low"] > 0).all()
+
+
+@pytest.mark.real
+def test_a_minute_of_structure(models, trees):
+    task = StructuralTask.of(*trees)
+    done = probe(models, {"structural": task}, layers="lexical,3,6", controls=["randomized"])
+    uuas, roots = (scores(done, metric)["structural"] for metric in ("uuas", "root_accuracy"))
+    assert uuas[BASE, "3"] > uuas[BASE, "lexical"] + 0.03
+    assert uuas[BASE, "3"] > max(uuas[BASE, "chain"], uuas[RANDOMIZED, "3"]) + 0.03
+    for found in (uuas, roots):
+        assert found[PARSER, "6"] > found[BASE, "6"] + 0.2
+        assert found[PARSER, "6"] > found[RANDOMIZED, "6"] + 0.2
+
+
+@pytest.mark.real_long
+def test_the_table_of_structure(models, ewt):
+    options = {"layers": "all,lexical", "seeds": 3, "limit": 4000, "controls": ["randomized"]}
+    done = probe(models, {"structural": ewt}, **options)
+    for metric in ("uuas", "dspr", "root_accuracy", "nspr"):
+        found = scores(done, metric)["structural"]
+        base = found[BASE].drop(["lexical", "chain"])
+        assert base.idxmax() in ("2", "3", "4")
+        for layer in ("3", "4", "5", "6"):
+            assert found[PARSER, layer] > found[BASE, layer]
+        best = max(base.max(), found[PARSER].max())
+        controls = max(found[BASE, "chain"], found[RANDOMIZED].max())
+        assert base.max() > controls + 0.1
+        assert best > controls + 0.2

@@ -41,7 +41,7 @@ def parquet(tmp_path, monkeypatch):
 TREEBANK = """# newdoc id = d
 # sent_id = a-1
 # text = I don't
-1\tI\t_\t_\t_\t_\t2\tnsubj:outer\t_\t_
+1\tI\t_\t_\tPRP\t_\t2\tnsubj:outer\t_\t_
 2-3\tdon't\t_\t_\t_\t_\t_\t_\t_\t_
 2\tdo\t_\tAUX\t_\t_\t0\troot\t_\t_
 3\tn't\t_\t_\t_\t_\t2\tadvmod\t_\t_
@@ -60,8 +60,9 @@ def test_trees_are_those_annotated(tmp_path):
             ("nsubj:outer", "root", "advmod"),
             "a-1",
             4,
+            ("PRP", "_", "_"),
         ),
-        Tree(("A b",), ("_",), (0,), ("root",), "", 10),
+        Tree(("A b",), ("_",), (0,), ("root",), "", 10, ("_",)),
     ]
     assert read_trees(write(tmp_path / "x.conllu", TREEBANK)) == expected
     windows = "\ufeff" + TREEBANK.replace("\n", "\r\n")

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bertft.ops import trees
-from bertft.ops.trees import decode
+from bertft.ops.trees import decode, decoding
 
 
 def is_tree(heads):
@@ -168,7 +167,7 @@ def test_integers_give_the_same_tree(kind):
     random = np.random.default_rng(1)
     for n in 4 * [1, 2, 5, 12]:
         table, heads = TABLES[kind](random, n).astype(float), np.empty(n, np.int32)
-        trees._solve_in_integers(table, heads)
+        decoding._solve_in_integers(table, heads)
         assert heads.tolist() == decode_one(table)
 
 
@@ -192,14 +191,14 @@ HIDDEN = {
 @pytest.mark.parametrize(("table", "heads"), HIDDEN.values(), ids=HIDDEN)
 def test_what_rounding_hides_is_solved_in_integers(monkeypatch, table, heads):
     assert decode_one(table) == heads
-    monkeypatch.setattr(trees, "_solve_in_integers", None)
+    monkeypatch.setattr(decoding, "_solve_in_integers", None)
     with pytest.raises(TypeError, match="not callable"):
         decode_one(table)
 
 
 @pytest.mark.parametrize("kind", ["normal", "ties", "constant", "word-offsets", "masked"])
 def test_usual_scores_need_no_integers(monkeypatch, kind):
-    monkeypatch.setattr(trees, "_solve_in_integers", None)
+    monkeypatch.setattr(decoding, "_solve_in_integers", None)
     decode_one(TABLES[kind](np.random.default_rng(2), 40).astype(float))
 
 

@@ -59,14 +59,14 @@ def show_probing(probing: "Probing") -> None:
         task, metric = map(str, key)
         cells = {"task": task, "score": metric, "layer": str(scores["layer"].iloc[0])}
         for score in scores.to_dict("records"):
-            lexical = score["role"] == "lexical"
-            name = "lexical" if lexical else Path(str(score["model"])).name
+            alone = score["role"] in ("lexical", "chain")
+            name = score["role"] if alone else Path(str(score["model"])).name
             cells[name] = f"{100 * score['mean']:.1f}"
             if score["role"] != "base":
                 cells[name] += f" ({100 * score['difference']:+.1f})"
         rows.append(cells)
-    kind = probing.table["probe"].iloc[0]
-    show_table(pd.DataFrame(rows).fillna(""), f"{kind} probes, % (less the first model)")
+    kinds = ", ".join(probing.table["probe"].unique())
+    show_table(pd.DataFrame(rows).fillna(""), f"{kinds} probes, % (less the first model)")
     for note in probing.provenance["notes"]:
         say(note)
 

@@ -17,8 +17,8 @@ def probe(
         list[str],
         typer.Option(
             metavar="NAME=FOLDER",
-            help="With train.jsonl and dev.jsonl; for pos and arcs with *train*.conllu and "
-            "*dev*.conllu. Repeat it for more tasks.",
+            help="With train.jsonl and dev.jsonl; for pos, arcs and structural with "
+            "*train*.conllu and *dev*.conllu. Repeat it for more tasks.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the table, figure and report.")],
@@ -26,6 +26,7 @@ def probe(
         str, typer.Option(help="all, mix, cumulative, lexical or numbers, joined by commas.")
     ] = "all,mix,lexical",
     probe: Annotated[str, typer.Option(help="linear, mlp or edge.")] = "linear",
+    rank: Annotated[int, typer.Option(min=1, help="Of structural probes.")] = 64,
     controls: Annotated[
         str, typer.Option(help="randomized, control-task or both, joined by a comma.")
     ] = "",
@@ -38,7 +39,9 @@ def probe(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="By default 30 for edge, 20 for others, or more on small tasks."),
+        typer.Option(
+            min=1, help="By default 40 for structural, 30 for edge, 20 for others, or more."
+        ),
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="By default 1e-4 for edge, 1e-3 for others.")
@@ -65,6 +68,7 @@ def probe(
         _folders(task),
         layers=layers,
         probe=probe,
+        rank=rank,
         controls=[name.strip() for name in controls.split(",") if name.strip()],
         code_length=code_length,
         seeds=seeds,

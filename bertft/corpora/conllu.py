@@ -5,15 +5,16 @@ Owns what the format allows. Which trees and labels a parser can learn is for it
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from bertft.corpora import Text, read_lines
+from bertft.files import write_text
 
 COLUMNS = 10
-_ID, _FORM, _UPOS, _HEAD, _DEPREL = 0, 1, 3, 6, 7
+_ID, _FORM, _UPOS, _XPOS, _HEAD, _DEPREL = 0, 1, 3, 4, 6, 7
 _IDS = re.compile(r"\d+([-.]\d+)?")
 _SENT_ID = re.compile(r"#\s*sent_id\s*=\s*(.*?)\s*")
 
@@ -29,6 +30,7 @@ class Tree:
         labels: the relation of each word to its head as written, such as "nmod:poss".
         id: the sentence's `sent_id`, or "".
         line: number of the sentence's first line with columns.
+        xpos: the treebank's own part of speech (XPOS) of each word as written; none by default.
     """
 
     words: tuple[str, ...]
@@ -37,6 +39,12 @@ class Tree:
     labels: tuple[str, ...]
     id: str
     line: int
+    xpos: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """The sentence's place in its file, for errors."""
+        return f"line {self.line}" + (f" (sentence {self.id!r})" if self.id else "")
 
 
 def read(path: Path) -> Iterator[Text]:
@@ -70,6 +78,30 @@ def read_trees(path: str | os.PathLike[str]) -> list[Tree]:
             "not empty."
         )
     return trees
+
+
+def write_trees(trees: Iterable[Tree], path: str | os.PathLike[str]) -> None:
+    """Write trees as a CoNLL-U file; what a tree does not tell is "_".
+
+    Raises:
+        ValueError: a field with a tab or the end of a line in it.
+    """
+    blocks = []
+    for tree in trees:
+        lines = [f"# sent_id = {tree.id}"] if tree.id else []
+        columns = (tree.words, tree.tags, tree.xpos or ("_",) * len(tree.words))
+        rows = zip(*columns, tree.heads, tree.labels, strict=True)
+        for number, (word, tag, xpos, head, label) in enumerate(rows, start=1):
+            fields = (number, word, "_", tag, xpos, "_", head, label, "_", "_")
+            line = "\t".join(map(str, fields))
+            if line.count("\t") != COLUMNS - 1 or "\n" in line:
+                raise ValueError(
+                    f"[corpora] fields of a word must be without tabs and ends of lines, got "
+                    f"{word!r} ({tag!r}, {xpos!r}, {label!r}); replace them."
+                )
+            lines.append(line)
+        blocks.append("\n".join(lines) + "\n\n")
+    write_text(Path(path), "".join(blocks))
 
 
 def universal(label: str) -> str:
@@ -148,10 +180,10 @@ def _tree(path: Path, sentence: _Sentence) -> Tree:
         heads.append(numbers[head])
         labels.append(label)
     _check_tree(sentence.at(path, sentence.line), heads)
-    words, tags = (
-        tuple(columns[place] for _, columns in sentence.words) for place in (_FORM, _UPOS)
+    words, tags, xpos = (
+        tuple(columns[place] for _, columns in sentence.words) for place in (_FORM, _UPOS, _XPOS)
     )
-    return Tree(words, tags, tuple(heads), tuple(labels), sentence.id, sentence.line)
+    return Tree(words, tags, tuple(heads), tuple(labels), sentence.id, sentence.line, xpos)
 
 
 def _check_tree(where: str, heads: list[int]) -> None:

@@ -71,10 +71,9 @@ def from_tags(trees: Sequence[Tree], source: object = "treebank") -> list[Record
     for tree in trees:
         for word, tag in zip(tree.words, tree.tags, strict=True):
             if tag.strip() in ("", "_"):
-                where = f"line {tree.line}" + (f" (sentence {tree.id!r})" if tree.id else "")
                 raise ValueError(
-                    f"[corpora] {source}, {where} must have a part of speech for each word, got "
-                    f"{tag!r} for {word!r}; fill the column UPOS."
+                    f"[corpora] {source}, {tree.where} must have a part of speech for each word, "
+                    f"got {tag!r} for {word!r}; fill the column UPOS."
                 )
         records.append(tagged(tree.words, tree.tags))
     return records

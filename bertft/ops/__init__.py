@@ -1,23 +1,25 @@
 """The operations that have more than one backend, and the choice among them.
 
-| op               | inputs                                     | beside it     | tolerance     |
-|------------------|--------------------------------------------|---------------|---------------|
-| pool_rows        | x (N, d), runs (m,) int64 -> out (m, d)    | native        | last bit      |
-| accumulate       | k sides (n, d_a), origins -> sums of pairs | native        | 2e-6 / 1e-13  |
-| correlate_pairs  | two sides (n, d) -> correlation            | native        | 1e-6 / 1e-12  |
-| eigh, svd        | matrices (d, d), (m, n) -> spectra         | native        | 1e-12         |
-| multiply         | a (m, k), b (k, n) -> out (m, n)           | native, eager | 2e-6 / 1e-13  |
-| softmax_gradient | logits (n, c) of K probes -> gradients     | native, eager | 1e-6          |
-| sigmoid_gradient | logits (n, c) of K probes -> gradients     | native, eager | 1e-6          |
-| adam             | weights (r, c), moments -> the next ones   | native, eager | 2e-6          |
+| op                | inputs                                     | beside it     | tolerance    |
+|-------------------|--------------------------------------------|---------------|--------------|
+| pool_rows         | x (N, d), runs (m,) int64 -> out (m, d)    | native        | last bit     |
+| accumulate        | k sides (n, d_a), origins -> sums of pairs | native        | 2e-6 / 1e-13 |
+| correlate_pairs   | two sides (n, d) -> correlation            | native        | 1e-6 / 1e-12 |
+| eigh, svd         | matrices (d, d), (m, n) -> spectra         | native        | 1e-12        |
+| multiply          | a (m, k), b (k, n) -> out (m, n)           | native, eager | 2e-6 / 1e-13 |
+| softmax_gradient  | logits (n, c) of K probes -> gradients     | native, eager | 1e-6         |
+| sigmoid_gradient  | logits (n, c) of K probes -> gradients     | native, eager | 1e-6         |
+| distance_gradient | words (N, K r) of K probes -> gradients    | native, eager | 2e-6         |
+| depth_gradient    | words (N, K r) of K probes -> gradients    | native, eager | 2e-6         |
+| adam              | weights (r, c), moments -> the next ones   | native, eager | 2e-6         |
 
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
 itself. `native` takes CPU tensors; `eager` is torch as it is, for tensors on other devices. Rows
 are float64, float32, float16 or bfloat16, factors float64 or float32, and what probes are trained
 with float32; tolerances are relative to the largest entry, for types up to float32 and for float64.
-Each has a file in `benchmarks/`. Callers allocate all outputs. The checks are in `checks`, the last
-four operations in `probes`, the arithmetic in the backends. `trees`, decoding of dependency trees
-by numba, has no second backend and is imported on its own.
+Each has a file in `benchmarks/`. Callers allocate all outputs. The checks are in `checks`, the
+operations of probes in `probes` and `structure`, the arithmetic in the backends. `trees`, decoding
+and scores of dependency trees by numba, has no second backend and is imported on its own.
 """
 
 from collections.abc import Sequence
@@ -36,6 +38,7 @@ from bertft.ops.checks import (
     require_solved,
 )
 from bertft.ops.probes import adam, multiply, sigmoid_gradient, softmax_gradient
+from bertft.ops.structure import depth_gradient, distance_gradient
 from bertft.ops.types import (
     Correlation,
     Cross,
@@ -57,6 +60,8 @@ __all__ = [
     "accumulate",
     "adam",
     "correlate_pairs",
+    "depth_gradient",
+    "distance_gradient",
     "eigh",
     "multiply",
     "pool_rows",

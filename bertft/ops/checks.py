@@ -162,6 +162,32 @@ def check_offsets(call: Call, offsets: Tensor, columns: int) -> int:
     return len(places) - 1
 
 
+def check_sentences(call: Call, projected: Tensor, offsets: Tensor, losses: Tensor) -> Tensor:
+    """Return the words of each sentence; refuse rows that probes and sentences do not share."""
+    call.matrix(projected, "projected")
+    call.output(offsets, "offsets", torch.int64, (offsets.numel(),))
+    call.output(losses, "losses", torch.float64, (losses.numel(),))
+    rows, columns = projected.shape
+    apart = rows < 2 or projected.stride(0) >= columns
+    if projected.dtype != torch.float32 or projected.stride(1) != 1 or not apart:
+        raise call.fail(
+            f"projected must be float32 with contiguous rows that do not overlap, got "
+            f"{projected.dtype} with strides {projected.stride()}; allocate it so."
+        )
+    if not len(losses) or not columns or columns % len(losses):
+        raise call.fail(
+            f"projected must have as many columns for each of the {len(losses)} probes, got "
+            f"{columns}; give losses an entry for each probe."
+        )
+    lengths = offsets.diff()
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != rows or not (lengths > 0).all():
+        raise call.fail(
+            f"offsets must rise from 0 to the {rows} rows of projected, got {offsets.tolist()}; "
+            "give every sentence its rows."
+        )
+    return lengths
+
+
 def require_targets(call: Call, targets: Tensor, sizes: Tensor) -> None:
     """Refuse the first target that its probe does not have."""
     unknown = (targets < -1) | (targets >= sizes)

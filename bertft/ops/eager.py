@@ -50,6 +50,39 @@ def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: T
     return is_finite
 
 
+def distance_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
+    """See `bertft.ops.distance_gradient`."""
+    added = torch.zeros_like(losses)
+    sizes = offsets.diff().tolist()
+    tables = torch.split(gold, [n * n for n in sizes])
+    for rows, table in zip(torch.split(projected, sizes), tables, strict=True):
+        n = len(rows)
+        p = rows.view(n, len(losses), -1).transpose(0, 1)
+        p = p - p[:, :1]
+        errors = torch.bmm(p, p.transpose(1, 2))
+        squares = errors.diagonal(dim1=1, dim2=2)
+        errors = squares[:, :, None] + squares[:, None] - 2 * errors - table.view(n, n)
+        added += errors.abs().sum(dim=(1, 2), dtype=torch.float64) / n**2
+        signs = errors.sign()
+        gradients = signs.sum(dim=2)[:, :, None] * p - torch.bmm(signs, p)
+        rows.view(n, len(losses), -1).copy_(gradients.mul_(4.0 / n**2).transpose(0, 1))
+    losses += added
+    return bool(added.isfinite().all())
+
+
+def depth_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
+    """See `bertft.ops.depth_gradient`."""
+    n, columns = projected.shape
+    p = projected.view(n, len(losses), columns // len(losses))
+    lengths = offsets.diff()
+    share = (1.0 / lengths.to(p.dtype)).repeat_interleave(lengths)[:, None]
+    errors = p.square().sum(dim=2) - gold[:, None]
+    added = (errors.abs() * share).sum(dim=0, dtype=torch.float64)
+    p.mul_((2.0 * share * errors.sign())[:, :, None])
+    losses += added
+    return bool(added.isfinite().all())
+
+
 def adam(
     weights: Tensor,
     gradients: Tensor,

@@ -175,6 +175,22 @@ def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: T
     )
 
 
+def distance_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
+    """See `bertft.ops.distance_gradient`."""
+    threads = threads_now()
+    return _native.distance_gradient(
+        _view(projected), _view(offsets), _view(gold), _view(losses), threads
+    )
+
+
+def depth_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
+    """See `bertft.ops.depth_gradient`."""
+    threads = threads_now()
+    return _native.depth_gradient(
+        _view(projected), _view(offsets), _view(gold), _view(losses), threads
+    )
+
+
 def adam(
     weights: Tensor,
     gradients: Tensor,

@@ -136,6 +136,36 @@ def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: T
     return bool(z[counts].isfinite().all())
 
 
+def distance_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
+    """See `bertft.ops.distance_gradient`."""
+    place, added = 0, torch.zeros_like(losses)
+    for rows in torch.split(projected, offsets.diff().tolist()):
+        n = len(rows)
+        table = gold[place : place + n * n].double().view(n, n)
+        place += n * n
+        for k, p in enumerate(rows.view(n, len(losses), -1).unbind(1)):
+            differences = p.double()[:, None] - p.double()
+            errors = differences.square().sum(dim=2) - table
+            added[k] += errors.abs().sum() / n**2
+            p.copy_(4.0 / n**2 * (errors.sign()[:, :, None] * differences).sum(dim=1))
+    losses += added
+    return bool(added.isfinite().all())
+
+
+def depth_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
+    """See `bertft.ops.depth_gradient`."""
+    added = torch.zeros_like(losses)
+    sizes = offsets.diff().tolist()
+    for rows, depths in zip(torch.split(projected, sizes), torch.split(gold, sizes), strict=True):
+        n = len(rows)
+        p = rows.double().view(n, len(losses), -1)
+        errors = p.square().sum(dim=2) - depths.double()[:, None]
+        added += errors.abs().sum(dim=0) / n
+        rows.copy_((2.0 / n * errors.sign()[:, :, None] * p).view(rows.shape))
+    losses += added
+    return bool(added.isfinite().all())
+
+
 def adam(
     weights: Tensor,
     gradients: Tensor,

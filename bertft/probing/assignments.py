@@ -101,6 +101,11 @@ class Assignment:
     models: Sequence[str]
 
     @property
+    def row_kind(self) -> str:
+        """What a row of features is of."""
+        return "spans" if self.training.pooled else "pieces"
+
+    @property
     def notes(self) -> list[str]:
         """What the user should know of the targets that are not there."""
         notes = []

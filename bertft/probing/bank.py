@@ -1,7 +1,7 @@
 """The bank: many probes trained in lockstep on the same batches, each as if it were alone.
 
-Owns the loop, the optimizer and the rules by which a probe's rate is halved, its best weights are
-kept and it stops. What a probe computes is for the families (`linear`, `mlp`, `edge`).
+Owns the loop, the optimizer and the rules by which a probe's rate falls, its best weights are
+kept and it stops. What a probe computes is for the families (`linear`, `neural`, `structural`).
 """
 
 import math
@@ -9,13 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bertft import ops
 from bertft.probing.examples import Examples, Inputs, Unit
+from bertft.probing.trainable import Given, Trainable
 
 EVERY = (1000, 500, 100)
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -53,7 +54,8 @@ class Schedule:
         unit: what `batch_size` counts.
         evaluate_every: steps between two evaluations on dev; None for the largest of 1000, 500 and
             100 that is no more than an epoch (100 where an epoch is shorter).
-        halve_after: evaluations without gain after which a probe's rate is halved.
+        reduce_after: evaluations without gain after which a probe's rate is reduced.
+        factor: what the rate is multiplied by then.
         stop_after: evaluations without gain after which a probe stops.
         clip: most that the norm of a probe's gradient may be; None for no bound.
         amsgrad: whether Adam keeps the largest second moment.
@@ -65,7 +67,8 @@ class Schedule:
     unit: Unit
     least_steps: int = 0
     evaluate_every: int | None = None
-    halve_after: int = 5
+    reduce_after: int = 5
+    factor: float = 0.5
     stop_after: int = 20
     clip: float | None = None
     amsgrad: bool = False
@@ -232,7 +235,7 @@ class Split(NamedTuple):
         return Split(self.inputs, self.examples.take(index), self.labels.take(index))
 
 
-def fit(bank: Bank, train: Split, dev: Split, schedule: Schedule) -> Fit:
+def fit(bank: Trainable[Given], train: Given, dev: Given, schedule: Schedule) -> Fit:
     """Train a bank with Adam, and leave it with the weights of each probe that were best on dev.
 
     A probe's result does not depend, beyond rounding, on the others in its bank.
@@ -258,7 +261,7 @@ def fit(bank: Bank, train: Split, dev: Split, schedule: Schedule) -> Fit:
         if step % every and step != epochs * an_epoch:
             continue
         best.update(bank.losses(dev, 4 * size, unit), step)
-        adam.rates[(best.idle > 0) & (best.idle % schedule.halve_after == 0)] /= 2
+        adam.rates[(best.idle > 0) & (best.idle % schedule.reduce_after == 0)] *= schedule.factor
         going = best.idle < schedule.stop_after
         if not going.all():
             kept = going.nonzero()[:, 0]
@@ -272,7 +275,7 @@ def fit(bank: Bank, train: Split, dev: Split, schedule: Schedule) -> Fit:
 class _Adam:
     """Adam over the parameters of a bank, each probe with its own rate."""
 
-    def __init__(self, bank: Bank, schedule: Schedule) -> None:
+    def __init__(self, bank: Trainable[Any], schedule: Schedule) -> None:
         self._bank = bank
         self._clip = schedule.clip
         self.rates = torch.tensor([probe.lr for probe in bank.probes])
@@ -318,7 +321,7 @@ def _clip(gradients: dict[str, Tensor], most: float) -> None:
 class _Best:
     """The best weights of each probe so far, and evaluations since then."""
 
-    def __init__(self, bank: Bank) -> None:
+    def __init__(self, bank: Trainable[Any]) -> None:
         k = len(bank.probes)
         self._bank = bank
         self._probes = bank.probes

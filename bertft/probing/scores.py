@@ -4,7 +4,7 @@ Owns the decisions, micro-F1 and accuracy, and how two encoders' probes are comp
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,22 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class Scored(Protocol):
+    """Counts of K probes for each of N sentences, and the scores that are ratios of them.
+
+    Attributes:
+        counts: `(N, K, ...)`.
+    """
+
+    counts: Floats
+
+    def score(self, metric: str, weights: Floats | None = None) -> Floats:
+        """Return the scores under the name of a metric; see `Tally.micro_f1`."""
+
+    def has_targets_of(self, other: Any) -> bool:
+        """Return if both count the same targets."""
 
 
 class Tally:
@@ -60,6 +76,10 @@ class Tally:
     def score(self, metric: str, weights: Floats | None = None) -> Floats:
         """Return the scores under the name of a metric, "micro_f1" or "accuracy"."""
         return self.accuracy(weights) if metric == "accuracy" else self.micro_f1(weights)
+
+    def has_targets_of(self, other: "Tally") -> bool:
+        """Return if both count the same number of targets in every sentence."""
+        return bool((self.counts[:, 0, -1] == other.counts[:, 0, -1]).all())
 
     def of(self, probes: Sequence[int]) -> "Tally":
         """Return the tally of some of the probes."""
@@ -123,20 +143,20 @@ def resampled(sentences: int, seed: int, draws: int = DRAWS) -> Floats:
     return drawn.astype(np.float64)
 
 
-def intervals(own: Tally, metric: str, weights: Floats) -> list[Interval]:
+def intervals(own: Scored, metric: str, weights: Floats) -> list[Interval]:
     """Return each probe's score with its percentile interval over draws of sentences."""
     values, drawn = own.score(metric), own.score(metric, weights)
     return [_interval(float(value), drawn[:, k]) for k, value in enumerate(values)]
 
 
-def change(own: Tally, base: Tally, metric: str, weights: Floats) -> list[Interval]:
+def change(own: Scored, base: Scored, metric: str, weights: Floats) -> list[Interval]:
     """Return by how much each probe's score is above that of a base, with its interval."""
     values = own.score(metric) - base.score(metric)
     drawn = own.score(metric, weights) - base.score(metric, weights)
     return [_interval(float(value), drawn[:, k]) for k, value in enumerate(values)]
 
 
-def difference(own: Tally, base: Tally, metric: str, weights: Floats, seed: int) -> Interval:
+def difference(own: Scored, base: Scored, metric: str, weights: Floats, seed: int) -> Interval:
     """Return by how much the mean over seeds is above that of a base, with its interval.
 
     Probe k of both has the same seed. A draw takes sentences and seeds with putting back, the same
@@ -145,7 +165,7 @@ def difference(own: Tally, base: Tally, metric: str, weights: Floats, seed: int)
     Args:
         own: of K probes.
         base: of K probes on the same sentences.
-        metric: "micro_f1" or "accuracy".
+        metric: its name.
         weights: draws of sentences (`resampled`).
         seed: of the draws of seeds.
     """

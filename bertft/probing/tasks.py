@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import Record, checked, from_arcs, from_tags, read_records
 
 STRUCTURAL = "structural"
+PARTS = ("train", "dev")
 _UNSCORED = "Other"
 _COREFERENCE = ("0", "1")
+_Sentence = TypeVar("_Sentence")
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,10 @@ class EdgeTask:
                 refuses.
         """
         _check_name(name)
-        if limit is not None and limit < 1:
-            raise ValueError(
-                f"[EdgeTask] limit must be at least 1, got {limit}; pass None for all sentences."
-            )
+        check_limit("EdgeTask", limit)
         train, dev = _read(name, Path(folder).expanduser())
-        return cls.of(name, train if limit is None else _drawn(train, limit), dev)
+        useful = [record for record in train if record.targets]
+        return cls.of(name, train if limit is None else drawn(useful, limit), dev)
 
     @classmethod
     def of(cls, name: str, train: Iterable[Record], dev: Iterable[Record]) -> "EdgeTask":
@@ -139,24 +140,30 @@ def _check_name(name: str) -> None:
 
 
 def _read(name: str, folder: Path) -> tuple[list[Record], list[Record]]:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"[EdgeTask] folder of {name} must exist, got {str(folder)!r}; check the path."
-        )
+    kind = "*{}*.conllu" if name in ("pos", "arcs") else "{}.jsonl"
+    train, dev = (only_file("EdgeTask", name, folder, kind.format(part)) for part in PARTS)
     if name in ("pos", "arcs"):
-        train, dev = (_only(folder, f"*{part}*.conllu") for part in ("train", "dev"))
         return _from_trees(name, train), _from_trees(name, dev)
-    train, dev = _only(folder, "train.jsonl"), _only(folder, "dev.jsonl")
     return read_records(train), read_records(dev)
 
 
-def _only(folder: Path, pattern: str) -> Path:
+def only_file(function: str, name: str, folder: Path, pattern: str) -> Path:
+    """Return the one file of a task's folder that a pattern fits.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: several files.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"[{function}] folder of {name} must exist, got {str(folder)!r}; check the path."
+        )
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         names = sorted(path.name for path in (found or folder.iterdir()))
         kind = ValueError if found else FileNotFoundError
         raise kind(
-            f"[EdgeTask] {folder} must hold one file {pattern}, got {len(found)} among {names}; "
+            f"[{function}] {folder} must hold one file {pattern}, got {len(found)} among {names}; "
             "pass a folder with a training and a dev file."
         )
     return found[0]
@@ -167,12 +174,24 @@ def _from_trees(name: str, path: Path) -> list[Record]:
     return from_tags(trees, path) if name == "pos" else from_arcs(trees)
 
 
-def _drawn(records: Sequence[Record], limit: int) -> list[Record]:
-    useful = [record for record in records if record.targets]
-    if len(useful) <= limit:
-        return useful
-    chosen = np.random.default_rng(0).choice(len(useful), limit, replace=False)
-    return [useful[number] for number in sorted(chosen)]
+def check_limit(function: str, limit: int | None) -> None:
+    """Refuse a limit of sentences that leaves none.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(
+            f"[{function}] limit must be at least 1, got {limit}; pass None for all sentences."
+        )
+
+
+def drawn(sentences: Sequence[_Sentence], limit: int | None) -> list[_Sentence]:
+    """Return at most `limit` sentences, drawn uniformly by seed 0, in their order."""
+    if limit is None or len(sentences) <= limit:
+        return list(sentences)
+    chosen = np.random.default_rng(0).choice(len(sentences), limit, replace=False)
+    return [sentences[number] for number in sorted(chosen)]
 
 
 def _located(name: str, part: str, records: Iterable[Record]) -> list[Record]:

@@ -30,8 +30,11 @@ def template(name: str) -> Template:
     return _environment().get_template(name)
 
 
-def inline(svg: str, function: str) -> Picture:
+def inline(svg: str, function: str, name: str = "figure") -> Picture:
     """An SVG file as an element of a page: without prolog, namespaces and metadata, with a name.
+
+    Its identifiers begin with the name, which tells them from those of other pictures of the page;
+    its caption is the element `NAME-caption`.
 
     Raises:
         ValueError: there is no SVG element; `function` is who asks.
@@ -43,9 +46,10 @@ def inline(svg: str, function: str) -> Picture:
         )
     attributes = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", found[1])
     content = re.sub(r"<metadata>.*?</metadata>", "", found[2], flags=re.DOTALL)
+    content = re.sub(r"""(\bid="|href="#|url\(#)""", rf"\g<1>{name}-", content)
     width = re.search(r'\bwidth="([\d.]+)pt"', attributes)
     return Picture(
-        Markup(f'<svg role="img" aria-labelledby="figure-caption"{attributes}>{content}'),
+        Markup(f'<svg role="img" aria-labelledby="{name}-caption"{attributes}>{content}'),
         least=f"{0.8 * float(width[1]):.0f}pt" if width else "0",
         most=f"{1.1 * float(width[1]):.0f}pt" if width else "none",
     )

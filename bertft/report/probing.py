@@ -17,6 +17,7 @@ from bertft.report.page import inline, interval, number, template
 from bertft.report.probing_figure import marks, probe_figure
 from bertft.report.probing_table import (
     CELL,
+    ROLES,
     averaged,
     base_of,
     checked,
@@ -26,12 +27,12 @@ from bertft.report.probing_table import (
     summarize,
 )
 from bertft.report.probing_vocabulary import (
+    CHAIN,
     DEPTHS,
     LAYERWISE,
     LEXICAL,
     METRICS,
     MIX,
-    RANDOMIZED,
     SCORES,
     labels_of,
     title_of,
@@ -77,6 +78,7 @@ def render_probes(
     provenance: Mapping[str, Any],
     differences: pd.DataFrame | None,
     svg: str,
+    drawn: Mapping[str, str] | None = None,
 ) -> str:
     """The report as one self-contained HTML document, with every name, path and note escaped.
 
@@ -88,6 +90,7 @@ def render_probes(
             or None where there are none.
         svg: the figure, from `figures.svg_text`. It goes in as markup, unescaped, so it must not
             come from anywhere else.
+        drawn: pictures of a sentence in the same form, "trees" and "distances".
 
     Raises:
         ValueError: the table is not what `probing_table.checked` expects, `differences` lacks a
@@ -120,6 +123,7 @@ def render_probes(
         marks=marks(table),
         metrics={name: metric for name, metric in METRICS.items() if name in present},
         figure=inline(svg, "render_probes"),
+        drawn={name: inline(own, "render_probes", name) for name, own in (drawn or {}).items()},
         summary=_summary_table(summary, probes, ends),
         layer_tables=[_layer_table(of, probes) for _, of in shown if _has(of, SCORES)],
         depth_table=_depth_table(means[means["metric"].isin(DEPTHS)], probes),
@@ -144,11 +148,11 @@ def _ends(means: pd.DataFrame) -> tuple[Ends, str]:
 def _summary_table(summary: pd.DataFrame, probes: _Probes, ends: Ends) -> dict[str, Any]:
     """The paper's table: a row per task and score, the base, tuned models and controls across."""
     across = summary[["role", "model"]].drop_duplicates().itertuples(index=False, name=None)
-    order = ("base", "finetuned", LEXICAL, RANDOMIZED)
-    columns = sorted(across, key=lambda pair: order.index(pair[0]))
+    columns = sorted(across, key=lambda pair: ROLES.index(pair[0]))
     groups, bodies = [], []
     for role, model in columns:
-        name = {"base": "{} (base)", LEXICAL: LEXICAL}.get(role, "{}").format(probes.labels[model])
+        titles = {"base": "{} (base)", LEXICAL: LEXICAL, CHAIN: "linear chain"}
+        name = titles.get(role, "{}").format(probes.labels[model])
         groups.append((name, ["score", "difference"] if role == "finetuned" else ["score"]))
     read_at = _read_at(summary)
     for keys, of in summary.groupby(["task", "probe", "metric"], sort=False):
@@ -173,7 +177,7 @@ def _read_at(summary: pd.DataFrame) -> list[str]:
     """The layers, under the names of this page, at which models are read."""
     return [
         _layer_name(name)
-        for name in dict.fromkeys(summary.loc[summary["role"] != LEXICAL, "layer"])
+        for name in dict.fromkeys(summary.loc[~summary["role"].isin([LEXICAL, CHAIN]), "layer"])
     ]
 
 
@@ -280,7 +284,7 @@ def _others(of: pd.DataFrame) -> list[str]:
 def _layer_name(layer: str) -> str:
     if layer.startswith("cumulative-"):
         return f"0 to {layer.removeprefix('cumulative-')} mixed"
-    return {MIX: "mix", LEXICAL: "lexical", "cumulative": "cumulative"}.get(layer, layer)
+    return {CHAIN: "linear chain"}.get(layer, layer)
 
 
 def _notes(notes: str | Sequence[Any] | None) -> list[str]:

@@ -32,6 +32,7 @@ from bertft.report.figures import (
 from bertft.report.page import listed
 from bertft.report.probing_table import averaged, base_of, checked, headline
 from bertft.report.probing_vocabulary import (
+    CHAIN,
     LEXICAL,
     METRICS,
     MIX,
@@ -44,7 +45,7 @@ from bertft.report.probing_vocabulary import (
 BASE_COLOR, RANDOM_COLOR, MUTED = COLORS["First-order"], "#8a8f98", "#5c6370"
 # Darkest hues first, none of them near the base's or the randomized encoder's gray.
 PALETTE = tuple(color for family, color in COLORS.items() if family != "First-order")
-MIX_DASHES, LEXICAL_DASHES = (5, 3), (1, 2)
+BASELINES = {MIX: (5, 3), LEXICAL: (1, 2), CHAIN: (5, 2, 1, 2)}
 PANEL_WIDTHS, PANEL_HEIGHT = {1: 3.8, 2: 3.1, 3: 2.5}, 1.9
 LEFT, RIGHT, TOP, BOTTOM, NOTE_LINE = 0.8, 0.1, 0.62, 0.62, 0.15
 COLUMN_GAP, ROW_GAP, LEGEND_GAP, LEGEND_WIDTH = 0.72, 0.68, 0.2, 2.2
@@ -63,9 +64,11 @@ class _Look(NamedTuple):
 def probe_figure(table: pd.DataFrame) -> Figure:
     """Draws each task's score over the layers, a panel per task and a line per model.
 
-    The score is micro-F1, or accuracy where a task has no other. Learned mixtures of all layers
+    The score is micro-F1, or the first other that a task has; trees have a panel for distances and
+    one for depths. Learned mixtures of all layers
     stand right of the layers; the base's goes on as a dashed line, and a dotted one is its
-    embedding layer alone. Bands are those that `marks` tells. A missing value leaves a gap.
+    embedding layer alone, a dashed and dotted one the linear chain. Bands are those that `marks`
+    tells. A missing value leaves a gap.
 
     Args:
         table: the tidy table of probes; its first model is the base.
@@ -207,7 +210,7 @@ def _scale_layers(ax: Axes, means: pd.DataFrame, models: int) -> None:
 def _draw_panel(ax: Axes, means: pd.DataFrame, looks: Mapping[str, _Look], base: str) -> None:
     # Nothing is clipped, as in `figures`: the limits hold whatever is drawn.
     ax.grid(axis="y", clip_on=False)
-    for layer, dashes in ((MIX, MIX_DASHES), (LEXICAL, LEXICAL_DASHES)):
+    for layer, dashes in BASELINES.items():
         for value in means.loc[(means["layer"] == layer) & (means["model"] == base), "mean"]:
             line = ax.axhline(value, color=BASE_COLOR, linewidth=0.9, clip_on=False)
             line.set_linestyle((0, dashes))
@@ -270,7 +273,7 @@ def _line(look: _Look) -> Line2D:
 def _scale_values(ax: Axes, means: pd.DataFrame, base: str) -> None:
     """Limits that hold all that is drawn, and ticks inside them."""
     drawn = means["at"].notna() | (means["layer"] == MIX)
-    drawn |= (means["layer"] == LEXICAL) & (means["model"] == base)
+    drawn |= means["layer"].isin([LEXICAL, CHAIN]) & (means["model"] == base)
     seen = means.loc[drawn, ["mean", "bottom", "top"]].to_numpy(float)
     seen = seen[np.isfinite(seen)]
     lowest, highest = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 100.0)
@@ -290,11 +293,12 @@ def _add_legend(
     """Names the models and the base's two lines, right of the upper panels."""
     entries = [(_line(look), look.label) for look in looks.values()]
     of_base = set(means.loc[means["model"] == base, "layer"])
-    words = {MIX: ("base, all layers mixed", MIX_DASHES)}
-    words[LEXICAL] = ("base, embeddings alone", LEXICAL_DASHES)
-    for layer, (label, dashes) in words.items():
+    words = {MIX: "base, all layers mixed", LEXICAL: "base, embeddings alone"}
+    words[CHAIN] = "no model, linear chain"
+    for layer, label in words.items():
         if layer in of_base:
-            line = Line2D([], [], color=BASE_COLOR, lw=0.9, ls=(0, dashes), clip_on=False)
+            line = Line2D([], [], color=BASE_COLOR, lw=0.9, clip_on=False)
+            line.set_linestyle((0, BASELINES[layer]))
             entries.append((line, label))
     panel, (width, height) = beside.get_position(), figure.get_size_inches()
     inches = len(entries) * LEGEND_LINE

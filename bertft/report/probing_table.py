@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from bertft.report.probing_vocabulary import LEXICAL, METRICS, MIX, RANDOMIZED, SCORES
+from bertft.report.probing_vocabulary import CHAIN, LEXICAL, METRICS, MIX, RANDOMIZED, SCORES
 
 COLUMNS = ("model", "task", "probe", "layer", "seed", "metric", "value", "low", "high", "n")
 DIFFERENCES = (
@@ -24,9 +24,9 @@ SUMMARY = (
     "task", "probe", "metric", "role", "model", "layer", "seeds", "mean", "low", "high",
     "seeds_low", "seeds_high", "difference", "difference_low", "difference_high", "n",
 )  # fmt: skip
-ROLES = ("base", "finetuned", LEXICAL, RANDOMIZED)
+ROLES = ("base", "finetuned", LEXICAL, CHAIN, RANDOMIZED)
 CELL = ["task", "probe", "metric", "model", "layer"]
-_LAYER = re.compile(r"(\d+)|mix|cumulative(?:-(\d+))?|lexical")
+_LAYER = re.compile(r"(\d+)|mix|cumulative(?:-(\d+))?|lexical|chain")
 
 
 def summarize(table: pd.DataFrame, differences: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -34,18 +34,20 @@ def summarize(table: pd.DataFrame, differences: pd.DataFrame | None = None) -> p
 
     All models are read at one layer: "mix" where the base has it, else the single layer at which
     the base scores best (on the dev data, so a little too well). The lexical control is the base's
-    "lexical", else its layer "0". Values are those of the table: shares, not percent.
+    "lexical", else its layer "0"; structural probes have "chain" too, which reads no model.
+    Values are those of the table: shares, not percent.
 
     Args:
         table: the tidy table of probes, with `COLUMNS`; its first model is the base.
         differences: paired differences against the base, with `DIFFERENCES`.
 
     Returns:
-        A row per task, probe, metric (`micro_f1`, `accuracy`) and model, with `SUMMARY`: `role` is
-        "base", "finetuned", "lexical" or "randomized"; `mean` is over `seeds`; `low` and `high` are
-        the means of the seeds' bootstrap intervals; `seeds_low` and `seeds_high` are a 95 % t
-        interval over 3 seeds or more, the extremes of 2, NaN for 1. `difference` is the paired one
-        with its interval where `differences` has it, else of means against the base's at the layer.
+        A row per task, probe, metric (one of `SCORES`) and model, with `SUMMARY`: `role` is
+        "base", "finetuned", "lexical", "chain" or "randomized"; `mean` is over `seeds`; `low` and
+        `high` are the means of the seeds' bootstrap intervals; `seeds_low` and `seeds_high` are a
+        95 % t interval over 3 seeds or more, the extremes of 2, NaN for 1. `difference` is the
+        paired one with its interval where `differences` has it, else of means against the base's
+        at the layer.
 
     Raises:
         ValueError: the table is not what `checked` expects, or `differences` lacks a column or
@@ -76,7 +78,7 @@ def checked(table: pd.DataFrame, function: str) -> pd.DataFrame:
 
     Tasks, probes, models and seeds keep the order of the table, but the randomized encoder is the
     last model; metrics have the order of `METRICS`; single layers ascend, then come "mix", the
-    cumulative mixtures and "lexical".
+    cumulative mixtures, "lexical" and "chain".
 
     Args:
         table: the tidy table of probes.
@@ -166,9 +168,9 @@ def headline(rows: pd.DataFrame) -> str:
 
 
 def rank_of_layer(layer: str) -> tuple[int, int]:
-    """Where a layer stands: single ones, then "mix", cumulative mixtures and "lexical"."""
+    """Where a layer stands: single ones, then "mix", cumulative mixtures, "lexical", "chain"."""
     number = re.search(r"\d+", layer)
-    kinds = ("", MIX, "cumulative", LEXICAL)
+    kinds = ("", MIX, "cumulative", LEXICAL, CHAIN)
     return kinds.index(re.sub(r"-?\d+", "", layer)), int(number[0]) if number else -1
 
 
@@ -181,7 +183,8 @@ def _roles(means: pd.DataFrame, base: str) -> pd.DataFrame:
     of_base = means[means["model"] == base]
     alone = next((name for name in (LEXICAL, "0") if name in set(of_base["layer"])), "")
     lexical = of_base[of_base["layer"] == alone].assign(role=LEXICAL)
-    frame = pd.concat([at, lexical], ignore_index=True)
+    chain = of_base[of_base["layer"] == CHAIN].assign(role=CHAIN)
+    frame = pd.concat([at, lexical, chain], ignore_index=True)
     keys = [frame["role"].map(ROLES.index), frame["metric"].map(list(METRICS).index)]
     return frame.iloc[np.lexsort([key.to_numpy(float) for key in keys])]
 
@@ -205,9 +208,9 @@ def _paired(
     found: list[tuple[float, float, float]] = []
     columns = (frame[name] for name in (*CELL, "role", "difference"))
     for *cell, role, difference in zip(*columns, strict=True):
-        # The lexical control is another layer of the base, of which no pair is known.
+        # These controls are other layers of the base, of which no pair is known.
         alone = (difference, np.nan, np.nan)
-        found.append(alone if role == LEXICAL else known.get(tuple(cell), alone))
+        found.append(alone if role in (LEXICAL, CHAIN) else known.get(tuple(cell), alone))
     names = ["difference", "difference_low", "difference_high"]
     frame[names] = np.array(found, dtype=float).reshape(-1, 3)
     return frame
@@ -239,7 +242,8 @@ def _check_cells(table: pd.DataFrame, function: str) -> None:
     odd = [layer for layer in dict.fromkeys(table["layer"]) if not _LAYER.fullmatch(str(layer))]
     if odd:
         raise ValueError(
-            f"[{function}] table must hold layers such as 0, 12, mix, cumulative-3 or lexical, got "
+            f"[{function}] table must hold layers such as 0, 12, mix, cumulative-3, lexical or "
+            f"chain, got "
             f"{odd[0]!r}; write numbers of layers without a point."
         )
     keys = ["model", "task", "probe", "layer", "seed", "metric"]

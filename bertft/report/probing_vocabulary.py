@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-RANDOMIZED, MIX, LEXICAL = "randomized", "mix", "lexical"
+RANDOMIZED, MIX, LEXICAL, CHAIN = "randomized", "mix", "lexical", "chain"
 
 NAMES = {
     "pos": "POS",
@@ -25,6 +25,7 @@ NAMES = {
     "spr2": "SPR2",
     "dpr": "DPR",
     "semeval": "SemEval relations",
+    "structural": "Syntax trees",
 }
 
 
@@ -61,6 +62,25 @@ METRICS = {
         "accuracy (%)", 100, 2, 0, 1, "0 to 100", "higher",
         "How often is the probe's first choice the one right label?",
     ),
+    "uuas": Metric(
+        "UUAS (%)", 100, 2, 0, 1, "0 to 100", "higher",
+        "How many arcs of the tree are in the shortest tree that joins the words where the probe "
+        "puts them, punctuation left out and directions aside?",
+    ),
+    "dspr": Metric(
+        "DSpr (x 100)", 100, 2, -1, 1, "-100 to 100", "higher",
+        "How well does the probe rank the other words by their distance in the tree, on average "
+        "over words and lengths of sentences?",
+    ),
+    "root_accuracy": Metric(
+        "root accuracy (%)", 100, 2, 0, 1, "0 to 100", "higher",
+        "How often is the root of the tree the word with the smallest depth by the probe?",
+    ),
+    "nspr": Metric(
+        "NSpr (x 100)", 100, 2, -1, 1, "-100 to 100", "higher",
+        "How well does the probe rank the words of a sentence by their depth, on average over "
+        "lengths of sentences?",
+    ),
     "selectivity": Metric(
         "selectivity (points)", 100, 2, -1, 1, "-100 to 100", "higher",
         "How much of the accuracy is lost when each word type has a random label instead? Near 0, "
@@ -84,7 +104,7 @@ METRICS = {
         "It has no value where the layers together bring no gain.",
     ),
 }  # fmt: skip
-SCORES = ("micro_f1", "accuracy")
+SCORES = ("micro_f1", "accuracy", "uuas", "dspr", "root_accuracy", "nspr")
 LAYERWISE = ("selectivity", "code_length_bits", "compression")
 DEPTHS = ("center_of_gravity", "expected_layer")
 

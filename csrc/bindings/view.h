@@ -51,6 +51,7 @@ void register_pair_similarities(pybind11::module_& module);
 void register_spectra(pybind11::module_& module);
 void register_multiply(pybind11::module_& module);
 void register_probe_losses(pybind11::module_& module);
+void register_structural_losses(pybind11::module_& module);
 void register_adam(pybind11::module_& module);
 
 }  // namespace bertft

@@ -5,6 +5,7 @@
 #include "isa/packing.h"
 #include "isa/pooling.h"
 #include "isa/products.h"
+#include "isa/structure.h"
 #include "isa/table.h"
 #include "isa/tiles.h"
 
@@ -36,6 +37,9 @@ constexpr Table kTable = {BERTFT_STRING(BERTFT_ISA),
                           pool_any_row,
                           softmax_rows,
                           sigmoid_rows,
+                          distance_rows,
+                          distance_scratch,
+                          depth_rows,
                           adam_row};
 
 }  // namespace

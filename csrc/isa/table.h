@@ -112,6 +112,12 @@ struct LogitRows {
   std::int64_t probes;
 };
 
+// The words of a sentence as one probe projects them: rows of `rank` values, `row` elements apart.
+struct Projected {
+  float* rows;
+  std::int64_t row, words, rank;
+};
+
 // A step of Adam that is the same for all columns of a row.
 struct AdamStep {
   float kept;             // 1 - rate * decay
@@ -143,6 +149,12 @@ struct Table {
   // that counts is not finite.
   bool (*softmax_rows)(const LogitRows& logits, const std::int64_t* targets, Loss* losses);
   bool (*sigmoid_rows)(const LogitRows& logits, const std::uint8_t* targets, Loss* losses);
+
+  // Projected rows become the gradient of the loss that is returned: mean over pairs of words, or
+  // over words, of | squared distance or norm - gold |; gold is (words, words), or (words).
+  double (*distance_rows)(const Projected& x, const float* gold, float* scratch);
+  std::int64_t (*distance_scratch)(std::int64_t words, std::int64_t rank);
+  double (*depth_rows)(const Projected& x, const float* gold);
 
   void (*adam_row)(const AdamRow& row, std::int64_t columns, const AdamStep& step);
 };

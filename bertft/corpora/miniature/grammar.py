@@ -1,13 +1,14 @@
-"""A small generative English grammar: tagged sentences with their entities, in two domains.
+"""A small generative English grammar: tagged sentences, their trees and entities, in two domains.
 
 Owns the two registers and the productions that build sentences from them. A production returns a
-`_Phrase`, which knows its entities and its head token; agreement follows the head. Words and their
+`_Phrase`, which knows its entities, its head and what depends on what; agreement follows the head.
+Words and their
 inflection are in `lexicon`; turning sentences into pieces is left to `pretraining`.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bertft.corpora.miniature.lexicon import (
@@ -46,36 +47,45 @@ class Sentence:
         entities: first word, the one after the last, and kind ("person", "place", "time", ...) of
             each phrase that names one, in order. A noun comes with what stands before it and with
             its name or number (`the old cook`, `pier 3`), and without what follows (`that burned`).
+        heads: the number of each word's head, counted from 1; 0 for the root.
     """
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
     entities: tuple[Entity, ...] = ()
+    heads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class _Token:
     form: str
     tag: str
-    plural: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class _Phrase:
-    """A constituent: its tokens in surface order, the token that heads it, and its entities."""
+    """A constituent.
+
+    Attributes:
+        tokens: in surface order.
+        heads: the place of each token's head, that of the constituent's own head for itself.
+        plural: what agrees with it has the form of the plural.
+        entities: within its tokens.
+    """
 
     tokens: tuple[_Token, ...]
-    head: _Token
+    heads: tuple[int, ...] = (0,)
+    plural: bool = False
     entities: tuple[Entity, ...] = ()
 
     @property
-    def plural(self) -> bool:
-        return self.head.plural
+    def root(self) -> int:
+        """The place of the token that heads it."""
+        return next(i for i, head in enumerate(self.heads) if i == head)
 
 
 def _leaf(form: str, tag: str, plural: bool = False) -> _Phrase:
-    token = _Token(form, tag, plural)
-    return _Phrase((token,), token)
+    return _Phrase((_Token(form, tag),), plural=plural)
 
 
 def _verb(verb: str, form: str) -> _Phrase:
@@ -83,19 +93,30 @@ def _verb(verb: str, form: str) -> _Phrase:
 
 
 def _join(head: _Phrase, *parts: _Phrase) -> _Phrase:
-    """The constituent of `parts` in surface order; `head` is one of them."""
+    """The constituent of `parts` in surface order; the others depend on `head`, one of them."""
     tokens: list[_Token] = []
+    heads: list[int] = []
     entities: list[Entity] = []
+    before = sum(len(part.tokens) for part in parts[: parts.index(head)])
     for part in parts:
         n = len(tokens)
         entities += ((first + n, last + n, kind) for first, last, kind in part.entities)
+        heads += (
+            before + head.root if i == place and part is not head else place + n
+            for i, place in enumerate(part.heads)
+        )
         tokens += part.tokens
-    return _Phrase(tuple(tokens), head.head, tuple(entities))
+    return _Phrase(tuple(tokens), tuple(heads), head.plural, tuple(entities))
+
+
+def _marked(mark: _Phrase, phrase: _Phrase) -> _Phrase:
+    """A constituent after a word that depends on its head: `by her`, `that she salted`."""
+    return _join(phrase, mark, phrase)
 
 
 def _entity(kind: str, phrase: _Phrase) -> _Phrase:
     """The same constituent, which is an entity as a whole."""
-    return _Phrase(phrase.tokens, phrase.head, ((0, len(phrase.tokens), kind),))
+    return replace(phrase, entities=((0, len(phrase.tokens), kind),))
 
 
 class _Register:
@@ -127,8 +148,8 @@ class _Register:
     def noun_phrase(self, nouns: Sequence[str], depth: int) -> _Phrase:
         if depth < 2 and self.maybe(0.08):
             first, last = self.noun_phrase(nouns, 2), self.noun_phrase(nouns, 2)
-            head = _leaf(first.head.form, first.head.tag, plural=True)
-            return _join(head, first, _leaf("and", "CCONJ"), last)
+            both = _join(first, first, _marked(_leaf("and", "CCONJ"), last))
+            return replace(both, plural=True)
         if nouns is not self.lexicon.people and self.maybe(0.12):
             return self.substance()
         noun = self.pick(nouns)
@@ -180,9 +201,8 @@ class _Register:
             verb = self.pick(frame.verbs)
             if choice < 0.45:
                 agent, participle = self.subject(frame.agents, 2), _verb(verb, "participle")
-                return _join(
-                    participle, participle, _leaf("by", "ADP"), self.object(frame.agents, 2)
-                )
+                by = _marked(_leaf("by", "ADP"), self.object(frame.agents, 2))
+                return _join(participle, participle, by)
             agent = self.subject(frame.agents, 2)
             gapped = self.group(verb, agent.plural)
             return _join(gapped, _leaf("that", "PRON"), agent, gapped)
@@ -242,14 +262,17 @@ class _Register:
                 self.pick(frame.verbs),
             )
             rest = self.complemented(_verb(verb, "base"), frame, depth)
-            return _join(control, control, _leaf("to", "PART"), rest)
+            return _join(control, control, _marked(_leaf("to", "PART"), rest))
         if person and choice < 0.27:
             have = _leaf(self.possession[plural], "VERB")
             return _join(have, have, self.object(frame.patients or self.lexicon.nouns, depth + 1))
         if person and choice < 0.42 and depth < 2:
             report = self.group(self.pick(self.lexicon.reports), plural)
-            that = [_leaf("that", "SCONJ")] if self.maybe(0.75) else []
-            return _join(report, report, *that, self.clause(depth + 1))
+            is_marked = self.maybe(0.75)
+            clause = self.clause(depth + 1)
+            if is_marked:
+                clause = _marked(_leaf("that", "SCONJ"), clause)
+            return _join(report, report, clause)
         return self.complemented(self.group(self.pick(frame.verbs), plural), frame, depth)
 
     def described(self, person: bool, plural: bool) -> _Phrase:
@@ -271,7 +294,7 @@ class _Register:
         participle = _verb(verb, "participle")
         parts = [subject, _leaf(self.copula[subject.plural], "AUX"), participle]
         if self.maybe(0.5):
-            parts += [_leaf("by", "ADP"), self.noun_phrase(frame.agents, depth + 1)]
+            parts.append(_marked(_leaf("by", "ADP"), self.noun_phrase(frame.agents, depth + 1)))
         return _join(participle, *parts)
 
 
@@ -303,9 +326,9 @@ class _Narrative(_Register):
         clause, comma = self.clause(0), _leaf(",", "PUNCT")
         parts = [clause]
         if choice < 0.25:
-            parts += [comma, self.word(("and", "but"), "CCONJ"), self.clause(1)]
+            parts += [comma, _marked(self.word(("and", "but"), "CCONJ"), self.clause(1))]
         elif choice < 0.4:
-            parts = [self.word(CONJUNCTIONS, "SCONJ"), self.clause(1), comma, clause]
+            parts = [_marked(self.word(CONJUNCTIONS, "SCONJ"), self.clause(1)), comma, clause]
         elif choice < 0.5:
             parts = [self.adjunct(1), comma, clause]
         elif choice < 0.57:
@@ -366,7 +389,7 @@ class _Log(_Register):
             return self.clause(0)
         if choice < 0.4:
             clause = self.clause(1)
-            return _join(clause, clause, self.word(CONJUNCTIONS, "SCONJ"), self.clause(2))
+            return _join(clause, clause, _marked(self.word(CONJUNCTIONS, "SCONJ"), self.clause(2)))
         if choice < 0.6:
             return self.status()
         if choice < 0.85:
@@ -437,6 +460,8 @@ def sentences(domain: str, n: int, seed: int) -> list[Sentence]:
     ('NOUN', 'VERB', 'ADJ', 'NOUN', 'PROPN', 'PUNCT')
     >>> sentences("harbor", 1, seed=3)[0].entities
     ((0, 1, 'person'), (2, 5, 'craft'))
+    >>> sentences("harbor", 1, seed=3)[0].heads
+    (2, 0, 4, 2, 4, 2)
     """
     if domain not in DOMAINS:
         known = " or ".join(repr(name) for name in DOMAINS)
@@ -453,4 +478,5 @@ def sentences(domain: str, n: int, seed: int) -> list[Sentence]:
 def _sentence(phrase: _Phrase) -> Sentence:
     first, *others = (token.form for token in phrase.tokens)
     tags = tuple(token.tag for token in phrase.tokens)
-    return Sentence((first[0].upper() + first[1:], *others), tags, phrase.entities)
+    heads = tuple(0 if i == head else head + 1 for i, head in enumerate(phrase.heads))
+    return Sentence((first[0].upper() + first[1:], *others), tags, phrase.entities, heads)

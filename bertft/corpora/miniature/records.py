@@ -1,7 +1,8 @@
-"""Sentences of the miniature as records for edge probes, whose labels are true by construction."""
+"""Sentences of the miniature as records and trees for probes, true by construction."""
 
 from collections.abc import Iterable
 
+from bertft.corpora.conllu import Tree
 from bertft.corpora.edges import Record, Target, tagged
 from bertft.corpora.miniature.grammar import Sentence
 
@@ -19,4 +20,22 @@ def entity_records(sentences: Iterable[Sentence]) -> list[Record]:
             tuple(Target(((first, last),), (kind,)) for first, last, kind in sentence.entities),
         )
         for sentence in sentences
+    ]
+
+
+def dependency_trees(sentences: Iterable[Sentence]) -> list[Tree]:
+    """Return the trees of sentences; relations are "root", "punct" and, for all others, "dep"."""
+    return [
+        Tree(
+            sentence.words,
+            sentence.tags,
+            sentence.heads,
+            tuple(
+                "root" if head == 0 else "punct" if tag == "PUNCT" else "dep"
+                for tag, head in zip(sentence.tags, sentence.heads, strict=True)
+            ),
+            "",
+            number,
+        )
+        for number, sentence in enumerate(sentences, start=1)
     ]

@@ -1,9 +1,7 @@
-"""Dependency trees: the best tree for a table of arc scores.
+"""Decoding: the best dependency tree for a table of arc scores.
 
-Owns ragged algorithms, one sentence at a time, on NumPy arrays: kernels that numba compiles at the
-first call and keeps on disk. They hold neither the GIL nor state and start no threads, and what
-they are made of (`register_jitable`) runs as plain Python too, on exact integers. What scores the
-arcs, and what is said of the trees, is left to others.
+What the kernels are made of (`register_jitable`) runs as plain Python too, on exact integers. What
+scores the arcs, and what is said of the trees, is left to others.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,325 @@
+"""What structural probes are given of a treebank, and what is measured of each layer.
+
+Owns the way from trees to rows and gold values, and from a trained bank to scores. Features come
+from the caller.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bertft.corpora import Text
+from bertft.corpora.conllu import Tree
+from bertft.features import Layer
+from bertft.ops.native import kernels_only
+from bertft.probing.assignments import Row
+from bertft.probing.bank import Schedule
+from bertft.probing.examples import Inputs
+from bertft.probing.scores import Floats, intervals, resampled
+from bertft.probing.structural import (
+    KINDS,
+    SCHEDULE,
+    Gold,
+    Kind,
+    Sentences,
+    StructuralBank,
+    StructuralProbe,
+    train_structural,
+)
+from bertft.probing.structural_scores import METRICS, StructuralTally, count, tally_structure
+from bertft.probing.structural_tasks import StructuralTask
+from bertft.rows import CUT_OFF, Rows, encode_words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHAIN = "chain"
+PICTURED_WORDS = 11
+Tallies = dict[tuple[str, str], StructuralTally]
+
+
+class Structure(NamedTuple):
+    """What structural probes found in the layers of a model.
+
+    Attributes:
+        rows: of the table.
+        tallies: counts by kind of probe and layer.
+        notes: what the user should know.
+        picture: the distances of one sentence by the probe of the best layer, as JSON types.
+        uuas: of that probe.
+    """
+
+    rows: list[Row]
+    tallies: Tallies
+    notes: list[str]
+    picture: dict[str, Any]
+    uuas: float
+
+
+@dataclass(frozen=True)
+class StructuralTraining:
+    """How structural probes are trained.
+
+    Attributes:
+        rank: of their maps.
+        schedule: of Adam.
+        lr: its first rate.
+    """
+
+    rank: int
+    schedule: Schedule
+    lr: float
+
+    @classmethod
+    def of(
+        cls, rank: int, epochs: int | None = None, lr: float | None = None
+    ) -> "StructuralTraining":
+        """Return the recipe of Hewitt & Manning, with some of it replaced.
+
+        Raises:
+            ValueError: a rank below 1.
+        """
+        if rank < 1:
+            raise ValueError(f"[probe] rank must be at least 1, got {rank}; pass such as 64.")
+        schedule = SCHEDULE if epochs is None else replace(SCHEDULE, epochs=epochs)
+        return cls(rank, schedule, lr or StructuralProbe.lr)
+
+
+@dataclass(frozen=True, eq=False)
+class StructuralPart:
+    """A split of a treebank in the rows of one tokenizer.
+
+    Attributes:
+        rows: what to capture, a row for each word.
+        gold: what the trees say.
+        kept: `(S,)` numbers of the sentences that are left.
+        words: `(N,)` of all sentences; 0 for those that are left out.
+        cut: sentences left out because they are longer than the maximal length.
+        dropped_words: sentences left out because the tokenizer has no piece for a word.
+    """
+
+    rows: Rows
+    gold: Gold
+    kept: npt.NDArray[np.int64]
+    words: npt.NDArray[np.int64]
+    cut: int
+    dropped_words: int
+
+    @classmethod
+    def of(
+        cls,
+        task: StructuralTask,
+        trees: Sequence[Tree],
+        tokenizer: "PreTrainedTokenizerBase",
+        max_length: int | None,
+    ) -> "StructuralPart":
+        """Find the pieces of all words, and leave out sentences that lack one.
+
+        Raises:
+            ValueError: no sentence is left.
+        """
+        from bertft.ops.trees import depths, distances
+
+        texts = encode_words([Text.of_words(tree.words) for tree in trees], tokenizer, max_length)
+        cut = [bool((text.stops == CUT_OFF).any()) for text in texts]
+        whole = [bool((text.stops > text.starts).all()) for text in texts]
+        kept = np.flatnonzero(whole)
+        dropped = len(trees) - len(kept) - sum(cut)
+        if not len(kept):
+            raise ValueError(
+                f"[structural] treebank must have a sentence that the tokenizer keeps whole, got "
+                f"{len(trees)} of which {sum(cut)} are longer than {max_length} positions and "
+                f"{dropped} have a word without a piece; pass other sentences."
+            )
+        own = [trees[s] for s in kept.tolist()]
+        words = np.zeros(len(trees), np.int64)
+        words[kept] = [len(tree.words) for tree in own]
+        offsets = np.concatenate([[0], words[kept].cumsum()])
+        heads = np.concatenate([tree.heads for tree in own])
+        gold = Gold(
+            torch.from_numpy(offsets),
+            torch.from_numpy(distances(heads, offsets)),
+            torch.from_numpy(depths(heads, offsets)).float(),
+            torch.tensor([own for tree in own for own in task.kept(tree)]),
+        )
+        return cls(Rows([texts[s] for s in kept.tolist()]), gold, kept, words, sum(cut), dropped)
+
+
+@dataclass(frozen=True, eq=False)
+class StructuralAssignment:
+    """A treebank as it is set to the structural probes of the models with one tokenizer.
+
+    Attributes:
+        task: the treebank.
+        training: rank and schedule.
+        train: to learn from.
+        dev: to score on.
+        seeds: of the probes.
+        models: names of the models.
+        skipped: what was asked for and is for probes of labels only.
+    """
+
+    task: StructuralTask
+    training: StructuralTraining
+    train: StructuralPart
+    dev: StructuralPart
+    seeds: Sequence[int]
+    models: Sequence[str]
+    skipped: Sequence[str] = ()
+    row_kind = "words"
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the sentences that are not there."""
+        notes = [
+            f"{self.task.name}: no {what}, only for probes of labels." for what in self.skipped
+        ]
+        for name, part in (("train", self.train), ("dev", self.dev)):
+            reasons = {"longer than the maximal length": part.cut}
+            reasons["with a word without a token"] = part.dropped_words
+            notes += [
+                f"{self.task.name}, {name}: {n} sentences {reason} were left out."
+                for reason, n in reasons.items()
+                if n
+            ]
+        return notes
+
+    @property
+    def plan(self) -> str:
+        """Return the line that is printed before the pass."""
+        return (
+            f"{self.task.name}: {len(self.train.kept):,} training and {len(self.dev.kept):,} dev "
+            f"sentences of {self.train.rows.n:,} and {self.dev.rows.n:,} words; probes of rank "
+            f"{self.training.rank} of {len(self.models)} models, {len(self.seeds)} seeds"
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the record of the task for the provenance."""
+        return {
+            "name": self.task.name,
+            "models": list(self.models),
+            "fingerprint": self.task.fingerprint,
+            "punctuation": self.task.punctuation,
+            "rank": self.training.rank,
+            "lr": self.training.lr,
+            "schedule": vars(self.training.schedule),
+            **{
+                name: {
+                    "sentences": len(part.words),
+                    "words": part.rows.n,
+                    "cut": part.cut,
+                    "dropped_words": part.dropped_words,
+                }
+                for name, part in (("train", self.train), ("dev", self.dev))
+            },
+        }
+
+    def probe_layers(
+        self, layers: Mapping[str, int], train: Sequence[Layer], dev: Sequence[Layer]
+    ) -> Structure:
+        """Train and score the probes of all layers together.
+
+        Args:
+            layers: for each name in the rows, the place of its layer among the features.
+            train: `(n, d)` features of layers on the words of training sentences.
+            dev: the same on dev.
+        """
+        places = sorted(set(layers.values()))
+        training = self.training
+        probes = [
+            StructuralProbe(seed, training.lr, layer=place, kind=kind, rank=training.rank)
+            for kind in KINDS
+            for place in places
+            for seed in self.seeds
+        ]
+        held_out = Sentences.of(Inputs(dev), self.dev.gold)
+        learned = Sentences.of(Inputs(train), self.train.gold)
+        bank, _ = train_structural(probes, learned, held_out, training.schedule)
+        with kernels_only():
+            counts = tally_structure(bank, held_out, 4 * training.schedule.batch_size)
+        everything = self._tally(counts)
+        rows: list[Row] = []
+        tallies: Tallies = {}
+        notes: Counter[str] = Counter()
+        for kind in KINDS:
+            for name, place in layers.items():
+                own = everything.of(
+                    [k for k, p in enumerate(probes) if (p.kind, p.layer) == (kind, place)]
+                )
+                tallies[kind, name] = own
+                rows += self._rows(kind, name, own)
+                notes[kind] += own.undefined(METRICS[kind][1])
+        told = [
+            f"{self.task.name}: {n} rank correlations of {kind} probes have no value, since all "
+            "words of a sentence are in one place, and are in no mean."
+            for kind, n in notes.items()
+            if n
+        ]
+        best = max(layers, key=lambda name: tallies["distance", name].score("uuas")[0])
+        found = next(k for k, p in enumerate(probes) if p.layer == layers[best])
+        picture = self._picture(held_out, bank, found) | {"layer": best}
+        uuas = float(tallies["distance", best].score("uuas")[0])
+        return Structure(rows, tallies, told, picture, uuas)
+
+    def _picture(self, dev: Sentences, bank: StructuralBank, k: int) -> dict[str, Any]:
+        """The distances of the first dev sentence that is nearest to 11 words, by one probe."""
+        from bertft.ops.trees import spanning_trees, squared_distances
+
+        lengths = self.dev.words[self.dev.kept]
+        s = int(np.abs(lengths - PICTURED_WORDS).argmin())
+        n, first = int(lengths[s]), int(self.dev.gold.offsets[s])
+        gold = self.dev.gold.take(torch.tensor([s]))
+        points = bank.project(dev, torch.arange(first, first + n))[:, k]
+        tables = {
+            "gold": gold.distances.numpy(),
+            "predicted": squared_distances(points.numpy()).ravel(),
+        }
+        kept = gold.kept.numpy()
+        picture: dict[str, Any] = {
+            "words": list(self.task.dev[self.dev.kept[s]].words),
+            "kept": kept.tolist(),
+        }
+        for name, table in tables.items():
+            parents = spanning_trees(table, [0, n], kept).tolist()
+            picture[name] = table.reshape(n, n).round(3).tolist()
+            picture[f"{name}_edges"] = [[up, i] for i, up in enumerate(parents) if up >= 0]
+        return picture
+
+    def chain(self) -> list[Row]:
+        """Score the linear chain: words as far apart as in the sentence, and deeper one by one."""
+        lengths = self.dev.words[self.dev.kept]
+        place = np.concatenate([np.arange(n) for n in lengths]).astype(np.float32)
+        rows: list[Row] = []
+        for kind in KINDS:
+            own = self._tally(count(kind, place[:, None, None], self.dev.gold))
+            rows += self._rows(kind, CHAIN, own.of([0] * len(self.seeds)))
+        return rows
+
+    def _tally(self, counts: Floats) -> StructuralTally:
+        """Counts with a place for the sentences that are left out."""
+        everything = np.zeros((len(self.dev.words), *counts.shape[1:]))
+        everything[self.dev.kept] = counts
+        return StructuralTally(everything, self.dev.words)
+
+    def _rows(self, kind: Kind, layer: str, own: StructuralTally) -> list[Row]:
+        weights = resampled(len(own.counts), 0)
+        return [
+            {
+                "task": self.task.name,
+                "probe": kind,
+                "layer": layer,
+                "seed": seed,
+                "metric": metric,
+                "value": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                "n": own.number(metric),
+            }
+            for metric in METRICS[kind]
+            for seed, interval in zip(self.seeds, intervals(own, metric, weights), strict=True)
+        ]
