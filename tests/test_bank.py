@@ -122,7 +122,9 @@ def test_mixtures_that_stop_one_after_another_are_whole_afterwards(family, rate)
     assert (bank.mix_weights() > 0).sum(1).tolist() == [2, 1, LAYERS]
     for k, probe in enumerate(probes):
         alone, _ = train_bank(training, train, dev, [probe], C, mixed=True)
-        torch.testing.assert_close(bank.mix_weights()[k], alone.mix_weights()[0], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            bank.mix_weights()[k], alone.mix_weights()[0], rtol=1e-3, atol=1e-4
+        )
 
 
 def test_linear_probes_train_as_a_module_with_adamw():

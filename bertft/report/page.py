@@ -30,7 +30,7 @@ def template(name: str) -> Template:
     return _environment().get_template(name)
 
 
-def inline(svg: str, function: str) -> Picture:
+def inline(svg: str, function: str, caption: str = "figure-caption") -> Picture:
     """An SVG file as an element of a page: without prolog, namespaces and metadata, with a name.
 
     Raises:
@@ -45,7 +45,7 @@ def inline(svg: str, function: str) -> Picture:
     content = re.sub(r"<metadata>.*?</metadata>", "", found[2], flags=re.DOTALL)
     width = re.search(r'\bwidth="([\d.]+)pt"', attributes)
     return Picture(
-        Markup(f'<svg role="img" aria-labelledby="figure-caption"{attributes}>{content}'),
+        Markup(f'<svg role="img" aria-labelledby="{caption}"{attributes}>{content}'),
         least=f"{0.8 * float(width[1]):.0f}pt" if width else "0",
         most=f"{1.1 * float(width[1]):.0f}pt" if width else "none",
     )
