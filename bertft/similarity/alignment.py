@@ -111,7 +111,8 @@ def gaussian_kernel(x: Tensor, bandwidth: float = 0.5) -> Tensor:
     distances = torch.addmm(squares[:, None] + squares, rows, rows.T, alpha=-2).clamp_(min=0.0)
     distances.fill_diagonal_(0.0)
     median = float(np.median(distances.numpy()))
-    if not median > 0.0:
+    # Equal rows are as far apart as products round.
+    if not median > 1e-12 * float(squares.mean()):
         raise ValueError(
             f"[cka] rows must differ for a median distance above 0, got {median}; drop repeated "
             "rows, or use the linear kernel."
