@@ -31,7 +31,7 @@ Key = tuple[int | None, int | None, str]
 """Layers of the pretrained and of the fine-tuned model, or one of them alone, and a measure."""
 
 PERMUTED_ROWS = 1000
-"""Most rows of a permutation test: their orders are not what limits its power."""
+"""Most rows of a permutation test, which takes n^2 time for each order of n rows."""
 
 UNDEFINED = (ValueError, torch.linalg.LinAlgError)
 
@@ -75,7 +75,14 @@ def _outcome(compute: Callable[[], float]) -> Outcome:
     try:
         return Outcome(compute())
     except UNDEFINED as error:
-        return Outcome(math.nan, note=str(error))
+        return Outcome(math.nan, note=_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """Why a measure has no value; an error that is not a refusal of ours goes on."""
+    if not str(error).startswith("["):
+        raise error
+    return str(error)
 
 
 def evaluate_geometry(moments: Moments, task: Task) -> dict[Key, Outcome]:
@@ -90,7 +97,7 @@ def evaluate_geometry(moments: Moments, task: Task) -> dict[Key, Outcome]:
             described = asdict(geometry(moments, side_name(role, layer)))
             outcomes = {name: Outcome(value) for name, value in described.items()}
         except UNDEFINED as error:
-            outcomes = {name: Outcome(math.nan, note=str(error)) for name in GEOMETRY}
+            outcomes = {name: Outcome(math.nan, note=_reason(error)) for name in GEOMETRY}
         for name, outcome in outcomes.items():
             if name != "mean_cosine" or "unit" in moments.row_maps:
                 key = (layer, None, name) if role == PRETRAINED else (None, layer, name)
@@ -123,7 +130,7 @@ def _prepare(
     try:
         return prepare(rows[side_name(role, layer)])
     except UNDEFINED as error:
-        return Outcome(math.nan, note=f"{error} ({role} layer {layer})")
+        return Outcome(math.nan, note=f"{_reason(error)} ({role} layer {layer})")
 
 
 def _compared(compare: Callable[[Any, Any], float], before: Any, after: Any) -> Outcome:

@@ -7,10 +7,12 @@ exception. Intervals repeat the solution without each group of sentences.
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from bertft.checkpoints import Checkpoint
 from bertft.evaluation import (
@@ -22,7 +24,7 @@ from bertft.evaluation import (
     evaluate_sample,
     permutation_p_values,
 )
-from bertft.gathering import Gathered
+from bertft.gathering import Gathered, RowSample
 from bertft.planning import FINETUNED, PRETRAINED, Task
 from bertft.progress import Bar, Display
 from bertft.similarity import GEOMETRY, MEASURES, SAMPLED
@@ -92,33 +94,41 @@ def solve(
 def _find(kept: Gathered, task: Task, bar: Bar) -> _Found:
     moments, sample = kept.moments, kept.sample
     values = {**evaluate(moments, task, bar), **evaluate_geometry(moments, task)}
+    sides = describe_sides(moments, task)
     without: dict[Key, list[float]] = defaultdict(list)
     sizes: dict[Key, list[int]] = {}
-    if kept.groups is not None:
-        for part in kept.groups:
-            rest = moments - part
-            del part
-            for key, found in {
-                **evaluate(rest, task, bar),
-                **evaluate_geometry(rest, task),
-            }.items():
-                without[key].append(found.value)
-        sizes = dict.fromkeys(without, kept.groups.sizes)
-    if sample is not None and task.sampled:
+    p_values: dict[Key, float] = {}
+    of_groups = kept.groups.sizes if kept.groups is not None else []
+    for found in _without_groups(kept, task, bar):
+        for key, outcome in found.items():
+            without[key].append(outcome.value)
+            sizes[key] = of_groups
+    if sample is not None:
         own = evaluate_sample(sample.rows, task)
         values |= own
-        if task.bounds:
-            drawn = sample.sizes(task.bounds)
-            ends = torch.tensor(drawn).cumsum(0).tolist()
-            for end, size in zip(ends, drawn, strict=True):
-                rest_rows = {
-                    side: torch.cat([x[: end - size], x[end:]]) for side, x in sample.rows.items()
-                }
-                for key, found in evaluate_sample(rest_rows, task).items():
-                    without[key].append(found.value)
-            sizes |= dict.fromkeys(own, drawn)
-    p_values = permutation_p_values(sample.rows, task) if sample is not None else {}
-    return _Found(values, dict(without), sizes, p_values, describe_sides(moments, task))
+        for rows in _rows_without_groups(sample, task):
+            for key, outcome in evaluate_sample(rows, task).items():
+                without[key].append(outcome.value)
+                sizes[key] = sample.sizes(task.bounds)
+        p_values = permutation_p_values(sample.rows, task)
+    for row_map in moments.row_maps:  # factorizations take as much room as the sums
+        moments.under(row_map).forget()
+    return _Found(values, dict(without), sizes, p_values, sides)
+
+
+def _without_groups(kept: Gathered, task: Task, bar: Bar) -> Iterator[dict[Key, Outcome]]:
+    """All values without each group, from the sums of what is left."""
+    for part in kept.groups or ():
+        rest = kept.moments - part
+        del part  # at all pairs of BERT-base, sums are gigabytes
+        yield {**evaluate(rest, task, bar), **evaluate_geometry(rest, task)}
+
+
+def _rows_without_groups(sample: RowSample, task: Task) -> Iterator[dict[str, Tensor]]:
+    """The sample without each group, if there are groups."""
+    sizes = sample.sizes(task.bounds) if task.bounds and task.sampled else []
+    for stop, size in zip(accumulate(sizes), sizes, strict=True):
+        yield {side: torch.cat([x[: stop - size], x[stop:]]) for side, x in sample.rows.items()}
 
 
 def _row(

@@ -56,6 +56,10 @@ class Sums:
     def counted(self, rows: int) -> None:
         """Note that rows have been added to the sums."""
         self.n += rows
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of what has been computed; pairs that were taken out keep theirs."""
         self._known = {}
         self._known_of = {side: {} for side in self.sides}
 

@@ -30,7 +30,6 @@ class Sampled:
     Attributes:
         prepare: what it needs of one side, from its rows `(n, d)`.
         compare: from what both sides have prepared to the value.
-        row_map: what a row must have: a direction under "unit".
         low: its least value.
         least_rows: fewest rows that it is defined for.
         chance: from n to what unrelated rows would give on average, where that is not 0.
