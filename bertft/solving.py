@@ -95,6 +95,8 @@ def _find(kept: Gathered, task: Task, bar: Bar) -> _Found:
     moments, sample = kept.moments, kept.sample
     values = {**evaluate(moments, task, bar), **evaluate_geometry(moments, task)}
     sides = describe_sides(moments, task)
+    for row_map in moments.row_maps:  # what was solved takes half as much room as the sums
+        moments.under(row_map).forget()
     without: dict[Key, list[float]] = defaultdict(list)
     sizes: dict[Key, list[int]] = {}
     p_values: dict[Key, float] = {}
@@ -111,8 +113,6 @@ def _find(kept: Gathered, task: Task, bar: Bar) -> _Found:
                 without[key].append(outcome.value)
                 sizes[key] = sample.sizes(task.bounds)
         p_values = permutation_p_values(sample.rows, task)
-    for row_map in moments.row_maps:  # factorizations take as much room as the sums
-        moments.under(row_map).forget()
     return _Found(values, dict(without), sizes, p_values, sides)
 
 
@@ -121,7 +121,9 @@ def _without_groups(kept: Gathered, task: Task, bar: Bar) -> Iterator[dict[Key, 
     for part in kept.groups or ():
         rest = kept.moments - part
         del part  # at all pairs of BERT-base, sums are gigabytes
-        yield {**evaluate(rest, task, bar), **evaluate_geometry(rest, task)}
+        found = {**evaluate(rest, task, bar), **evaluate_geometry(rest, task)}
+        del rest
+        yield found
 
 
 def _rows_without_groups(sample: RowSample, task: Task) -> Iterator[dict[str, Tensor]]:
