@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerFast
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Corpus, Text
 from bertft.models import inference
-from bertft.planning import prepare
+from bertft.planning import Options
+from bertft.preparing import prepare
 from bertft.progress import Display
 from bertft.streaming import stream
 
@@ -37,10 +38,10 @@ process = psutil.Process()
 # Once through a few batches, so that what is allocated once and kept does not count.
 with inference(*(side.encoder for side in sides.values())):
     few = Corpus.of("few", [Text.of(text) for text in sentences(9_000)])
-    stream(prepare(few, sides, None, "words", None, 0, None), sides, 32, None, Display(False))
+    stream(prepare(few, sides, Options()), sides, 32, None, Display(False))
     del few
     corpus = Corpus.of("words", [Text.of(text) for text in sentences(int(sys.argv[1]))])
-    task = prepare(corpus, sides, None, "words", None, 0, None)
+    task = prepare(corpus, sides, Options())
     del corpus
     before, peak, stop = process.memory_info().rss, 0, threading.Event()
     def watch():
@@ -49,7 +50,7 @@ with inference(*(side.encoder for side in sides.values())):
             peak = max(peak, process.memory_info().rss)
     watcher = threading.Thread(target=watch)
     watcher.start()
-    moments = stream(task, sides, 32, None, Display(False))
+    moments = stream(task, sides, 32, None, Display(False)).moments
     stop.set(); watcher.join()
 print(json.dumps({"rows": moments.n, "before": before / 2**20, "peak": peak / 2**20}))
 """

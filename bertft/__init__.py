@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bertft import models, ops, similarity
     from bertft.ablation import Ablation, ablate
-    from bertft.comparison import Comparison, compare
+    from bertft.compared import Comparison
+    from bertft.comparison import compare
     from bertft.finetuning import Finetuned, finetune
     from bertft.moments import Moments
     from bertft.probes import Probing, probe
@@ -35,7 +36,7 @@ __all__ = [
 
 _HOMES = {
     "Ablation": "ablation",
-    "Comparison": "comparison",
+    "Comparison": "compared",
     "Finetuned": "finetuning",
     "Moments": "moments",
     "Probing": "probes",

@@ -75,7 +75,8 @@ class RowBlock:
         widths: name and number of columns of every side.
         capacity: most rows of a block; no batch may have more.
         dtype: float64 for float64 models, else float32.
-        hand_on: what a full block is given to; its tensors are overwritten afterwards.
+        hand_on: what a full block is given to, with the numbers of its rows; its tensors are
+            overwritten afterwards.
         backend: of `ops`; None for that of the CPU.
     """
 
@@ -84,10 +85,11 @@ class RowBlock:
         widths: Mapping[str, int],
         capacity: int,
         dtype: torch.dtype,
-        hand_on: Callable[[Mapping[str, Tensor]], None],
+        hand_on: Callable[[Mapping[str, Tensor], Tensor], None],
         backend: str | None = None,
     ) -> None:
         self._rows = {side: torch.empty(capacity, d, dtype=dtype) for side, d in widths.items()}
+        self._numbers = torch.empty(capacity, dtype=torch.int64)
         self._capacity = capacity
         self._hand_on = hand_on
         self._backend = backend
@@ -115,11 +117,13 @@ class RowBlock:
     def close(self) -> None:
         """Count the batch's rows as there, on every side."""
         assert self._batch is not None
-        self._filled += len(self._batch.starts)
-        self._batch = None
+        filled = self._filled + len(self._batch.starts)
+        self._numbers[self._filled : filled] = self._batch.numbers
+        self._filled, self._batch = filled, None
 
     def flush(self) -> None:
         """Hand the rows on, and start over."""
         if self._filled:
-            self._hand_on({side: rows[: self._filled] for side, rows in self._rows.items()})
+            rows = {side: rows[: self._filled] for side, rows in self._rows.items()}
+            self._hand_on(rows, self._numbers[: self._filled])
         self._filled = 0

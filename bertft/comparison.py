@@ -4,117 +4,30 @@ Composes the stages: texts become batches, both encoders run on each batch, rows
 as the layers appear, and the measures are solved from the moments.
 """
 
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 import torch
 
 from bertft import results
 from bertft.checkpoints import DTYPES, Checkpoint, fingerprint, load_tokenizer
+from bertft.compared import Comparison
 from bertft.corpora import Data, corpora_of
 from bertft.devices import find_device
 from bertft.models import inference
-from bertft.moments import Moments, load_moments, save_moments
-from bertft.planning import known_measures, prepare
+from bertft.planning import FINETUNED, PRETRAINED, Options, Pairs, known_measures
+from bertft.preparing import prepare
 from bertft.progress import Display
 from bertft.rows import RowKind
-from bertft.solving import solve
-from bertft.streaming import FINETUNED, PRETRAINED, stream
+from bertft.similarity.diagnostics import INFLATED
+from bertft.similarity.sides import Ridge
+from bertft.solving import Solved, solve
+from bertft.streaming import stream
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-class Comparison:
-    """Every measure of every pair of layers, with what it took to get there.
-
-    Attributes:
-        table: tidy pandas table with the columns `pretrained, finetuned, corpus,
-            pretrained_layer, finetuned_layer, measure, value, low, high, n`.
-        provenance: models, corpora, options, versions, diagnostics and notes, as JSON types.
-    """
-
-    def __init__(
-        self,
-        table: pd.DataFrame,
-        provenance: dict[str, Any],
-        moments: Mapping[str, Moments] | Path,
-    ) -> None:
-        self.table = table
-        self.provenance = provenance
-        self._moments = moments
-
-    @property
-    def moments(self) -> Mapping[str, Moments]:
-        """The statistics of each corpus, with sides "pretrained.0", "finetuned.0", ..."""
-        if isinstance(self._moments, Path):
-            self._moments = load_moments(self._moments)
-        return self._moments
-
-    def plot(self) -> "Figure":
-        """Return a figure with a line per measure over layers and a column per corpus."""
-        from bertft.report.figures import layer_figure
-
-        return layer_figure(self.table)
-
-    def summary(self, corpus: str | None = None) -> pd.DataFrame:
-        """Return layers by measures for a corpus (the first by default)."""
-        from bertft.report.html import summary_table
-
-        return summary_table(self.table, corpus or self.table["corpus"].iloc[0])
-
-    def save(self, out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write table, provenance, moments, figure and report to a folder, whole or not at all.
-
-        Raises:
-            FileExistsError: the folder holds another run and `overwrite` is not set.
-        """
-        moments = self.moments
-
-        def write(folder: Path) -> None:
-            save_moments(folder / "moments.safetensors", moments)
-            self.write_report(folder)
-
-        results.save_run(Path(out), self.table, self.provenance, write, overwrite=overwrite)
-
-    @classmethod
-    def load(cls, out: str | os.PathLike[str]) -> "Comparison":
-        """Read what `save` wrote; the moments are read when they are first asked for.
-
-        Raises:
-            FileNotFoundError: the folder holds no whole run.
-            ValueError: its files are damaged.
-        """
-        table, provenance = results.load_run(out)
-        return cls(table, provenance, Path(out) / "moments.safetensors")
-
-    def write_report(self, out: str | os.PathLike[str]) -> Path:
-        """Write `figure.svg` and `report.html` again, and return the path of the report."""
-        from bertft.files import write_text
-        from bertft.report.figures import svg_text
-        from bertft.report.html import render
-
-        svg, report = svg_text(self.plot()), Path(out) / "report.html"
-        write_text(Path(out) / "figure.svg", svg)
-        write_text(report, render(self.table, self.provenance, svg))
-        return report
-
-    def _repr_html_(self) -> str:
-        tables = []
-        for corpus in self.table["corpus"].unique():
-            frame = self.summary(corpus).style.format(precision=4, na_rep="")
-            tables.append(frame.set_caption(str(corpus)).to_html())
-        return "\n".join(tables)
-
-    def __repr__(self) -> str:
-        measures = ", ".join(self.table["measure"].unique())
-        corpora = ", ".join(self.table["corpus"].unique())
-        layers = self.table["pretrained_layer"].nunique()
-        return f"Comparison({layers} layers on {corpora}: {measures})"
 
 
 def compare(
@@ -127,6 +40,13 @@ def compare(
     limit: int | None = None,
     seed: int = 0,
     max_length: int | None = None,
+    pairs: Pairs = "same",
+    intervals: Literal["jackknife"] | None = None,
+    groups: int = 20,
+    ridge: Ridge | None = None,
+    sample: int = 5000,
+    permutations: int = 0,
+    memory_gib: float | None = None,
     batch_size: int = 32,
     dtype: str | None = None,
     device: str | None = None,
@@ -140,15 +60,23 @@ def compare(
 
     Args:
         pretrained: folder, hub name (`NAME@revision` too) or `PreTrainedModel`, with any head.
-        finetuned: the same, with the same vocabulary and depth.
+        finetuned: the same, with the same vocabulary and, for same-numbered layers, depth.
         data: a file (`.txt`, `.conllu`, `.jsonl`), an iterable of texts, or a mapping of names to
             these; each is a corpus of its own.
-        measures: names from `bertft.similarity.MEASURES`; by default all that the data allow,
-            except `rsa_correlation`.
+        measures: names from `bertft.similarity.MEASURES` and `SAMPLED`; by default all that the
+            data allow, except `rsa_correlation` and those on a sample of rows.
         rows: "words" (the mean of a word's pieces) or "tokens".
         limit: rows drawn uniformly from each corpus; all by default.
-        seed: of the draw.
+        seed: of the draws of rows and of permutations.
         max_length: tokens of a text; by default what the models take.
+        pairs: layers of one number ("same"), or "all" pairs of a layer of each model.
+        intervals: "jackknife" for 95 % intervals that leave out a group of sentences at a time.
+        groups: of sentences, at least 5.
+        ridge: of measures that invert a scatter matrix; see `bertft.similarity.cca`.
+        sample: rows kept for measures that need them, drawn uniformly.
+        permutations: orders of rows for p-values of RSA and CKA on the sample; 0 for none.
+        memory_gib: for statistics; by default most of what is available. Groups whose sums do not
+            fit are made from rows on disk.
         batch_size: most texts of a batch.
         dtype: "float32" (default), "float64", "bfloat16" or "float16", for models by name.
         device: "cpu", "cuda" or "auto"; by default the CPU, and a model in memory stays put.
@@ -163,22 +91,42 @@ def compare(
     >>> compare("bert-base-uncased", "./bert-mnli", ["A text."], measures=["rsa"])  # doctest: +SKIP
     """
     display = Display(progress)
-    _require_counts(batch_size=(batch_size, 1), limit=(limit, 2), seed=(seed, 0))
-    named = known_measures(measures)
+    if batch_size < 1:
+        raise ValueError(f"[compare] batch_size must be at least 1, got {batch_size}; pass more.")
+    if intervals not in (None, "jackknife"):
+        raise ValueError(
+            f"[compare] intervals must be 'jackknife' or None, got {intervals!r}; pass one."
+        )
+    options = Options(
+        known_measures(measures),
+        rows,
+        limit,
+        seed,
+        max_length,
+        pairs,
+        groups if intervals is not None else None,
+        ridge,
+        sample,
+        permutations,
+        memory_gib,
+    )
     corpora = corpora_of(data)
-    sides = _open_sides(pretrained, finetuned, dtype, tokenizer)
-    work = [prepare(corpus, sides, named, rows, limit, seed, max_length) for corpus in corpora]
+    sides = _open_sides(pretrained, finetuned, dtype, tokenizer, pairs)
+    work = [prepare(corpus, sides, options) for corpus in corpora]
     del corpora  # only token ids are needed from here on
     where = find_device(device, "compare") if device is not None else None
     started = results.now()
-    moments = {}
+    gathered = {}
     with inference(*(side.encoder for side in sides.values()), device=where):
         for task in work:
             for note in task.notes:
                 display.note(note)
-            moments[task.name] = stream(task, sides, batch_size, backend, display)
+            gathered[task.name] = stream(task, sides, batch_size, backend, display)
         device_used = str(sides[PRETRAINED].encoder.device)
-    table, diagnostics = solve(moments, {t.name: t.measures for t in work}, sides, display)
+    solved = solve(gathered, work, sides, display)
+    notes = [note for task in work for note in task.notes] + _notes_on(solved)
+    for note in _notes_on(solved):
+        display.note(note)
     provenance = {
         "created": started,
         "versions": results.versions(),
@@ -194,10 +142,8 @@ def compare(
         },
         "corpora": [task.describe() for task in work],
         "options": {
-            "measures": named,
-            "rows": rows,
-            "limit": limit,
-            "seed": seed,
+            **asdict(options),
+            "intervals": intervals,
             "max_length": work[0].max_length,
             "batch_size": batch_size,
             "threads": torch.get_num_threads(),
@@ -207,16 +153,32 @@ def compare(
             else f"cpu, copied from {device_used}",
             "backend": backend or "native",
         },
-        "diagnostics": diagnostics,
-        "notes": [note for task in work for note in task.notes],
+        "diagnostics": solved.diagnostics,
+        "notes": notes,
     }
-    return Comparison(table, provenance, moments)
+    moments = {name: kept.moments for name, kept in gathered.items()}
+    return Comparison(solved.table, provenance, moments, solved.geometry, solved.replicates)
 
 
-def _require_counts(**counts: tuple[int | None, int]) -> None:
-    for name, (count, least) in counts.items():
-        if count is not None and count < least:
-            raise ValueError(f"[compare] {name} must be at least {least}, got {count}; pass more.")
+def _notes_on(solved: Solved) -> list[str]:
+    """What the table says beside its values, in a few lines."""
+    notes = []
+    for corpus, rows in solved.table.groupby("corpus", sort=False):
+        for name, of_measure in rows.groupby("measure", sort=False):
+            missing = of_measure[of_measure["value"].isna()]
+            if len(missing):
+                notes.append(
+                    f"{corpus}: {len(missing)} of {len(of_measure)} values of {name} are missing; "
+                    f"the first because {missing['note'].iloc[0]}"
+                )
+        inflated = rows[rows["chance"] >= INFLATED]
+        if len(inflated):
+            notes.append(
+                f"{corpus}: {', '.join(inflated['measure'].unique())} are inflated: unrelated "
+                f"rows, as many and as wide, would give up to {inflated['chance'].max():.2f}; pass "
+                "more rows, or read cka_debiased."
+            )
+    return notes
 
 
 def _open_sides(
@@ -224,6 +186,7 @@ def _open_sides(
     finetuned: "str | Path | PreTrainedModel",
     dtype: str | None,
     tokenizer: "PreTrainedTokenizerBase | None",
+    pairs: Pairs,
 ) -> dict[str, Checkpoint]:
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(
@@ -233,10 +196,10 @@ def _open_sides(
     a = Checkpoint.open(pretrained, wanted, tokenizer or _borrowed(pretrained, finetuned))
     b = Checkpoint.open(finetuned, wanted, tokenizer or _borrowed(finetuned, pretrained))
     sides = {PRETRAINED: a, FINETUNED: b}
-    if a.blocks.depth != b.blocks.depth:
+    if pairs == "same" and a.blocks.depth != b.blocks.depth:
         raise ValueError(
             f"[compare] models must have the same depth, got {a.blocks.depth} layers in {a.name!r} "
-            f"and {b.blocks.depth} in {b.name!r}; compare models of one architecture."
+            f"and {b.blocks.depth} in {b.name!r}; pass pairs='all' (--pairs all)."
         )
     if len({side.encoder.dtype == torch.float64 for side in (a, b)}) > 1:
         raise ValueError(

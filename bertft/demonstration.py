@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from bertft.comparison import Comparison, compare
+from bertft.compared import Comparison
+from bertft.comparison import compare
 from bertft.corpora.miniature import DOMAINS, sentences
 from bertft.corpora.miniature.pretraining import pretrained_miniature
 from bertft.finetuning.tagging import finetune_tagging

@@ -61,6 +61,7 @@ class Moments:
         self._check()
         self.n = 0
         self.dtype: torch.dtype = torch.float64
+        self._has_origins = False
         own = [(side, side) for side in self.widths]
         self._all_pairs = [*own, *self.pairs]
         self._norms = torch.zeros(len(self.widths), dtype=torch.float64)
@@ -137,7 +138,7 @@ class Moments:
         """
         checked = self._checked_rows(rows)
         try:
-            if self.n == 0:
+            if not self._has_origins:
                 self._place_origins([x[:BLOCK_ROWS] for x in checked], backend)
             self._accumulate(checked, backend)
         except UnusableRowError as error:
@@ -152,18 +153,38 @@ class Moments:
         """Return the moments of both sets of rows, about this one's origins."""
         if not isinstance(other, Moments):
             return NotImplemented
+        return self._combined(other, 1)
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        """Return the moments of these rows without those of `other`, which are among them."""
+        if other.n > self.n:
+            raise ValueError(
+                f"[Moments] a part must have at most the {self.n} rows of the whole, got {other.n}."
+            )
+        return self._combined(other, -1)
+
+    def _combined(self, other: "Moments", sign: int) -> "Moments":
         if (self.widths, self.pairs, self.row_maps) != (other.widths, other.pairs, other.row_maps):
             raise ValueError(
-                "[Moments.__add__] parts must have the same sides, pairs and row maps, got "
+                "[Moments] parts must have the same sides, pairs and row maps, got "
                 f"{self!r} and {other!r}; accumulate them alike."
             )
-        merged = Moments(self.widths, self.pairs, self.row_maps)
-        merged.n = self.n + other.n
-        merged.dtype = _narrower(self.dtype, other.dtype)
-        merged._norms += self._norms + other._norms
-        merged._distances += self._distances + other._distances
-        merged._sums = {m: self._sums[m].merged(other._sums[m]) for m in self.row_maps}
-        return merged
+        combined = Moments(self.widths, self.pairs, self.row_maps)
+        combined.n = self.n + sign * other.n
+        combined.dtype = _narrower(self.dtype, other.dtype)
+        combined._has_origins = self._has_origins or other._has_origins
+        combined._norms += self._norms + sign * other._norms
+        combined._distances += self._distances + sign * other._distances
+        combined._sums = {m: self._sums[m].combined(other._sums[m], sign) for m in self.row_maps}
+        return combined
+
+    def empty(self) -> "Moments":
+        """Return moments of no rows about the same origins: what is summed there merges fast."""
+        fresh = Moments(self.widths, self.pairs, self.row_maps)
+        fresh._has_origins = self._has_origins
+        for row_map, sums in self._sums.items():
+            fresh._sums[row_map].origins.update(sums.origins)
+        return fresh
 
     def __radd__(self, other: object) -> "Moments":
         """Let `sum(parts)` start from 0."""
@@ -186,7 +207,7 @@ class Moments:
                 f"the pairs are {self.pairs}."
             )
         part = Moments({side: self.widths[side] for side in (a, b)}, [(a, b)], self.row_maps)
-        part.n, part.dtype = self.n, self.dtype
+        part.n, part.dtype, part._has_origins = self.n, self.dtype, self._has_origins
         part._norms += self._norms[[self.sides.index(a), self.sides.index(b)]]
         part._distances[-1] = self._distances[self._all_pairs.index(stored)]
         part._sums = {m: sums.pair(a, b) for m, sums in self._sums.items()}
@@ -260,6 +281,7 @@ class Moments:
         """Put the origins at the mean of the first rows, rounded to what the products run in."""
         if not len(rows[0]):
             return
+        self._has_origins = True
         zeros = [torch.zeros(d, dtype=torch.float64) for d in self.widths.values()]
         totals = {
             m: MappedSums(m, zeros, [torch.zeros_like(zero) for zero in zeros], [])
@@ -289,6 +311,7 @@ class Moments:
         for key, tensor in moments._tensors().items():
             tensor.copy_(tensors[key])
         moments.n, moments.dtype = described["n"], getattr(torch, described["rows"])
+        moments._has_origins = moments.n > 0
         for sums in moments._sums.values():
             sums.n = moments.n
         return moments

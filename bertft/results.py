@@ -127,3 +127,20 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, An
             f"{str(folder)!r}; run it again."
         )
     return table, provenance
+
+
+def load_table(folder: Path, name: str) -> pd.DataFrame:
+    """Read a further table of a run; an empty one if the run has none of this name.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / f"{name}.parquet"
+    if not path.is_file():
+        return pd.DataFrame()
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"[load] files of a run must be whole, got {str(path)!r} ({error}); run it again."
+        ) from error

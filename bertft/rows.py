@@ -27,11 +27,15 @@ CUT_OFF = -1
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a text, and for each of its rows the run of positions [start, stop); int32."""
+    """Token ids of a text, and for each of its rows the run of positions [start, stop); int32.
+
+    `first` is the number that its first row has among those of all texts, once they are drawn.
+    """
 
     ids: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int32]
     stops: npt.NDArray[np.int32]
+    first: int = 0
 
 
 @dataclass
@@ -63,12 +67,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded token ids `(batch, length)` with mask, and runs over the flattened positions."""
+    """Padded token ids `(batch, length)` with mask, and runs over the flattened positions.
+
+    `numbers` tells which of the rows of all texts the runs are.
+    """
 
     ids: Tensor
     mask: Tensor
     starts: Tensor
     stops: Tensor
+    numbers: Tensor
 
 
 def encode(
@@ -115,7 +123,7 @@ def encode_words(
 
 
 def draw(rows: Rows, limit: int | None, seed: int) -> Rows:
-    """Keep `limit` rows drawn uniformly without replacement, or all of them.
+    """Keep `limit` rows drawn uniformly without replacement, or all of them, and number them.
 
     The draw depends on the seed and on the number of rows only, not on how they are batched.
     """
@@ -123,12 +131,13 @@ def draw(rows: Rows, limit: int | None, seed: int) -> Rows:
     if limit is not None and limit < rows.n:
         chosen[:] = False
         chosen[np.random.default_rng(seed).choice(rows.n, limit, replace=False)] = True
-    kept, first = [], 0
+    kept, first, number = [], 0, 0
     for text in rows.texts:
         own = chosen[first : first + len(text.starts)]
         first += len(text.starts)
         if own.any():
-            kept.append(Encoded(text.ids, text.starts[own], text.stops[own]))
+            kept.append(Encoded(text.ids, text.starts[own], text.stops[own], number))
+            number += len(kept[-1].starts)
     return Rows(kept, rows.truncated_texts, rows.truncated_words, rows.dropped_words)
 
 
@@ -162,7 +171,8 @@ def pad(texts: Sequence[Encoded], pad_id: int) -> Batch:
     stops = np.concatenate(
         [i * length + text.stops.astype(np.int64) for i, text in enumerate(texts)]
     )
-    return Batch(*(torch.from_numpy(array) for array in (ids, mask, starts, stops)))
+    numbers = np.concatenate([text.first + np.arange(len(text.starts)) for text in texts])
+    return Batch(*(torch.from_numpy(array) for array in (ids, mask, starts, stops, numbers)))
 
 
 @dataclass(frozen=True)
@@ -207,7 +217,7 @@ def _encodings(
 
 
 def _encoded(tokens: _Tokens, starts: Integers, stops: Integers) -> Encoded:
-    return Encoded(*(array.astype(np.int32) for array in (tokens.ids, starts, stops)))
+    return Encoded(tokens.ids.astype(np.int32), starts.astype(np.int32), stops.astype(np.int32))
 
 
 def _runs(rows: Rows, text: Text, tokens: _Tokens) -> tuple[Integers, Integers]:

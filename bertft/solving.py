@@ -1,86 +1,224 @@
-"""From the moments of all layers to the table of measures: every pair, solved in batches."""
+"""From what a pass has gathered to the table: every pair of layers, solved in batches.
 
+Values that a measure refuses are NaN, with the reason beside them: a long run does not end in an
+exception. Intervals repeat the solution without each group of sentences.
+"""
+
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from bertft.checkpoints import Checkpoint
-from bertft.moments import Moments
-from bertft.progress import Display
-from bertft.similarity import MEASURES, factorize
-from bertft.similarity.arguments import constant_columns
-from bertft.similarity.canonical import kept_ranks
-from bertft.streaming import FINETUNED, PRETRAINED, side_name
+from bertft.evaluation import (
+    Key,
+    Outcome,
+    describe_sides,
+    evaluate,
+    evaluate_geometry,
+    evaluate_sample,
+    permutation_p_values,
+)
+from bertft.gathering import Gathered, RowSample
+from bertft.planning import FINETUNED, PRETRAINED, Task
+from bertft.progress import Bar, Display
+from bertft.similarity import GEOMETRY, MEASURES, SAMPLED
+from bertft.similarity.diagnostics import INFLATED
+from bertft.similarity.intervals import interval
+
+BIASED = "the interval is about the biased value of this n, not centered on the truth"
+
+
+class Solved(NamedTuple):
+    """The tables of a comparison.
+
+    Attributes:
+        table: a row for each corpus, pair of layers and measure.
+        geometry: a row for each corpus, layer of a model and quantity.
+        replicates: the values without each group, a row for each row of the other two.
+        diagnostics: a record for each corpus and number of a layer.
+    """
+
+    table: pd.DataFrame
+    geometry: pd.DataFrame
+    replicates: pd.DataFrame
+    diagnostics: list[dict[str, Any]]
+
+
+class _Found(NamedTuple):
+    """Everything about one corpus, by what it is of."""
+
+    values: dict[Key, Outcome]
+    without: dict[Key, list[float]]
+    sizes: dict[Key, list[int]]
+    p_values: dict[Key, float]
+    sides: dict[tuple[str, int], dict[str, Any]]
 
 
 def solve(
-    moments: Mapping[str, Moments],
-    measures: Mapping[str, list[str]],
+    gathered: Mapping[str, Gathered],
+    tasks: Sequence[Task],
     sides: Mapping[str, Checkpoint],
     display: Display,
-) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Return the table and the diagnostics of every pair of same-numbered layers."""
+) -> Solved:
+    """Return the tables of all corpora, and the diagnostics of their layers."""
     table: list[dict[str, Any]] = []
+    layers: list[dict[str, Any]] = []
+    replicates: list[dict[str, Any]] = []
     diagnostics: list[dict[str, Any]] = []
-    depth = sides[PRETRAINED].blocks.depth
-    layers = range(depth + 1)
-    # So many pairs at once keep all threads at work; each holds some 20 matrices of (d, d).
-    some = 4 * torch.get_num_threads()
-    with display.bar("solving", len(moments) * len(layers), "layers") as bar:
-        for corpus, of_corpus in moments.items():
-            for chunk in (layers[start : start + some] for start in layers[::some]):
-                pairs = {
-                    layer: of_corpus.pair(side_name(PRETRAINED, layer), side_name(FINETUNED, layer))
-                    for layer in chunk
-                }
-                factorize(list(pairs.values()), measures[corpus])
-                for layer, pair in pairs.items():
-                    table += _rows_of(pair, layer, corpus, measures[corpus], sides)
-                    found = _diagnose(pair, measures[corpus])
-                    diagnostics.append({"corpus": corpus, "layer": layer, **found})
-                    bar.advance(1)
-    return pd.DataFrame(table), diagnostics
+    for task in tasks:
+        kept = gathered[task.name]
+        rounds = 1 + max(0, len(task.bounds) - 1)
+        with display.bar(f"{task.name}: solving", rounds * len(task.pairs), "pairs") as bar:
+            found = _find(kept, task, bar)
+        for key in found.values:
+            row = _row(key, found, task, kept, sides)
+            (layers if key[2] in GEOMETRY else table).append(row)
+            if key in found.without:
+                replicates.append(_replicates_row(row, found.without[key], found.sizes[key]))
+        diagnostics += _records(task.name, found.sides)
+    ranks = dict.fromkeys(("rank_pretrained", "rank_finetuned"), "Int64")
+    return Solved(
+        pd.DataFrame(table).astype(ranks),
+        pd.DataFrame(layers),
+        pd.DataFrame(replicates),
+        diagnostics,
+    )
 
 
-def _rows_of(
-    pair: Moments,
-    layer: int,
-    corpus: str,
-    measures: Sequence[str],
-    sides: Mapping[str, Checkpoint],
-) -> Iterator[dict[str, Any]]:
-    for name in measures:
-        yield {
-            "pretrained": sides[PRETRAINED].name,
-            "finetuned": sides[FINETUNED].name,
-            "corpus": corpus,
-            "pretrained_layer": layer,
-            "finetuned_layer": layer,
+def _find(kept: Gathered, task: Task, bar: Bar) -> _Found:
+    moments, sample = kept.moments, kept.sample
+    values = {**evaluate(moments, task, bar), **evaluate_geometry(moments, task)}
+    sides = describe_sides(moments, task)
+    for row_map in moments.row_maps:  # what was solved takes half as much room as the sums
+        moments.under(row_map).forget()
+    without: dict[Key, list[float]] = defaultdict(list)
+    sizes: dict[Key, list[int]] = {}
+    p_values: dict[Key, float] = {}
+    of_groups = kept.groups.sizes if kept.groups is not None else []
+    for found in _without_groups(kept, task, bar):
+        for key, outcome in found.items():
+            without[key].append(outcome.value)
+            sizes[key] = of_groups
+    if sample is not None:
+        own = evaluate_sample(sample.rows, task)
+        values |= own
+        for rows in _rows_without_groups(sample, task):
+            for key, outcome in evaluate_sample(rows, task).items():
+                without[key].append(outcome.value)
+                sizes[key] = sample.sizes(task.bounds)
+        p_values = permutation_p_values(sample.rows, task)
+    return _Found(values, dict(without), sizes, p_values, sides)
+
+
+def _without_groups(kept: Gathered, task: Task, bar: Bar) -> Iterator[dict[Key, Outcome]]:
+    """All values without each group, from the sums of what is left."""
+    for part in kept.groups or ():
+        rest = kept.moments - part
+        del part  # at all pairs of BERT-base, sums are gigabytes
+        found = {**evaluate(rest, task, bar), **evaluate_geometry(rest, task)}
+        del rest
+        yield found
+
+
+def _rows_without_groups(sample: RowSample, task: Task) -> Iterator[dict[str, Tensor]]:
+    """The sample without each group, if there are groups."""
+    sizes = sample.sizes(task.bounds) if task.bounds and task.sampled else []
+    for stop, size in zip(accumulate(sizes), sizes, strict=True):
+        yield {side: torch.cat([x[: stop - size], x[stop:]]) for side, x in sample.rows.items()}
+
+
+def _row(
+    key: Key, found: _Found, task: Task, kept: Gathered, sides: Mapping[str, Checkpoint]
+) -> dict[str, Any]:
+    """A row of the table of pairs, or of that of layers."""
+    before, after, name = key
+    outcome = found.values[key]
+    low, high = _interval(key, found)
+    of_sample = name in SAMPLED and kept.sample is not None
+    n = len(kept.sample.numbers) if of_sample and kept.sample is not None else kept.moments.n
+    if name in GEOMETRY:
+        role, layer = (PRETRAINED, before) if before is not None else (FINETUNED, after)
+        return {
+            "model": sides[role].name,
+            "role": role,
+            "corpus": task.name,
+            "layer": layer,
             "measure": name,
-            "value": _value(name, pair, corpus),
-            "low": float("nan"),
-            "high": float("nan"),
-            "n": pair.n,
+            "value": outcome.value,
+            "low": low,
+            "high": high,
+            "n": n,
+            "note": outcome.note,
         }
+    assert before is not None
+    assert after is not None
+    own, other = found.sides[PRETRAINED, before], found.sides[FINETUNED, after]
+    row = {
+        "pretrained": sides[PRETRAINED].name,
+        "finetuned": sides[FINETUNED].name,
+        "corpus": task.name,
+        "pretrained_layer": before,
+        "finetuned_layer": after,
+        "measure": name,
+        "value": outcome.value,
+        "low": low,
+        "high": high,
+        "n": n,
+        "n_per_d": n / max(own["columns"], other["columns"]),
+    }
+    for quantity in ("rank", "condition", "left_out"):
+        prefix = "leading_" if name == "svcca" else ""
+        for role, side in ((PRETRAINED, own), (FINETUNED, other)):
+            row[f"{quantity}_{role}"] = side.get(prefix + quantity, side.get(quantity, math.nan))
+    row["chance"] = outcome.chance
+    row["p_value"] = found.p_values.get(key, math.nan)
+    row["note"] = "; ".join(_notes(name, outcome, has_interval=not math.isnan(low)))
+    return row
 
 
-def _value(name: str, pair: Moments, corpus: str) -> float:
-    try:
-        return float(MEASURES[name].compute(pair))
-    except (ValueError, torch.linalg.LinAlgError) as error:
-        error.add_note(f"(measure {name} of {' and '.join(pair.sides)} on {corpus!r})")
-        raise
+def _interval(key: Key, found: _Found) -> tuple[float, float]:
+    """The ends of an interval, which no value outside of the measure's range belongs to."""
+    value, without = found.values[key].value, found.without.get(key, [math.nan])
+    if math.isnan(value) or any(map(math.isnan, without)):
+        return math.nan, math.nan
+    estimate = interval(value, without, found.sizes[key])
+    measure = MEASURES.get(key[2]) or SAMPLED.get(key[2])
+    bounds = (measure.low, measure.high) if measure else (-math.inf, math.inf)
+    return max(estimate.low, bounds[0]), min(estimate.high, bounds[1])
 
 
-def _diagnose(pair: Moments, measures: Sequence[str]) -> dict[str, int]:
-    """Columns that never vary, and the ranks that the CCA family and regression stand on."""
-    found: dict[str, int] = {}
-    if "raw" in pair.row_maps:
-        for role, side in zip((PRETRAINED, FINETUNED), pair.sides, strict=True):
-            constant = constant_columns(pair.under("raw"), side, pair.dtype)
-            found[f"constant_columns_{role}"] = int(constant.sum())
-    if any(MEASURES[name].n_above_d for name in measures):
-        found["rank_pretrained"], found["rank_finetuned"] = kept_ranks(pair)
-    return found
+def _notes(name: str, outcome: Outcome, *, has_interval: bool) -> Iterator[str]:
+    if outcome.note:
+        yield outcome.note
+    if outcome.chance >= INFLATED:
+        yield f"inflated: unrelated rows give {outcome.chance:.3f} on average"
+    measure = MEASURES.get(name) or SAMPLED[name]
+    if has_interval and measure.is_biased:
+        yield BIASED
+
+
+def _replicates_row(
+    row: dict[str, Any], without: Sequence[float], sizes: Sequence[int]
+) -> dict[str, Any]:
+    named = ("role", "corpus", "layer", "pretrained_layer", "finetuned_layer", "measure")
+    key = {name: row[name] for name in named if name in row}
+    return {**key, "without": list(without), "sizes": list(sizes)}
+
+
+def _records(
+    corpus: str, sides: Mapping[tuple[str, int], Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """A record for each number of a layer, with what is known of it in both models."""
+    for layer in sorted({layer for _, layer in sides}):
+        found = {"corpus": corpus, "layer": layer}
+        for role in (PRETRAINED, FINETUNED):
+            for name, value in sides.get((role, layer), {}).items():
+                if name in ("constant_columns", "rank", "condition", "left_out"):
+                    found[f"{name}_{role}"] = value
+        yield found

@@ -1,27 +1,31 @@
-"""One pass over a corpus: both encoders on every batch, rows into moments as layers appear."""
+"""One pass over a corpus: both encoders on every batch, rows into sums as layers appear."""
 
 import time
 from collections.abc import Mapping
-from functools import partial
-from typing import Literal
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bertft.capture import RowBlock, capture
 from bertft.checkpoints import Checkpoint
+from bertft.gathering import Gathered, RowSample, SpooledGroups, SummedGroups
 from bertft.moments import BLOCK_ROWS, Moments
 from bertft.planning import Task
 from bertft.progress import Display
-from bertft.rows import Batch, batches, pad
-
-Pairs = Literal["same", "all"]
-PRETRAINED, FINETUNED = "pretrained", "finetuned"
+from bertft.rows import Batch, Encoded, batches, pad
 
 
 def side_name(role: str, layer: int) -> str:
     """Return the name that a layer of a model has among the sides of the moments."""
     return f"{role}.{layer}"
+
+
+class Sink(Protocol):
+    """Takes rows of every side, and their numbers in the corpus."""
+
+    def add(self, rows: Mapping[str, Tensor], numbers: Tensor) -> None:
+        """Take rows; the tensors are overwritten afterwards."""
 
 
 def stream(
@@ -30,34 +34,95 @@ def stream(
     batch_size: int,
     backend: str | None,
     display: Display,
-    pairs: Pairs = "same",
-) -> Moments:
-    """Return the sums of all layers, and of pairs of layers, over a corpus.
+) -> Gathered:
+    """Return the sums of all layers and of the pairs of a task, and what else it asks for.
 
-    Holds one block of rows for each layer and model, whatever the size of the corpus. `pairs` are
-    the layers of the same number, or "all" pairs of a layer of each model.
+    Holds one block of rows for each layer and model, whatever the size of the corpus, and the rows
+    of a sample.
 
     Raises:
         ValueError: an activation that is not finite, or a zero row under a cosine kernel.
     """
-    moments = _empty_moments(task, sides, pairs)
     first = next(iter(sides.values()))
+    dtype = torch.float64 if first.encoder.dtype == torch.float64 else torch.float32
+    moments = _empty_moments(task, sides)
+    groups = _empty_groups(task, moments, dtype, backend)
+    summed = isinstance(groups, SummedGroups)
+    sample = (
+        RowSample(moments.widths, task.rows.n, task.options.sample, task.options.seed, dtype)
+        if task.needs_sample
+        else None
+    )
+    sinks: list[Sink] = [sink for sink in (groups, sample) if sink is not None]
+    if not summed:
+        sinks.append(_Sums(moments, backend))
+
+    def hand_on(rows: Mapping[str, Tensor], numbers: Tensor) -> None:
+        try:
+            for sink in sinks:
+                sink.add(rows, numbers)
+        except ValueError as error:
+            names = " and ".join(f"{role} {side.name!r}" for role, side in sides.items())
+            error.add_note(f"(rows of {task.name!r}, longest texts first; {names})")
+            raise
+
     parts = batches(task.rows, batch_size, BLOCK_ROWS)
+    largest = max(sum(len(text.starts) for text in part) for part in parts)
+    capacity = min(task.rows.n, max(task.block_rows, largest))
+    block = RowBlock(moments.widths, capacity, dtype, hand_on, backend)
+    display.note(task.plan(first.blocks.depth, moments.nbytes))
+    _run_all(parts, task, sides, block, display)
+    if isinstance(groups, SummedGroups):
+        own = list(groups)
+        moments = sum(own[1:], own[0])
+    return Gathered(moments, groups, sample)
+
+
+class _Sums:
+    """The sums of all rows as a sink."""
+
+    def __init__(self, moments: Moments, backend: str | None) -> None:
+        self._moments, self._backend = moments, backend
+
+    def add(self, rows: Mapping[str, Tensor], numbers: Tensor) -> None:
+        self._moments.update(rows, backend=self._backend)
+
+
+def _empty_moments(task: Task, sides: Mapping[str, Checkpoint]) -> Moments:
+    widths = {
+        side_name(role, layer): width
+        for role, side in sides.items()
+        for layer, width in enumerate(side.blocks.widths)
+    }
+    first, second = sides
+    pairs = [(side_name(first, a), side_name(second, b)) for a, b in task.pairs]
+    return Moments(widths, pairs, task.row_maps)
+
+
+def _empty_groups(
+    task: Task, template: Moments, dtype: torch.dtype, backend: str | None
+) -> SummedGroups | SpooledGroups | None:
+    if task.storage == "sums":
+        return SummedGroups(template, task.bounds, backend)
+    if task.storage == "rows":
+        return SpooledGroups(template, task.bounds, dtype, backend)
+    return None
+
+
+def _run_all(
+    parts: list[list[Encoded]],
+    task: Task,
+    sides: Mapping[str, Checkpoint],
+    block: RowBlock,
+    display: Display,
+) -> None:
     # A batch of middling length first: its time per token stands for the others'.
     parts.insert(0, parts.pop(len(parts) // 2))
-    largest = max(sum(len(text.starts) for text in part) for part in parts)
-    block = RowBlock(
-        moments.widths,
-        min(task.rows.n, max(BLOCK_ROWS, largest)),
-        torch.float64 if first.encoder.dtype == torch.float64 else torch.float32,
-        partial(_add, moments, task, sides, backend),
-        backend,
-    )
-    display.note(task.plan(first.blocks.depth, moments.nbytes))
+    pad_id = next(iter(sides.values())).pad_id
     with display.bar(task.name, task.rows.tokens, "tokens") as bar:
         for number, part in enumerate(parts):
             started = time.perf_counter()
-            batch = pad(part, first.pad_id)
+            batch = pad(part, pad_id)
             _run(batch, number, sides, block, task.name)
             done = int(batch.mask.sum())
             if number == 0:
@@ -65,38 +130,6 @@ def stream(
                 display.note(f"{task.name}: about {seconds:,.0f} s, by the first batch")
             bar.advance(done)
     block.flush()
-    return moments
-
-
-def _add(
-    moments: Moments,
-    task: Task,
-    sides: Mapping[str, Checkpoint],
-    backend: str | None,
-    rows: Mapping[str, Tensor],
-) -> None:
-    try:
-        moments.update(rows, backend=backend)
-    except ValueError as error:
-        names = " and ".join(f"{role} {side.name!r}" for role, side in sides.items())
-        error.add_note(f"(rows after {moments.n} of {task.name!r}, longest texts first; {names})")
-        raise
-
-
-def _empty_moments(task: Task, sides: Mapping[str, Checkpoint], which: Pairs) -> Moments:
-    widths = {
-        side_name(role, layer): width
-        for role, side in sides.items()
-        for layer, width in enumerate(side.blocks.widths)
-    }
-    first, second = sides
-    layers = range(sides[first].blocks.depth + 1)
-    pairs = [
-        (side_name(first, a), side_name(second, b))
-        for a in layers
-        for b in (layers if which == "all" else [a])
-    ]
-    return Moments(widths, pairs, task.row_maps)
 
 
 def _run(

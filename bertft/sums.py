@@ -38,8 +38,10 @@ class Sums:
             (a, b): Cross(zeros(widths[a], widths[b]), zeros(widths[a]), zeros(widths[b]), zeros(1))
             for a, b in [*((side, side) for side in widths), *pairs]
         }
-        # Quantities that are computed once, and forgotten when rows are added.
-        self.known: dict[Hashable, Any] = {}
+        # Quantities that are computed once, and forgotten when rows are added: those of a single
+        # side are shared with the pairs that are taken out.
+        self._known: dict[Hashable, Any] = {}
+        self._known_of: dict[str, dict[Hashable, Any]] = {side: {} for side in widths}
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -54,26 +56,36 @@ class Sums:
     def counted(self, rows: int) -> None:
         """Note that rows have been added to the sums."""
         self.n += rows
-        self.known.clear()
+        self.forget()
 
-    def merged(self, other: "Sums") -> "Sums":
-        """Return the sums of both sets of rows, about this one's origins."""
-        merged = self.copy()
-        if other.n == 0:
-            return merged
-        if self.n == 0:
+    def forget(self) -> None:
+        """Let go of what has been computed; pairs that were taken out keep theirs."""
+        self._known = {}
+        self._known_of = {side: {} for side in self.sides}
+
+    def combined(self, other: "Sums", sign: int = 1) -> "Sums":
+        """Return the sums of both sets of rows, or of these without the others if `sign` is -1.
+
+        They are about the origins of this one, unless it is empty.
+        """
+        if self.n == 0 and other.n > 0:
             return other.copy()
+        combined = self.copy()
+        if other.n == 0:
+            return combined
         moved = other.about(self.origins)
-        for side, total in merged.totals.items():
-            total += moved.totals[side]
-        for pair, cross in merged.crosses.items():
+        for side, total in combined.totals.items():
+            total.add_(moved.totals[side], alpha=sign)
+        for pair, cross in combined.crosses.items():
             for sum_, addend in zip(cross, moved.crosses[pair], strict=True):
-                sum_ += addend
-        merged.n += other.n
-        return merged
+                sum_.add_(addend, alpha=sign)
+        combined.n += sign * other.n
+        return combined
 
     def about(self, origins: Mapping[str, Tensor]) -> "Sums":
-        """Return a copy about other origins."""
+        """Return these sums about other origins: themselves where they are the same, or a copy."""
+        if all(torch.equal(origins[side], self.origins[side]) for side in self.sides):
+            return self
         moved = self.copy()
         moves = {side: self._move(side, origins[side] - self.origins[side]) for side in self.sides}
         for side, move in moves.items():
@@ -93,7 +105,7 @@ class Sums:
     def cross(self, a: str, b: str) -> Cross:
         """Return the sums of a pair about the origins, in this order and with both triangles."""
         if a == b:
-            return self.memo(("own", a), lambda: self._own(a))
+            return self.memo_of(a, "own", lambda: self._own(a))
         if (a, b) in self.crosses:
             return self.crosses[a, b]
         product, left, right, weight = self.crosses[b, a]
@@ -105,6 +117,8 @@ class Sums:
 
     def scatter(self, a: str, b: str) -> Tensor:
         """Return the centered cross-products `C = sum (x - m_x)(y - m_y)^T`, `(d_a, d_b)`."""
+        if a == b:
+            return self.memo_of(a, "scatter", lambda: self.product(a, a, "means"))
         return self.memo(("scatter", a, b), lambda: self.product(a, b, "means"))
 
     def product(self, a: str, b: str, point: Point) -> Tensor:
@@ -114,8 +128,12 @@ class Sums:
 
     def weight(self, a: str, b: str, point: Point) -> float:
         """Return the sum of `|x|^2 |y|^2` of a pair about the means or about 0."""
-        x, y = self._move_to(a, point), self._move_to(b, point)
-        return float(_moved_weight(self.cross(a, b), self.n, x, y))
+
+        def compute() -> float:
+            x, y = self._move_to(a, point), self._move_to(b, point)
+            return float(_moved_weight(self.cross(a, b), self.n, x, y))
+
+        return self.memo_of(a, ("weight", point), compute) if a == b else compute()
 
     def total(self, side: str, point: Point) -> Tensor:
         """Return the sum of the rows about the means, where it vanishes, or about 0, `(d,)`."""
@@ -135,9 +153,20 @@ class Sums:
 
     def memo(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return a quantity that is computed once and forgotten when rows are added."""
-        if key not in self.known:
-            self.known[key] = compute()
-        return cast(T, self.known[key])
+        return _memo(self._known, key, compute)
+
+    def memo_of(self, side: str, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return a quantity of a single side, computed once for all pairs that it is in."""
+        return _memo(self._known_of[side], key, compute)
+
+    @property
+    def known(self) -> dict[Hashable, Any]:
+        """What has been computed of the sides together."""
+        return self._known
+
+    def known_of(self, side: str) -> dict[Hashable, Any]:
+        """Return what has been computed of a single side."""
+        return self._known_of[side]
 
     def pair(self, a: str, b: str) -> "Sums":
         """Return a copy of the sums of two sides."""
@@ -146,6 +175,7 @@ class Sums:
         for side in (a, b):
             part.origins[side] = self.origins[side].clone()
             part.totals[side] = self.totals[side].clone()
+            part._known_of[side] = self._known_of[side]
         for pair in ((a, a), (b, b), (a, b)):
             own = self.crosses.get(pair) or self.cross(*pair)
             part.crosses[pair] = Cross(
@@ -170,6 +200,12 @@ class Sums:
         for i, cross in enumerate(self.crosses.values()):
             for name, tensor in cross._asdict().items():
                 yield f"{name}/{i}", tensor
+
+
+def _memo(known: dict[Hashable, Any], key: Hashable, compute: Callable[[], T]) -> T:
+    if key not in known:
+        known[key] = compute()
+    return cast(T, known[key])
 
 
 class _Move(NamedTuple):

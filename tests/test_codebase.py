@@ -35,28 +35,36 @@ ALLOWED = {
     "recording": {"capture", "checkpoints", "features", "models", "ops", "rows"},
     "probing": {"corpora", "features", "moments", "ops", "rows"},
     "report": set(),
-    "planning": {"checkpoints", "corpora", "rows", "similarity", "ops"},
-    "streaming": {"capture", "checkpoints", "moments", "planning", "rows"},
-    "solving": {"checkpoints", "moments", "similarity", "streaming"},
+    "budget": set(),
+    "gathering": {"moments"},
+    "planning": {"budget", "checkpoints", "moments", "ops", "rows", "similarity"},
+    "preparing": {"budget", "checkpoints", "corpora", "planning", "rows", "similarity"},
+    "streaming": {"capture", "checkpoints", "gathering", "moments", "planning", "rows"},
+    "evaluation": {"moments", "planning", "similarity", "streaming"},
+    "solving": {"checkpoints", "evaluation", "gathering", "planning", "similarity"},
+    "contrasts": {"similarity"},
+    "compared": {"contrasts", "moments", "report"},
     "comparison": {
         "checkpoints",
+        "compared",
         "corpora",
         "models",
-        "moments",
         "planning",
-        "report",
+        "preparing",
         "rows",
+        "similarity",
         "solving",
         "streaming",
     },
     "subjects": {"checkpoints", "features", "models", "probing", "recording"},
     "probes": {"checkpoints", "models", "probing", "report", "subjects"},
-    "demonstration": {"comparison", "corpora", "finetuning"},
+    "demonstration": {"compared", "comparison", "corpora", "finetuning"},
     "grids": {"checkpoints", "finetuning"},
     "ablation": {"checkpoints", "finetuning", "grids", "report"},
-    "cli": {"ablation", "comparison", "demonstration", "finetuning", "probes"},
+    "cli": {"ablation", "compared", "comparison", "demonstration", "finetuning", "probes"},
     "__init__": {
         "ablation",
+        "compared",
         "comparison",
         "finetuning",
         "models",
@@ -203,9 +211,9 @@ def test_modules_stay_small():
 def test_measures_are_told_in_the_report():
     pytest.importorskip("torch")
     from bertft.report import vocabulary
-    from bertft.similarity import MEASURES
+    from bertft.similarity import MEASURES, SAMPLED
 
-    assert set(vocabulary.MEASURES) == set(MEASURES)
+    assert set(vocabulary.MEASURES) == set(MEASURES) | set(SAMPLED)
 
 
 def test_the_package_names_its_versions_alike():

@@ -262,14 +262,19 @@ def test_the_shortest_limit_counts(checkpoint):
 
 def test_blocks_gather_batches():
     handed = []
-    block = RowBlock({"a": 3}, 5, torch.float32, lambda rows: handed.append(rows["a"].clone()))
+
+    def hand_on(rows, numbers):
+        handed.append((rows["a"].clone(), numbers.tolist()))
+
+    block = RowBlock({"a": 3}, 5, torch.float32, hand_on)
     hidden = torch.arange(24.0).reshape(2, 4, 3)
     for starts in ([0, 5], [1], [2, 3, 4]):
         first = torch.tensor(starts)
-        block.open(Batch(hidden, hidden, first, first + 1))
+        block.open(Batch(hidden, hidden, first, first + 1, 10 * first))
         assert block.receive("a", hidden)
         block.close()
     block.flush()
     block.flush()
     flat = hidden.reshape(8, 3)
-    assert [rows.tolist() for rows in handed] == [flat[[0, 5, 1]].tolist(), flat[2:5].tolist()]
+    assert [rows.tolist() for rows, _ in handed] == [flat[[0, 5, 1]].tolist(), flat[2:5].tolist()]
+    assert [numbers for _, numbers in handed] == [[0, 50, 10], [20, 30, 40]]

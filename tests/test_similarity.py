@@ -448,7 +448,11 @@ def test_rsa_refuses_pairs_that_are_all_alike(kernel):
         (lambda: s.rsa(Moments.of(X, X, row_maps=["raw"])), ValueError, "got 'unit' and"),
         (lambda: s.cka(Moments({"a": 1, "b": 1, "c": 1}, [])), ValueError, "must have two sides"),
         (lambda: s.svcca(X, X, threshold=0.0), ValueError, r"threshold must be in \(0, 1\], got 0"),
-        (lambda: s.cca(X, X, ridge=0.0), ValueError, r"ridge must be positive, got 0"),
+        (
+            lambda: s.cca(X, X, ridge=0.0),
+            ValueError,
+            r"ridge must be positive or 'ledoit-wolf', got 0",
+        ),
         (lambda: s.pwcca(X, X, side="left"), ValueError, r"\[pwcca\] side must be .* got 'left'"),
         (lambda: s.regression(X, X, side=1), ValueError, r"\[regression\] side must be"),
         (lambda: s.cosine(X, X[:, :2]), ValueError, r"\[cosine\] sides must have the same width"),

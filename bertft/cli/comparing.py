@@ -9,7 +9,11 @@ import typer
 from bertft.cli.printing import say, show_ablation, show_comparison, show_probing, show_table
 
 if TYPE_CHECKING:
+    from typing import Literal
+
+    from bertft.planning import Pairs
     from bertft.rows import RowKind
+    from bertft.similarity.sides import Ridge
 
 
 def compare(
@@ -30,6 +34,25 @@ def compare(
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a text; by default what the models take.")
     ] = None,
+    pairs: Annotated[
+        str, typer.Option(help="same: layers of one number; all: every pair of layers.")
+    ] = "same",
+    intervals: Annotated[
+        str | None, typer.Option(help="jackknife: 95 %, leaving out groups of sentences.")
+    ] = None,
+    groups: Annotated[int, typer.Option(min=5, help="Of sentences, for intervals.")] = 20,
+    ridge: Annotated[
+        str | None, typer.Option(help="Of CCA and regression: a share of the mean, or ledoit-wolf.")
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=4, help="Rows kept for measures that need rows.")
+    ] = 5000,
+    permutations: Annotated[
+        int, typer.Option(min=0, help="For p-values of rsa and cka, 999 say.")
+    ] = 0,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB for statistics; by default most of what is there.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most texts of a batch.")] = 32,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
@@ -49,6 +72,13 @@ def compare(
         limit=limit,
         seed=seed,
         max_length=max_length,
+        pairs=cast("Pairs", pairs),
+        intervals=cast("Literal['jackknife'] | None", intervals),
+        groups=groups,
+        ridge=_ridge(ridge),
+        sample=sample,
+        permutations=permutations,
+        memory_gib=memory,
         batch_size=batch_size,
         dtype=dtype,
         device=device,
@@ -60,10 +90,18 @@ def compare(
     say(f"report: {out / 'report.html'}")
 
 
+def _ridge(text: str | None) -> "Ridge | None":
+    """A number where the text is one; anything else is for `compare` to judge."""
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return cast("Ridge", text)
+
+
 def report(folder: Annotated[Path, typer.Argument(help="The --out of a run.")]) -> None:
     """Show the table of a run again; of a comparison or a grid, write figure and report anew."""
     from bertft import results
-    from bertft.comparison import Comparison
+    from bertft.compared import Comparison
 
     if (folder / "ablation.json").is_file():
         from bertft.ablation import Ablation

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bertft.ablation import Ablation
-    from bertft.comparison import Comparison
+    from bertft.compared import Comparison
     from bertft.probes import Probing
 
 

@@ -51,13 +51,21 @@ STYLE = {
 COLORS = {
     "RSA": "#0072b2",
     "CKA": "#d55e00",
+    "Neighbors": "#7a5af5",
     "CCA": "#009e73",
     "Regression": "#b04a8f",
     "First-order": "#3a3a3a",
     "Shape": "#8c6d00",
 }
-DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (1.2, 1.4), (6, 1.6, 1.2, 1.6), (9, 3))
-MARKERS = ("o", "s", "^", "D", "v")
+DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (5, 1.6),
+    (1.2, 1.4),
+    (6, 1.6, 1.2, 1.6),
+    (9, 3),
+    (3, 1, 1, 1, 1, 1),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P")
 
 YLABELS = {
     "similarity": "similarity\n(1 = unchanged)",

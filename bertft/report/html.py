@@ -20,11 +20,12 @@ DECIMALS = 4
 
 
 class Cell(NamedTuple):
-    """One value of a table as text, its interval, and its shade from 0 to 1 ("": not shaded)."""
+    """One value of a table as text, its interval, its shade from 0 to 1 ("": none), and a mark."""
 
     text: str
     interval: str
     shade: str
+    mark: str = ""
 
 
 def summary_table(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
@@ -80,7 +81,13 @@ def summary_sentences(table: pd.DataFrame) -> list[str]:
     return sentences + _comparison_sentences(measure, layers)
 
 
-def render(table: pd.DataFrame, provenance: Mapping[str, Any], svg: str) -> str:
+def render(
+    table: pd.DataFrame,
+    provenance: Mapping[str, Any],
+    svg: str,
+    heatmap: str | None = None,
+    geometry: pd.DataFrame | None = None,
+) -> str:
     """The report as one self-contained HTML document, with every name, path and note escaped.
 
     Args:
@@ -89,6 +96,8 @@ def render(table: pd.DataFrame, provenance: Mapping[str, Any], svg: str) -> str:
             sections of their own and the rest is listed as it comes, nested or not.
         svg: the figure, from `svg_text` or a file of `write_svg`. It goes in as markup, unescaped,
             so it must not come from anywhere else.
+        heatmap: the same for all pairs of layers, where there are any.
+        geometry: the table of single layers of a comparison.
 
     Raises:
         ValueError: the table is not what `same_numbered` expects, or `svg` holds no SVG element.
@@ -100,10 +109,12 @@ def render(table: pd.DataFrame, provenance: Mapping[str, Any], svg: str) -> str:
         finetuned=str(rows["finetuned"].iloc[0]),
         summary=summary_sentences(table),
         figure=inline(svg, "render"),
+        heatmap=inline(heatmap, "render", "heatmap") if heatmap else None,
         tables=[_corpus_table(str(name), of) for name, of in rows.groupby("corpus", sort=False)],
+        geometry=[] if geometry is None or geometry.empty else _geometry_tables(geometry),
         measures={name: measure for name, measure in MEASURES.items() if name in present},
         diagnostics=provenance.get("diagnostics"),
-        notes=_notes(provenance.get("notes"), left_out=len(table) - len(rows)),
+        notes=_notes(provenance.get("notes"), left_out=0 if heatmap else len(table) - len(rows)),
         provenance={
             key: value for key, value in provenance.items() if key not in ("diagnostics", "notes")
         },
@@ -181,6 +192,7 @@ def _pivot(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _corpus_table(corpus: str, rows: pd.DataFrame) -> dict[str, Any]:
     value, low, high = (_pivot(rows, column) for column in ("value", "low", "high"))
+    marks = _marks(rows)
     counts = rows["n"].dropna()
     extremes = [] if counts.empty else sorted({int(counts.min()), int(counts.max())})
     families = itertools.groupby(value.columns, key=lambda name: MEASURES[name].family)
@@ -191,7 +203,11 @@ def _corpus_table(corpus: str, rows: pd.DataFrame) -> dict[str, Any]:
         "measures": list(value.columns),
         "layers": {
             layer: [
-                _cell(name, *(float(frame[name][layer]) for frame in (value, low, high)))
+                _cell(
+                    name,
+                    marks.get((layer, name), ""),
+                    *(float(frame[name][layer]) for frame in (value, low, high)),
+                )
                 for name in value.columns
             ]
             for layer in value.index
@@ -199,12 +215,43 @@ def _corpus_table(corpus: str, rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _cell(measure: str, value: float, low: float, high: float) -> Cell:
+def _marks(rows: pd.DataFrame) -> dict[tuple[int, str], str]:
+    """A word for cells that are not what they seem; the notes say why."""
+    if "note" not in rows:
+        return {}
+    return {
+        (int(row["layer"]), str(row["measure"])): "inflated"
+        for row in rows.to_dict("records")
+        if "inflated" in str(row["note"])
+    }
+
+
+def _geometry_tables(geometry: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each corpus and model a table of layers by quantities."""
+    tables = []
+    for (corpus, role), rows in geometry.groupby(["corpus", "role"], sort=False):
+        layers = {
+            layer: [
+                Cell(
+                    number(float(row["value"]), DECIMALS),
+                    interval(float(row["low"]), float(row["high"]), DECIMALS - 1),
+                    "",
+                )
+                for row in of_layer.to_dict("records")
+            ]
+            for layer, of_layer in rows.groupby("layer", sort=True)
+        }
+        named = f"{role} model {rows['model'].iloc[0]} on {corpus}"
+        tables.append({"named": named, "measures": rows["measure"].unique(), "layers": layers})
+    return tables
+
+
+def _cell(measure: str, mark: str, value: float, low: float, high: float) -> Cell:
     change = 1.0 - value
     # The root makes the small changes near 1, where most values lie, visible.
     shaded = MEASURES[measure].panel == "similarity" and change > 0
     shade = f"{min(change, 1.0) ** 0.5:.2f}" if shaded else ""
-    return Cell(number(value, DECIMALS), interval(low, high, DECIMALS - 1), shade)
+    return Cell(number(value, DECIMALS), interval(low, high, DECIMALS - 1), shade, mark)
 
 
 def _notes(notes: str | Sequence[Any] | None, left_out: int) -> list[str]:

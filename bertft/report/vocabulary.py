@@ -76,6 +76,18 @@ MEASURES = {
         "-1 to 1",
         "Do pairs of rows keep their correlations over features? A row's own mean does not count.",
     ),
+    "rsa_spearman": Measure(
+        "RSA",
+        "similarity",
+        "-1 to 1",
+        "Do pairs of rows keep the order of their cosines? Of a sample; outliers count by rank.",
+    ),
+    "rsa_kendall": Measure(
+        "RSA",
+        "similarity",
+        "-1 to 1",
+        "Of two pairs of rows, does the closer one stay the closer? Of a sample, tau-a.",
+    ),
     "cka": Measure(
         "CKA",
         "similarity",
@@ -87,6 +99,18 @@ MEASURES = {
         "similarity",
         "-1 to 1",
         "Are the rows arranged alike beyond chance? CKA without its upward bias on few rows.",
+    ),
+    "cka_rbf": Measure(
+        "CKA",
+        "similarity",
+        "0 to 1",
+        "Are near rows arranged alike? CKA with a Gaussian kernel, of a sample.",
+    ),
+    "knn_overlap": Measure(
+        "Neighbors",
+        "similarity",
+        "0 to 1",
+        "What share of a row's ten nearest neighbors by cosine stays? Of a sample.",
     ),
     "cca": Measure(
         "CCA",
@@ -173,13 +197,34 @@ def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
     _check_columns(table, function)
     rows = table[table["pretrained_layer"] == table["finetuned_layer"]]
     rows = rows.assign(layer=rows["finetuned_layer"].astype(int))
-    _check_rows(rows, function)
+    if rows.empty:
+        raise ValueError(
+            f"[{function}] table must compare same-numbered layers, got no such row; "
+            "include the pairs (0, 0), (1, 1) and so on."
+        )
+    _check_rows(rows, function, ["corpus", "layer", "measure"])
     rank = {name: at for at, name in enumerate(dict.fromkeys(rows["corpus"]))}
     return rows.sort_values(
         ["corpus", "layer"],
         key=lambda column: column.map(rank) if column.name == "corpus" else column,
         ignore_index=True,
     )
+
+
+def pairs_of_layers(table: pd.DataFrame, function: str) -> pd.DataFrame:
+    """The rows of a tidy table, of same-numbered layers or not, checked.
+
+    Args:
+        table: a tidy table with `COLUMNS`.
+        function: the public function that asks, for error messages.
+
+    Raises:
+        ValueError: a column is missing, a measure is unknown, several pairs of models are mixed, a
+            cell occurs twice, or there is no row.
+    """
+    _check_columns(table, function)
+    _check_rows(table, function, ["corpus", "pretrained_layer", "finetuned_layer", "measure"])
+    return table
 
 
 def _check_columns(table: pd.DataFrame, function: str) -> None:
@@ -197,11 +242,10 @@ def _check_columns(table: pd.DataFrame, function: str) -> None:
         )
 
 
-def _check_rows(rows: pd.DataFrame, function: str) -> None:
+def _check_rows(rows: pd.DataFrame, function: str, keys: list[str]) -> None:
     if rows.empty:
         raise ValueError(
-            f"[{function}] table must compare same-numbered layers, got no such row; "
-            "include the pairs (0, 0), (1, 1) and so on."
+            f"[{function}] table must hold values, got no row; pass the table of a comparison."
         )
     models = rows[["pretrained", "finetuned"]].drop_duplicates()
     if len(models) > 1:
@@ -209,11 +253,11 @@ def _check_rows(rows: pd.DataFrame, function: str) -> None:
             f"[{function}] table must hold one pair of models, got {len(models)}; "
             "filter it by `pretrained` and `finetuned` and report each pair on its own."
         )
-    keys = ["corpus", "layer", "measure"]
     repeated = rows[rows.duplicated(keys)]
     if len(repeated):
-        corpus, layer, measure = repeated.iloc[0][keys]
+        corpus, *layers, measure = repeated.iloc[0][keys]
         raise ValueError(
             f"[{function}] table must hold one row per corpus, layer and measure, got several for "
-            f"corpus {corpus!r}, layer {layer}, measure {measure}; drop the repeated rows."
+            f"corpus {corpus!r}, layer {', '.join(map(str, layers))}, measure {measure}; drop the "
+            "repeated rows."
         )

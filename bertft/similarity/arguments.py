@@ -68,7 +68,7 @@ def two_sided(name: str, x: Rows | Moments, y: Rows | None, row_map: RowMap) -> 
     _require_resolved(name, moments, row_map)
     two = TwoSided(name, moments.under(row_map), first, second, moments.dtype)
     for side in (first, second):
-        _require_spread(two, side)
+        require_spread(two, side)
     return two
 
 
@@ -125,7 +125,8 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _require_spread(two: TwoSided, side: str) -> None:
+def require_spread(two: TwoSided, side: str) -> None:
+    """Refuse a side whose rows are all alike."""
     variance = two.scatter(side, side).trace() / two.n
     mean = two.sums.mean(side)
     if variance <= _noise(two.dtype) ** 2 * (mean @ mean):

@@ -1,5 +1,6 @@
 """The CCA family and regression: measures that invert a scatter matrix, from moments."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -7,12 +8,18 @@ from torch import Tensor
 
 from bertft.moments import Moments
 from bertft.similarity.arguments import Rows, TwoSided, two_sided
+from bertft.similarity.diagnostics import (
+    Diagnostics,
+    chance_correlation,
+    chance_shared_variance,
+    diagnosed,
+)
+from bertft.similarity.sides import Ridge, coloring, kept_rank, require_ridge
 from bertft.similarity.spectra import (
     canonical_correlations,
-    coloring,
     explained,
-    kept_rank,
     leading_correlations,
+    shared_variance,
 )
 
 Side = Literal["x", "y"]
@@ -20,21 +27,29 @@ Side = Literal["x", "y"]
 
 @dataclass(frozen=True)
 class Canonical:
-    """A measure of the CCA family with the ranks it stands on.
+    """A measure of the CCA family with what it stands on.
 
     Attributes:
         value: the measure; `float(result)` too.
-        rank_x: directions of x that were kept.
-        rank_y: directions of y that were kept.
         correlations: canonical correlations, `(min(rank_x, rank_y),)`, descending.
         r_squared: `R^2_CCA`, the sum of squared correlations over `min(rank_x, rank_y)`.
+        diagnostics: rows, kept ranks, conditioning, and the mean correlation by chance.
     """
 
     value: float
-    rank_x: int
-    rank_y: int
     correlations: Tensor
     r_squared: float
+    diagnostics: Diagnostics
+
+    @property
+    def rank_x(self) -> int:
+        """Directions of x that were kept."""
+        return self.diagnostics.ranks[0]
+
+    @property
+    def rank_y(self) -> int:
+        """Directions of y that were kept."""
+        return self.diagnostics.ranks[1]
 
     def __float__(self) -> float:
         return self.value
@@ -42,16 +57,20 @@ class Canonical:
 
 @dataclass(frozen=True)
 class Regression:
-    """Variance explained by a linear map, with the rank it stands on; `float(result)` too."""
+    """Variance explained by a linear map, with what it stands on; `float(result)` too.
+
+    `rank` counts the directions that explain.
+    """
 
     value: float
     rank: int
+    diagnostics: Diagnostics
 
     def __float__(self) -> float:
         return self.value
 
 
-def cca(x: Rows | Moments, y: Rows | None = None, *, ridge: float | None = None) -> Canonical:
+def cca(x: Rows | Moments, y: Rows | None = None, *, ridge: Ridge | None = None) -> Canonical:
     """Canonical correlation analysis; the value is the mean canonical correlation.
 
     In [0, 1]: 1 where each side is an invertible linear map of the other. Rises with d / n even
@@ -62,7 +81,8 @@ def cca(x: Rows | Moments, y: Rows | None = None, *, ridge: float | None = None)
     Args:
         x: `(n, d_x)` rows, or the `Moments` of both sides (row map "raw").
         y: `(n, d_y)` rows of the same positions.
-        ridge: added to each side's eigenvalues, as a share of their mean; lifts n > d.
+        ridge: added to each side's eigenvalues, as a share of their mean, or "ledoit-wolf" for
+            the share that shrinks a covariance best (Ledoit & Wolf 2004); lifts n > d.
 
     Raises:
         ValueError: n <= d without `ridge`, unequal n, or a side that does not vary.
@@ -77,7 +97,7 @@ def cca(x: Rows | Moments, y: Rows | None = None, *, ridge: float | None = None)
     """
     two = _determined("cca", x, y, ridge)
     [solution] = canonical_correlations([two], ridge)
-    return _canonical(two, solution.rho, solution.ranks, float(solution.rho.mean()))
+    return _canonical(two, solution.rho, _ranks(two), float(solution.rho.mean()), ridge)
 
 
 def svcca(x: Rows | Moments, y: Rows | None = None, *, threshold: float = 0.99) -> Canonical:
@@ -100,11 +120,11 @@ def svcca(x: Rows | Moments, y: Rows | None = None, *, threshold: float = 0.99) 
         raise ValueError(f"[svcca] threshold must be in (0, 1], got {threshold}; pass 0.99.")
     two = two_sided("svcca", x, y, "raw")
     [(rho, ranks)] = leading_correlations([two], threshold)
-    return _canonical(two, rho, ranks, float(rho.mean()))
+    return _canonical(two, rho, ranks, float(rho.mean()), None)
 
 
 def pwcca(
-    x: Rows | Moments, y: Rows | None = None, *, side: Side = "x", ridge: float | None = None
+    x: Rows | Moments, y: Rows | None = None, *, side: Side = "x", ridge: Ridge | None = None
 ) -> Canonical:
     """Canonical correlations weighted by how much of one side's neurons they account for.
 
@@ -129,11 +149,17 @@ def pwcca(
     own, vectors = (two.x, solution.x) if side == "x" else (two.y, solution.y)
     weights = (vectors.T @ coloring(two, own, ridge)).abs().sum(dim=1)
     value = float(weights @ solution.rho / weights.sum())
-    return _canonical(two, solution.rho, solution.ranks, value)
+    return _canonical(two, solution.rho, _ranks(two), value, ridge)
+
+
+def cca_r_squared(moments: Moments, ridge: Ridge | None = None) -> float:
+    """Return `R^2_CCA` without the correlations themselves: no singular values are needed."""
+    two = _determined("cca", moments, None, ridge)
+    return two.in_range(shared_variance(two, ridge) / min(_ranks(two)), 0.0, 1.0)
 
 
 def regression(
-    x: Rows | Moments, y: Rows | None = None, *, side: Side = "x", ridge: float | None = None
+    x: Rows | Moments, y: Rows | None = None, *, side: Side = "x", ridge: Ridge | None = None
 ) -> Regression:
     """Share of one side's variance that a linear map of the other explains (R^2).
 
@@ -154,20 +180,16 @@ def regression(
     target, source = (two.x, two.y) if side == "x" else (two.y, two.x)
     variance = float(two.scatter(target, target).trace())
     value = explained(two, target, source, ridge) / variance
-    return Regression(two.in_range(value, 0.0, 1.0), kept_rank(two, source))
+    chance = chance_shared_variance(two, source) if ridge is None else math.nan
+    diagnostics = diagnosed(two, _ranks(two), chance)
+    return Regression(two.in_range(value, 0.0, 1.0), kept_rank(two, source), diagnostics)
 
 
-def kept_ranks(moments: Moments) -> tuple[int, int]:
-    """Return how many directions of each side the rank rule keeps."""
-    two = two_sided("kept_ranks", moments, None, "raw")
-    return kept_rank(two, two.x), kept_rank(two, two.y)
-
-
-def _determined(name: str, x: Rows | Moments, y: Rows | None, ridge: float | None) -> TwoSided:
+def _determined(name: str, x: Rows | Moments, y: Rows | None, ridge: Ridge | None) -> TwoSided:
     """Two sides with more rows than columns, unless a ridge makes up for it."""
     two = two_sided(name, x, y, "raw")
-    if ridge is not None and not ridge > 0.0:
-        raise ValueError(f"[{name}] ridge must be positive, got {ridge}; leave it out for none.")
+    if ridge is not None:
+        require_ridge(name, ridge)
     d = max(len(two.sums.totals[side]) for side in (two.x, two.y))
     if two.n <= d and ridge is None:
         raise ValueError(
@@ -177,6 +199,14 @@ def _determined(name: str, x: Rows | Moments, y: Rows | None, ridge: float | Non
     return two
 
 
-def _canonical(two: TwoSided, rho: Tensor, ranks: tuple[int, int], value: float) -> Canonical:
+def _ranks(two: TwoSided) -> tuple[int, int]:
+    return kept_rank(two, two.x), kept_rank(two, two.y)
+
+
+def _canonical(
+    two: TwoSided, rho: Tensor, ranks: tuple[int, int], value: float, ridge: Ridge | None
+) -> Canonical:
+    chance = chance_correlation(two.n, *ranks) if ridge is None else math.nan
     r_squared = two.in_range(float(rho.square().mean()), 0.0, 1.0)
-    return Canonical(two.in_range(value, 0.0, 1.0), *ranks, rho, r_squared)
+    diagnostics = diagnosed(two, ranks, chance)
+    return Canonical(two.in_range(value, 0.0, 1.0), rho, r_squared, diagnostics)

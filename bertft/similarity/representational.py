@@ -4,6 +4,7 @@ Pearson from moments; rank correlations from the rows.
 """
 
 import math
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -77,7 +78,10 @@ def rsa(
     if two.n < 3:
         raise ValueError(f"[rsa] rows must be at least 3, got {two.n}; pass more rows.")
     covariance = _dot_covariance if kernel == "dot" else _distance_covariance
-    own_x, own_y = covariance(two, two.x, two.x), covariance(two, two.y, two.y)
+    own_x, own_y = (
+        two.sums.memo_of(side, covariance, partial(covariance, two, side, side))
+        for side in (two.x, two.y)
+    )
     if min(own_x, own_y) <= 0.0:
         raise ValueError(
             f"[rsa] pairs of rows must differ in similarity on each side, got variances "

@@ -1,0 +1,119 @@
+"""Comparisons of comparisons: differences of their values, with intervals from groups."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import numpy as np
+import pandas as pd
+
+from bertft.similarity.intervals import Interval, interval
+from bertft.similarity.intervals import difference as independent_difference
+
+KEY = ["pretrained_layer", "finetuned_layer", "measure"]
+GROUPED_BY = ("fingerprint", "rows_used", "group_bounds")
+
+
+class Tables(Protocol):
+    """The tables of a comparison and their provenance."""
+
+    table: pd.DataFrame
+    replicates: pd.DataFrame
+    provenance: dict[str, Any]
+
+
+def difference(
+    first: Tables, second: Tables, corpus: str | None, other_corpus: str | None
+) -> pd.DataFrame:
+    """See `Comparison.difference`."""
+    rows = [
+        row
+        for own, other in _corpora(first, second, corpus, other_corpus)
+        for row in _rows(first, second, own, other)
+    ]
+    if not rows:
+        raise ValueError(
+            "[difference] comparisons must have pairs of layers and measures in common, got none; "
+            "run both with the same measures."
+        )
+    return pd.DataFrame(rows)
+
+
+def _corpora(
+    first: Tables, second: Tables, corpus: str | None, other_corpus: str | None
+) -> list[tuple[str, str]]:
+    known, others = (list(dict.fromkeys(c.table["corpus"])) for c in (first, second))
+    if corpus is None and other_corpus is None:
+        pairs = [(name, name) for name in known if name in others]
+    else:
+        own = corpus if corpus is not None else other_corpus
+        other = other_corpus if other_corpus is not None else corpus
+        pairs = [(str(own), str(other))] if own in known and other in others else []
+    if not pairs:
+        raise ValueError(
+            f"[difference] corpus and other_corpus must be among those of the comparisons, got "
+            f"{corpus!r} and {other_corpus!r} for {known} and {others}; pass a name of each."
+        )
+    return pairs
+
+
+def _rows(first: Tables, second: Tables, corpus: str, other: str) -> list[dict[str, Any]]:
+    a, b = (_keyed(c.table, name) for c, name in ((first, corpus), (second, other)))
+    left, right = (_keyed(c.replicates, name) for c, name in ((first, corpus), (second, other)))
+    is_paired = _groups_of(first, corpus) == _groups_of(second, other)
+    rows = []
+    for key, row in a.items():
+        if key not in b:
+            continue
+        found = _interval(row, b[key], left.get(key), right.get(key), is_paired)
+        rows.append(
+            {
+                "corpus": corpus,
+                "other_corpus": other,
+                **dict(zip(KEY, key, strict=True)),
+                "value": found.value,
+                "low": found.low,
+                "high": found.high,
+                "is_paired": is_paired,
+            }
+        )
+    return rows
+
+
+def _interval(
+    row: Mapping[str, Any],
+    other: Mapping[str, Any],
+    left: Mapping[str, Any] | None,
+    right: Mapping[str, Any] | None,
+    is_paired: bool,
+) -> Interval:
+    value = row["value"] - other["value"]
+    if left is None or right is None or math.isnan(value):
+        return Interval(value, math.nan, math.nan, math.nan)
+    a, b = (np.asarray(side["without"], float) for side in (left, right))
+    if is_paired and list(left["sizes"]) == list(right["sizes"]):
+        return interval(value, a - b, left["sizes"])
+    first = interval(row["value"], a, left["sizes"])
+    second = interval(other["value"], b, right["sizes"])
+    return independent_difference(first, second, (len(a), len(b)))
+
+
+def _keyed(table: pd.DataFrame, corpus: str) -> dict[tuple[int, int, str], dict[str, Any]]:
+    """The rows of a corpus about pairs of layers, by layers and measure."""
+    if table.empty:
+        return {}
+    rows = table[(table["corpus"] == corpus) & table["pretrained_layer"].notna()]
+    rows = rows[rows["finetuned_layer"].notna()]
+    keys = ((int(a), int(b), str(name)) for a, b, name in rows[KEY].itertuples(index=False))
+    records = rows.to_dict("records")
+    return {key: cast(dict[str, Any], row) for key, row in zip(keys, records, strict=True)}
+
+
+def _groups_of(comparison: Tables, corpus: str) -> Any:
+    """What makes the groups of a corpus what they are; nothing without intervals."""
+    for described in comparison.provenance["corpora"]:
+        if described["name"] == corpus and described.get("group_bounds"):
+            return [described[name] for name in GROUPED_BY] + [
+                comparison.provenance["options"][name] for name in ("rows", "limit", "seed")
+            ]
+    return object()

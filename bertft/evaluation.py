@@ -1,0 +1,207 @@
+"""The values of every measure, pair of layers and layer, from sums or from a sample of rows."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bertft.moments import Moments
+from bertft.planning import FINETUNED, PRETRAINED, Task
+from bertft.progress import Bar
+from bertft.similarity import (
+    GEOMETRY,
+    MEASURES,
+    SAMPLED,
+    factorize,
+    geometry,
+    permutation_test,
+)
+from bertft.similarity.arguments import TwoSided, constant_columns
+from bertft.similarity.measures import THRESHOLD
+from bertft.similarity.permutation import Tested
+from bertft.similarity.sides import condition, kept_rank, leading_rank, left_out, require_spectra
+from bertft.streaming import side_name
+
+Key = tuple[int | None, int | None, str]
+"""Layers of the pretrained and of the fine-tuned model, or one of them alone, and a measure."""
+
+PERMUTED_ROWS = 1000
+"""Most rows of a permutation test, which takes n^2 time for each order of n rows."""
+
+UNDEFINED = (ValueError, torch.linalg.LinAlgError)
+
+
+class Outcome(NamedTuple):
+    """A value, or NaN with the reason; and what chance alone would give on average."""
+
+    value: float
+    chance: float = math.nan
+    note: str = ""
+
+
+def evaluate(moments: Moments, task: Task, bar: Bar) -> dict[Key, Outcome]:
+    """Return the measures of all pairs of layers, each layer factorized once."""
+    found: dict[Key, Outcome] = {}
+    # So many pairs at once keep all threads at work; each holds some 20 matrices of (d, d).
+    some = 4 * torch.get_num_threads()
+    for chunk in (task.pairs[start : start + some] for start in range(0, len(task.pairs), some)):
+        pairs = {
+            (a, b): moments.pair(side_name(PRETRAINED, a), side_name(FINETUNED, b))
+            for a, b in chunk
+        }
+        factorize(list(pairs.values()), task.measures, task.options.ridge)
+        for (a, b), pair in pairs.items():
+            for name in task.measures:
+                found[a, b, name] = _measured(name, pair, task)
+            bar.advance(1)
+    return found
+
+
+def _measured(name: str, pair: Moments, task: Task) -> Outcome:
+    measure, ridge = MEASURES[name], task.options.ridge
+    options = {"ridge": ridge} if measure.n_above_d and ridge is not None else {}
+    outcome = _outcome(lambda: float(measure.compute(pair, **options)))
+    if measure.chance is None or options or outcome.note:
+        return outcome
+    return outcome._replace(chance=measure.chance(pair))
+
+
+def _outcome(compute: Callable[[], float]) -> Outcome:
+    try:
+        return Outcome(compute())
+    except UNDEFINED as error:
+        return Outcome(math.nan, note=_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """Why a measure has no value; an error that is not a refusal of ours goes on."""
+    if not str(error).startswith("["):
+        raise error
+    return str(error)
+
+
+def evaluate_geometry(moments: Moments, task: Task) -> dict[Key, Outcome]:
+    """Return the geometry of every layer; none if there are no sums of rows as they are."""
+    found: dict[Key, Outcome] = {}
+    if "raw" not in moments.row_maps:
+        return found
+    with suppress(torch.linalg.LinAlgError):  # each layer tells its own trouble below
+        require_spectra([_side(moments, *layer) for layer in _layers(task)])
+    for role, layer in _layers(task):
+        try:
+            described = asdict(geometry(moments, side_name(role, layer)))
+            outcomes = {name: Outcome(value) for name, value in described.items()}
+        except UNDEFINED as error:
+            outcomes = {name: Outcome(math.nan, note=_reason(error)) for name in GEOMETRY}
+        for name, outcome in outcomes.items():
+            if name != "mean_cosine" or "unit" in moments.row_maps:
+                key = (layer, None, name) if role == PRETRAINED else (None, layer, name)
+                found[key] = outcome
+    return found
+
+
+def evaluate_sample(rows: Mapping[str, Tensor], task: Task) -> dict[Key, Outcome]:
+    """Return the measures that need rows; what they prepare of a layer is made once."""
+    found: dict[Key, Outcome] = {}
+    for name in task.sampled:
+        measure = SAMPLED[name]
+        prepare_after = cache(partial(_prepare, measure.prepare, rows, FINETUNED))
+        # Pairs come by layers of the first model, one of which is enough to hold.
+        before_of = -1, Outcome(math.nan)
+        for a, b in task.pairs:
+            if before_of[0] != a:
+                before_of = a, _prepare(measure.prepare, rows, PRETRAINED, a)
+            outcome = _compared(measure.compare, before_of[1], prepare_after(b))
+            if measure.chance is not None:
+                outcome = outcome._replace(chance=measure.chance(len(next(iter(rows.values())))))
+            found[a, b, name] = outcome
+    return found
+
+
+def _prepare(
+    prepare: Callable[[Tensor], Any], rows: Mapping[str, Tensor], role: str, layer: int
+) -> Any:
+    """What a measure needs of a layer, or the reason why it has none."""
+    try:
+        return prepare(rows[side_name(role, layer)])
+    except UNDEFINED as error:
+        return Outcome(math.nan, note=f"{_reason(error)} ({role} layer {layer})")
+
+
+def _compared(compare: Callable[[Any, Any], float], before: Any, after: Any) -> Outcome:
+    for prepared in (before, after):
+        if isinstance(prepared, Outcome):
+            return prepared
+    outcome = _outcome(lambda: compare(before, after))
+    if math.isnan(outcome.value) and not outcome.note:
+        return outcome._replace(note="all pairs of rows of a layer are equally similar")
+    return outcome
+
+
+def permutation_p_values(rows: Mapping[str, Tensor], task: Task) -> dict[Key, float]:
+    """Return the p-values of RSA and CKA on at most 1,000 rows of the sample."""
+    found: dict[Key, float] = {}
+    if not task.options.permutations:
+        return found
+    total = len(next(iter(rows.values())))
+    some = torch.linspace(0, total - 1, min(total, PERMUTED_ROWS)).long()
+    tested: tuple[Tested, ...] = ("rsa", "cka")
+    for a, b in task.pairs:
+        sides = rows[side_name(PRETRAINED, a)][some], rows[side_name(FINETUNED, b)][some]
+        for name in tested:
+            if name in task.measures:
+                found[a, b, name] = _p_value(*sides, name, task)
+    return found
+
+
+def _p_value(x: Tensor, y: Tensor, name: Tested, task: Task) -> float:
+    count, seed = task.options.permutations, task.options.seed
+    try:
+        return permutation_test(x, y, measure=name, permutations=count, seed=seed).p_value
+    except UNDEFINED:
+        return math.nan  # the value itself is missing and says why
+
+
+def describe_sides(moments: Moments, task: Task) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return columns, kept ranks, condition numbers and the variance left out, of every layer."""
+    found = {}
+    for role, layer in _layers(task):
+        side = side_name(role, layer)
+        known: dict[str, Any] = {"columns": moments.widths[side]}
+        if "raw" in moments.row_maps:
+            two = _side(moments, role, layer)
+            constant = constant_columns(two.sums, side, moments.dtype)
+            known["constant_columns"] = int(constant.sum())
+            if known["constant_columns"] < known["columns"]:
+                known |= _describe_spectrum(two)
+        found[role, layer] = known
+    return found
+
+
+def _describe_spectrum(two: TwoSided) -> dict[str, Any]:
+    require_spectra([two])
+    rank, leading = kept_rank(two, two.x), leading_rank(two, two.x, THRESHOLD)
+    return {
+        "rank": rank,
+        "condition": condition(two, two.x),
+        "left_out": left_out(two, two.x, rank),
+        "leading_rank": leading,
+        "leading_left_out": left_out(two, two.x, leading),
+    }
+
+
+def _side(moments: Moments, role: str, layer: int) -> TwoSided:
+    """A layer beside itself."""
+    side = side_name(role, layer)
+    return TwoSided("describe", moments.under("raw"), side, side, moments.dtype)
+
+
+def _layers(task: Task) -> Iterator[tuple[str, int]]:
+    for role, place in ((PRETRAINED, 0), (FINETUNED, 1)):
+        for layer in sorted({pair[place] for pair in task.pairs}):
+            yield role, layer

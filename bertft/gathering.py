@@ -1,0 +1,177 @@
+"""What a pass keeps of the rows that go by: sums of all, sums of groups, and a sample of them.
+
+Owns the groups of the jackknife, in memory or rebuilt from rows on disk, and the seeded sample.
+Rows are known by their number among all rows of a corpus, so nothing depends on how texts are
+batched.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertft.files import is_disk_full
+from bertft.moments import BLOCK_ROWS, Moments
+
+Rows = Mapping[str, Tensor]
+
+
+class Groups(Protocol):
+    """The moments of each group of sentences, in order, as often as they are asked for."""
+
+    sizes: list[int]
+
+    def __iter__(self) -> Iterator[Moments]:
+        """Yield the moments of each group."""
+
+
+class SummedGroups:
+    """Moments of each group, added to as rows come.
+
+    Args:
+        template: empty moments with the sides and pairs of the groups.
+        bounds: number of the first row of each group, and of rows.
+        backend: of `bertft.ops`.
+    """
+
+    def __init__(self, template: Moments, bounds: Sequence[int], backend: str | None) -> None:
+        self.sizes = np.diff(bounds).tolist()
+        self._first = torch.tensor(bounds[1:])
+        self._template, self._backend = template, backend
+        self._parts: dict[int, Moments] = {}
+
+    def add(self, rows: Rows, numbers: Tensor) -> None:
+        """Add rows to the sums of their groups."""
+        group_of = torch.bucketize(numbers, self._first, right=True)
+        for group in sorted(set(group_of.tolist())):
+            own = group_of == group
+            part = self._parts.setdefault(group, self._template.empty())
+            part.update({side: x[own] for side, x in rows.items()}, backend=self._backend)
+            # One origin for all groups: their sums then merge without moving it.
+            self._template = part
+
+    def __iter__(self) -> Iterator[Moments]:
+        for group in sorted(self._parts):
+            yield self._parts[group]
+
+
+class SpooledGroups:
+    """Rows on disk in the order of the corpus; the moments of a group are made when asked for.
+
+    The files are in the folder for temporary files (TMPDIR) and have no name any more once they are
+    open, so they go with the process.
+
+    Args:
+        template: moments with the sides and pairs of the groups, which start about its origins.
+        bounds: number of the first row of each group, and of rows.
+        dtype: of the rows.
+        backend: of `bertft.ops`.
+
+    Raises:
+        OSError: there is no room.
+    """
+
+    def __init__(
+        self, template: Moments, bounds: Sequence[int], dtype: torch.dtype, backend: str | None
+    ) -> None:
+        self.sizes = np.diff(bounds).tolist()
+        self._bounds, self._template, self._backend = bounds, template, backend
+        with tempfile.TemporaryDirectory(prefix="bertft-") as folder:
+            self._rows = {
+                side: _mapped(Path(folder) / side, (bounds[-1], width), dtype)
+                for side, width in template.widths.items()
+            }
+
+    def add(self, rows: Rows, numbers: Tensor) -> None:
+        """Write rows to their places."""
+        for side, x in rows.items():
+            self._rows[side][numbers] = x
+
+    def __iter__(self) -> Iterator[Moments]:
+        # Nothing here holds a part while it is in use: it may be as large as the whole.
+        for start, stop in pairwise(self._bounds):
+            yield self._moments(start, stop)
+
+    def _moments(self, start: int, stop: int) -> Moments:
+        part = self._template.empty()
+        for first in range(start, stop, BLOCK_ROWS):
+            last = min(first + BLOCK_ROWS, stop)
+            rows = {side: x[first:last] for side, x in self._rows.items()}
+            part.update(rows, backend=self._backend)
+        return part
+
+
+class RowSample:
+    """Rows drawn uniformly from those of a corpus, the same on every side.
+
+    Args:
+        widths: name and number of columns of every side.
+        n: rows of the corpus.
+        size: rows to draw, or all if there are fewer.
+        seed: of the draw.
+        dtype: of the rows.
+    """
+
+    def __init__(
+        self, widths: Mapping[str, int], n: int, size: int, seed: int, dtype: torch.dtype
+    ) -> None:
+        drawn = np.random.default_rng(seed).choice(n, min(size, n), replace=False)
+        self.numbers = torch.from_numpy(np.sort(drawn))
+        self.rows = {
+            side: torch.empty(len(self.numbers), d, dtype=dtype) for side, d in widths.items()
+        }
+        self._place = torch.full((n,), -1)
+        self._place[self.numbers] = torch.arange(len(self.numbers))
+
+    def add(self, rows: Rows, numbers: Tensor) -> None:
+        """Keep those of the rows that were drawn."""
+        place = self._place[numbers]
+        drawn = place >= 0
+        for side, x in rows.items():
+            self.rows[side][place[drawn]] = x[drawn]
+
+    def sizes(self, bounds: Sequence[int]) -> list[int]:
+        """Return how many rows of each group were drawn."""
+        counts, _ = np.histogram(self.numbers.numpy(), bounds)
+        return [int(count) for count in counts]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a pass leaves.
+
+    Attributes:
+        moments: of all rows.
+        groups: the moments of each group of sentences, for intervals.
+        sample: rows of their own, for measures that need them.
+    """
+
+    moments: Moments
+    groups: Groups | None = None
+    sample: RowSample | None = None
+
+
+def _mapped(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """A tensor in a file of its own, whose room is taken at once: later it could only crash."""
+    nbytes = shape[0] * shape[1] * dtype.itemsize
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise OSError(
+            f"[compare] folder for temporary files must have room for {nbytes / 2**30:.1f} GiB of "
+            f"rows of a layer, got none left in {str(path.parent)!r}; set TMPDIR, or pass fewer "
+            "rows (limit)."
+        ) from None
+    return torch.from_file(str(path), shared=True, size=shape[0] * shape[1], dtype=dtype).view(
+        shape
+    )

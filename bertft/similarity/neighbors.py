@@ -1,0 +1,116 @@
+"""Measures that need the rows themselves: ranks over pairs, a Gaussian kernel, neighborhoods.
+
+Each prepares a side once and compares prepared sides, so that many pairs of layers share the work.
+`SAMPLED` has them by the names of a comparison's table; they run on a sample of rows.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bertft import ops
+from bertft.arrays import as_rows
+from bertft.ops.reference import map_rows
+from bertft.similarity.alignment import aligned, gaussian_kernel
+from bertft.similarity.arguments import Rows
+from bertft.similarity.representational import paired_rows
+
+NEIGHBORS = 10
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A measure of the rows of a sample.
+
+    Attributes:
+        prepare: what it needs of one side, from its rows `(n, d)`.
+        compare: from what both sides have prepared to the value.
+        low: its least value.
+        least_rows: fewest rows that it is defined for.
+        chance: from n to what unrelated rows would give on average, where that is not 0.
+        is_biased: as in `Measure`.
+    """
+
+    prepare: Callable[[Tensor], Any]
+    compare: Callable[[Any, Any], float]
+    low: float = -1.0
+    high: float = 1.0
+    least_rows: int = 3
+    chance: Callable[[int], float] | None = None
+    is_biased: bool = False
+
+
+def neighbor_overlap(x: Rows, y: Rows, *, neighbors: int = NEIGHBORS) -> float:
+    """Mean share of a row's nearest neighbors that both sides have in common (mutual k-NN).
+
+    `mean_i |N_x(i) and N_y(i)| / k`, neighbors by cosine. In [0, 1]; 1 where neighborhoods are the
+    same, `k / (n - 1)` by chance. Sees local structure only. Cost: O(n^2 d), n^2 numbers.
+
+    Args:
+        x: `(n, d_x)` rows.
+        y: `(n, d_y)` rows of the same positions.
+        neighbors: k.
+
+    Raises:
+        ValueError: unequal n, no more rows than neighbors, or a zero row.
+        TypeError: input that is no floating-point matrix.
+
+    Reference: Huh et al. 2024 (mutual k-NN).
+    """
+    sides = [as_rows(rows, name) for rows, name in ((x, "x"), (y, "y"))]
+    if len(sides[0]) != len(sides[1]) or not 0 < neighbors < len(sides[0]):
+        raise ValueError(
+            f"[neighbor_overlap] rows must be the same positions, and more than neighbors, got "
+            f"{len(sides[0])} and {len(sides[1])} rows and {neighbors} neighbors; pass others."
+        )
+    return _overlap(*(nearest(rows, neighbors) for rows in sides))
+
+
+def nearest(x: Tensor, neighbors: int) -> Tensor:
+    """Return each row's nearest other rows by cosine, `(n, k)` and sorted by number.
+
+    Raises:
+        ValueError: a row that is not finite, or zero.
+    """
+    if not x.isfinite().all() or (x == 0).all(dim=1).any():
+        raise ValueError(
+            "[neighbor_overlap] rows must be finite and have a direction, got NaN, infinity or a "
+            "zero row; drop it on both sides."
+        )
+    unit = map_rows(x, "unit")
+    cosines = unit @ unit.T
+    cosines.fill_diagonal_(-math.inf)
+    return cosines.topk(neighbors, dim=1).indices.sort(dim=1).values
+
+
+def _overlap(a: Tensor, b: Tensor) -> float:
+    n, k = a.shape
+    # Numbers of row i move to a range of their own, so that one search serves all rows.
+    shift = n * torch.arange(n)[:, None]
+    first, second = (a + shift).flatten(), (b + shift).flatten()
+    place = torch.searchsorted(first, second).clamp(max=n * k - 1)
+    return float((first[place] == second).sum()) / (n * k)
+
+
+def _paired(x: Tensor) -> ops.PairedRows:
+    return paired_rows(x, "cosine", torch.promote_types(x.dtype, torch.float32))
+
+
+SAMPLED: dict[str, Sampled] = {
+    "rsa_spearman": Sampled(_paired, partial(ops.correlate_pairs, correlation="spearman")),
+    "rsa_kendall": Sampled(_paired, partial(ops.correlate_pairs, correlation="kendall")),
+    # Kernels of many layers are kept at once, so they are rounded to half the bytes.
+    "cka_rbf": Sampled(lambda x: gaussian_kernel(x).float(), aligned, low=0.0, is_biased=True),
+    "knn_overlap": Sampled(
+        partial(nearest, neighbors=NEIGHBORS),
+        _overlap,
+        low=0.0,
+        least_rows=NEIGHBORS + 2,
+        chance=lambda n: NEIGHBORS / (n - 1),
+    ),
+}

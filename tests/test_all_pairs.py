@@ -1,0 +1,442 @@
+"""All pairs of layers, groups and samples through `compare`: values, files, report, refusals."""
+
+import json
+import re
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+import bertft
+from bertft import similarity
+from bertft.budget import Need, available_memory, choose_storage
+from bertft.gathering import RowSample, SpooledGroups, SummedGroups
+from bertft.moments import Moments
+from bertft.planning import Options
+from bertft.preparing import group_bounds
+from bertft.report import heatmaps
+from bertft.rows import Encoded, Rows
+from tests.test_comparison import nudge, word_rows
+from tests.test_report import Page, build, check_text
+from tests.test_similarity import ORACLES
+
+MEASURES = ["rsa", "cka", "cka_debiased", "procrustes", "regression", "pwcca_y"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tokenizer):
+    """Two tiny checkpoints, the second with a changed block and the third deeper."""
+    import transformers
+
+    from tests.conftest import tiny_config
+
+    folders = []
+    for name, change, layers in (("base", None, 3), ("tuned", nudge(1), 3), ("deep", None, 4)):
+        torch.manual_seed(0)
+        model = transformers.BertModel(tiny_config("bert", num_hidden_layers=layers))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+        if change is not None:
+            change(model)
+        folder = tmp_path_factory.mktemp(name)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        folders.append(str(folder))
+    return folders
+
+
+def by_pair(table, measure, column="value"):
+    rows = table[table["measure"] == measure]
+    return rows.pivot(index="pretrained_layer", columns="finetuned_layer", values=column)
+
+
+def test_all_pairs_equal_their_oracles(models, tokenizer, texts):
+    comparison = bertft.compare(*models[:2], texts, measures=MEASURES, pairs="all")
+    assert len(comparison.table) == 16 * len(MEASURES)
+    before, after = (word_rows(folder, tokenizer, texts) for folder in models[:2])
+    for name in ("rsa", "cka", "cka_debiased", "procrustes"):
+        found = by_pair(comparison.table, name)
+        for a, x in enumerate(before):
+            for b, y in enumerate(after):
+                slack = 1e-3 if name == "procrustes" and found[b][a] < 0.01 else 2e-5
+                assert found[b][a] == pytest.approx(ORACLES[name](x, y), abs=slack), (name, a, b)
+
+
+def test_the_diagonal_of_all_pairs_is_the_same_numbered_layers(models, texts):
+    everything = bertft.compare(*models[:2], texts, measures=MEASURES, pairs="all").table
+    same = bertft.compare(*models[:2], texts, measures=MEASURES).table
+    diagonal = everything[everything["pretrained_layer"] == everything["finetuned_layer"]]
+    pd.testing.assert_frame_equal(
+        diagonal.reset_index(drop=True), same, rtol=1e-6, atol=1e-9, check_exact=False
+    )
+
+
+def test_a_model_with_itself_and_models_of_different_depth(models, texts):
+    itself = bertft.compare(models[0], models[0], texts, measures=["cka"], pairs="all")
+    found = by_pair(itself.table, "cka").to_numpy()
+    np.testing.assert_allclose(found, found.T, atol=1e-9)
+    np.testing.assert_allclose(np.diag(found), 1.0, atol=1e-9)
+    deep = bertft.compare(models[0], models[2], texts, measures=["cka"], pairs="all")
+    assert by_pair(deep.table, "cka").shape == (4, 5)
+    assert len(deep.geometry.groupby(["role", "layer"])) == 9
+    with pytest.raises(ValueError, match=r"same depth, got 3 .* and 4 .*; pass pairs='all'"):
+        bertft.compare(models[0], models[2], texts, measures=["cka"])
+
+
+def test_a_report_of_all_pairs_has_heat_maps(models, texts, tmp_path):
+    comparison = bertft.compare(
+        *models[:2], {"a": texts, "b": texts[:12]}, measures=["rsa", "l2"], pairs="all"
+    )
+    comparison.save(tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "All pairs of layers" in page
+    assert Page(page).count("svg") == 2
+    assert "differently numbered" not in page
+    assert (tmp_path / "run" / "heatmap.svg").exists()
+    loaded = bertft.Comparison.load(tmp_path / "run")
+    pd.testing.assert_frame_equal(loaded.table, comparison.table)
+    pd.testing.assert_frame_equal(loaded.geometry, comparison.geometry)
+    csv = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert len(csv) == 2 * 2 * 16
+
+
+def heat_table(layers=5, corpora=("a",), measures=("rsa",)):
+    tables = []
+    for shift in range(layers):
+        table = build(
+            {corpus: dict.fromkeys(measures, [0.1 * shift] * layers) for corpus in corpora}
+        )
+        table["finetuned_layer"] = (table["pretrained_layer"] + shift) % layers
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_heat_maps_draw_the_values_of_their_pairs():
+    table = heat_table()
+    table.loc[table.index[3], "value"] = np.nan
+    figure = heatmaps.heat_figure(table)
+    mesh = figure.axes[0].collections[0]
+    expected = by_pair(table, "rsa").to_numpy(float)
+    drawn = np.ma.filled(mesh.get_array().reshape(expected.shape), np.nan)
+    np.testing.assert_array_equal(drawn, expected)
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (0.0, 1.0)
+    with pytest.raises(ValueError, match=r"\[heat_figure\] table must hold one row per"):
+        heatmaps.heat_figure(pd.concat([table, table]))
+    with pytest.raises(ValueError, match=r"\[heat_figure\] table must hold values, got no row"):
+        heatmaps.heat_figure(table.iloc[:0])
+
+
+@pytest.mark.parametrize("corpora", [("a",), ("a/LONG/PATH/TO/SOME/CORPUS.CONLLU", "b")])
+@pytest.mark.parametrize("measures", [("rsa",), ("rsa", "cka", "procrustes_angle", "l2", "cca")])
+@pytest.mark.parametrize("layers", [1, 13])
+def test_heat_maps_keep_their_text_inside_and_apart(corpora, measures, layers):
+    check_text(heatmaps.heat_figure(heat_table(layers, corpora, measures)))
+
+
+def test_distances_are_bright_where_nothing_changed():
+    near = [heatmaps._colors(name)(0.0 if name == "l2" else 1.0) for name in ("l2", "rsa")]
+    assert near[0] == near[1]
+
+
+@pytest.fixture(scope="module")
+def jackknifed(models, request):
+    texts = [f"{a} {b}" for a in request.getfixturevalue("many") for b in ("", "the cat sat .")]
+    options = {"measures": ["rsa", "cka", "knn_overlap"], "intervals": "jackknife", "groups": 6}
+    return texts, options, bertft.compare(*models[:2], texts, pairs="all", **options)
+
+
+@pytest.fixture(scope="module")
+def many():
+    from tests.conftest import TEXTS
+
+    return [f"{a} {b}" for a in TEXTS for b in TEXTS]
+
+
+def test_intervals_leave_out_groups_of_sentences(models, tokenizer, jackknifed):
+    texts, _, comparison = jackknifed
+    bounds = comparison.provenance["corpora"][0]["group_bounds"]
+    x, y = (word_rows(folder, tokenizer, texts)[2] for folder in models[:2])
+    parts = [Moments.of(x[i:j], y[i:j]) for i, j in pairwise(bounds)]
+    found = comparison.table.set_index(["measure", "pretrained_layer", "finetuned_layer"])
+    for name in ("rsa", "cka"):
+        row = found.loc[name, 2, 2]
+        expected = similarity.jackknife(getattr(similarity, name), parts)
+        assert row[["value", "low", "high"]].tolist() == pytest.approx(expected[:3], abs=2e-5)
+        assert ("not centered on the truth" in row["note"]) == (name == "cka")
+    assert comparison.table["low"].notna().all()
+    assert (comparison.table["low"] <= comparison.table["value"]).all()
+    assert comparison.geometry["low"].notna().all()
+
+
+def test_spooled_rows_give_the_intervals_of_sums(models, jackknifed, monkeypatch):
+    texts, options, expected = jackknifed
+    assert not expected.provenance["options"]["memory_gib"]
+    monkeypatch.setattr(
+        "bertft.budget.Need.memory", lambda self, groups, storage: {"sums": 2**40}.get(storage, 0)
+    )
+    spooled = bertft.compare(*models[:2], texts, pairs="all", **options)
+    pd.testing.assert_frame_equal(spooled.table, expected.table, rtol=1e-4, atol=2e-6)
+
+
+def test_batches_do_not_change_groups_or_samples(models, jackknifed):
+    texts, options, expected = jackknifed
+    other = bertft.compare(*models[:2], texts, pairs="all", batch_size=3, **options)
+    columns = ["value", "low", "high"]
+    pd.testing.assert_frame_equal(
+        other.table[columns], expected.table[columns], atol=2e-5, rtol=1e-3
+    )
+
+
+def test_differences_of_comparisons(models, jackknifed):
+    texts, options, first = jackknifed
+    second = bertft.compare(models[0], models[0], texts, pairs="all", **options)
+    found = first.difference(second)
+    assert found["is_paired"].all()
+    assert len(found) == len(first.table)
+    keys = ["pretrained_layer", "finetuned_layer", "measure"]
+    joined = found.merge(first.table, on=keys, suffixes=("", "_a")).merge(
+        second.table, on=keys, suffixes=("", "_b")
+    )
+    np.testing.assert_allclose(joined["value"], joined["value_a"] - joined["value_b"], atol=1e-12)
+    nothing = first.difference(first)
+    assert (nothing[["value", "low", "high"]].abs() < 1e-12).all(axis=None)
+    # What both have in common is left out of both, and drops out of the difference.
+    wider = (joined["high_a"] - joined["low_a"]) + (joined["high_b"] - joined["low_b"])
+    assert (found["high"] - found["low"] <= wider + 1e-9).all()
+
+
+def test_differences_between_corpora_are_unpaired(models, many):
+    options = {"measures": ["rsa"], "intervals": "jackknife", "groups": 5}
+    both = bertft.compare(*models[:2], {"a": many, "b": many[::-1]}, **options)
+    found = both.difference(both, corpus="a", other_corpus="b")
+    assert not found["is_paired"].any()
+    a, b = (both.table[both.table["corpus"] == name] for name in "ab")
+    halves = [(t["high"] - t["low"]).to_numpy() / 2 for t in (a, b)]
+    width = ((found["high"] - found["low"]) / 2).to_numpy()
+    errors = [half / stats.t.ppf(0.975, 4) for half in halves]
+    freedom = 4 * (errors[0] ** 2 + errors[1] ** 2) ** 2 / (errors[0] ** 4 + errors[1] ** 4)
+    expected = np.hypot(*errors) * stats.t.ppf(0.975, freedom)
+    np.testing.assert_allclose(width[2:], expected[2:], rtol=1e-9)
+    without = bertft.compare(*models[:2], {"a": many}, measures=["rsa"])
+    assert without.difference(both, corpus="a")["low"].isna().all()
+    with pytest.raises(ValueError, match=r"\[difference\] corpus and other_corpus must be among"):
+        both.difference(without, other_corpus="c")
+    other = bertft.compare(*models[:2], {"a": many}, measures=["cka"])
+    with pytest.raises(ValueError, match=r"\[difference\] comparisons must have pairs"):
+        without.difference(other)
+
+
+def test_replicates_are_saved_and_differences_read_them(models, jackknifed, tmp_path):
+    _, _, first = jackknifed
+    first.save(tmp_path / "run")
+    loaded = bertft.Comparison.load(tmp_path / "run")
+    pd.testing.assert_frame_equal(loaded.difference(first), first.difference(first))
+    (tmp_path / "run" / "replicates.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="files of a run must be whole"):
+        bertft.Comparison.load(tmp_path / "run")
+
+
+def test_p_values_tell_related_layers(models, texts):
+    comparison = bertft.compare(
+        *models[:2], texts, measures=["rsa", "cka", "l2"], permutations=99, sample=60
+    )
+    table = comparison.table
+    assert (table[table["measure"] != "l2"]["p_value"] == 0.01).all()
+    assert table[table["measure"] == "l2"]["p_value"].isna().all()
+
+
+def test_a_ridge_lifts_n_above_d_and_says_nothing_of_chance(models, texts):
+    comparison = bertft.compare(
+        *models[:2], texts, measures=["cca", "regression"], limit=20, ridge="ledoit-wolf"
+    )
+    assert comparison.table["value"].between(0.01, 0.999999).all()
+    assert comparison.table["chance"].isna().all()
+    assert comparison.provenance["options"]["ridge"] == "ledoit-wolf"
+    json.dumps(comparison.provenance)
+
+
+def test_an_inflated_cca_says_so(models, texts, tmp_path):
+    comparison = bertft.compare(*models[:2], texts, measures=["cca", "rsa"], limit=60)
+    table = comparison.table.set_index("measure")
+    assert (table["note"]["cca"].str.contains(r"inflated: unrelated rows give 0\.\d{3}")).all()
+    assert (table["note"]["rsa"] == "").all()
+    expected = similarity.chance_correlation(60, 23, 23)
+    assert table["chance"]["cca"].iloc[1] == pytest.approx(expected)
+    comparison.save(tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<small>inflated</small>" in page
+    assert "are inflated: unrelated rows" in page or "cca are inflated" in page
+    many_rows = bertft.compare(*models[:2], texts * 30, measures=["cca"])
+    assert (many_rows.table["note"] == "").all()
+
+
+def test_every_row_carries_what_it_stands_on(models, texts):
+    table = bertft.compare(*models[:2], texts, measures=["cca", "svcca", "rsa"]).table
+    assert table["n_per_d"].to_numpy() == pytest.approx((table["n"] / 24).to_numpy())
+    inverted = table[table["measure"] == "cca"]
+    assert inverted["rank_pretrained"].tolist() == [23, 23, 23, 23]
+    assert (inverted["condition_finetuned"] > 1).all()
+    leading = table[table["measure"] == "svcca"]
+    assert (leading["rank_pretrained"] < 23).any()
+    assert leading["left_out_pretrained"].between(0, 0.01).all()
+
+
+def test_negative_debiased_hsic_is_missing_with_its_reason(models, texts, monkeypatch):
+    hsic = similarity.alignment._hsic
+
+    def negative(two, a, b):
+        return -1e-9 if a == b == "finetuned.2" else hsic(two, a, b)
+
+    monkeypatch.setattr(similarity.alignment, "_hsic", negative)
+    comparison = bertft.compare(*models[:2], texts, measures=["cka_debiased", "cka"])
+    debiased = comparison.table[comparison.table["measure"] == "cka_debiased"]
+    assert debiased["value"].isna().tolist() == [False, False, True, False]
+    reason = "must be enough for a positive debiased HSIC of each side, got .* and -1e-09"
+    assert re.search(reason, debiased["note"].iloc[2])
+    assert re.search("1 of 4 values of cka_debiased are missing", comparison.provenance["notes"][0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pairs": "some"}, r"pairs must be one of \('same', 'all'\), got 'some'"),
+        ({"intervals": "bootstrap"}, "intervals must be 'jackknife' or None, got 'bootstrap'"),
+        ({"intervals": "jackknife", "groups": 4}, "groups must be at least 5, got 4"),
+        ({"intervals": "jackknife", "groups": 26}, "groups must each have texts of their own"),
+        ({"ridge": -1.0}, "ridge must be positive or 'ledoit-wolf', got -1.0"),
+        ({"ridge": "best"}, "ridge must be positive or 'ledoit-wolf', got 'best'"),
+        ({"sample": 3}, "sample must be at least 4, got 3"),
+        ({"permutations": -1}, "permutations must be at least 0, got -1"),
+        ({"memory_gib": 0.0}, "memory_gib must be positive, got 0.0"),
+        ({"memory_gib": 1e-4}, "must fit in 0.0 GiB of memory, got .*; pass pairs='same', fewer"),
+        ({"measures": ["knn_overlap"], "limit": 9}, "knn_overlap need more rows, got n=9"),
+    ],
+)
+def test_refusals_before_the_pass(models, texts, options, message, monkeypatch):
+    monkeypatch.setattr("bertft.comparison.stream", lambda *_: pytest.fail("the pass began"))
+    with pytest.raises(ValueError, match=message):
+        bertft.compare(*models[:2], texts, **options)
+
+
+def test_storage_follows_memory_and_disk(monkeypatch):
+    small, large = Need(100, 7, 10, 5, 1000), Need(100, 7, 50, 5, 1000)
+    assert choose_storage(small, large, None, 122, "a") is None
+    assert choose_storage(small, large, 20, 2262, "a") == "sums"
+    assert choose_storage(small, large, 20, 2261, "a") == "rows"
+    with pytest.raises(ValueError, match="statistics of 'a' must fit"):
+        choose_storage(small, large, 20, 321, "a")
+    usage = type("Usage", (), {"free": 999})
+    monkeypatch.setattr("bertft.budget.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match=r"rows of 'a' must fit on disk for 20 groups, .*TMPDIR"):
+        choose_storage(small, large, 20, 500, "a")
+    assert available_memory() > 2**20
+
+
+@pytest.mark.parametrize("pairs", ["same", "all"])
+def test_bert_base_with_20_groups_fits_in_8_gib(pairs):
+    from bertft.budget import sums_bytes
+
+    d, n = [768] * 13, 20_000
+    layer_pairs = [(768, 768)] * (13 if pairs == "same" else 169)
+    sums = sums_bytes(d * 2, layer_pairs, 2)
+    row = 26 * 768 * 4
+    solving = 264 * 8 * 768**2
+    need = [Need(sums, solving, rows * row, 5000 * row, n * row) for rows in (2048, 20 * 512)]
+    models = 2 * 110e6 * 4
+    storage = choose_storage(*need, 20, int(8 * 2**30 - models), "a")
+    assert storage == "rows"
+
+
+@pytest.mark.parametrize("kind", ["summed", "spooled"])
+def test_groups_are_the_moments_of_their_rows(kind):
+    x, y = torch.randn(90, 5), torch.randn(90, 4)
+    bounds = [0, 17, 30, 90]
+    template = Moments({"x": 5, "y": 4}, [("x", "y")])
+    groups = (
+        SummedGroups(template, bounds, None)
+        if kind == "summed"
+        else SpooledGroups(template, bounds, torch.float32, None)
+    )
+    for numbers in torch.randperm(90).split(13):
+        groups.add({"x": x[numbers], "y": y[numbers]}, numbers)
+    assert groups.sizes == [17, 13, 60]
+    for _ in range(2):
+        for part, (i, j) in zip(groups, [(0, 17), (17, 30), (30, 90)], strict=True):
+            assert part.n == j - i
+            scatter = part.under("raw").scatter("x", "y")
+            expected = Moments.of(x[i:j], y[i:j]).under("raw").scatter("x", "y")
+            torch.testing.assert_close(scatter, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_spool_without_room_is_refused(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bertft.gathering.os.posix_fallocate", full)
+    with pytest.raises(OSError, match=r"must have room for .* rows of a layer, got none left"):
+        SpooledGroups(Moments({"x": 5}, []), [0, 9], torch.float32, None)
+    monkeypatch.setattr(
+        "bertft.gathering.os.posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O"))
+    )
+    with pytest.raises(OSError, match="I/O"):
+        SpooledGroups(Moments({"x": 5}, []), [0, 9], torch.float32, None)
+
+
+def test_a_sample_is_uniform_and_keeps_its_rows():
+    counts = np.zeros(40)
+    for seed in range(600):
+        sample = RowSample({"x": 1}, 40, 10, seed, torch.float32)
+        for numbers in torch.randperm(40).split(7):
+            sample.add({"x": numbers[:, None].float()}, numbers)
+        assert torch.equal(sample.rows["x"][:, 0].long(), sample.numbers)
+        counts[sample.numbers] += 1
+        assert sample.sizes([0, 11, 40]) == [
+            int((sample.numbers < 11).sum()),
+            int((sample.numbers >= 11).sum()),
+        ]
+    assert np.square(counts - 150).sum() / 150 < 1.6 * 40
+
+
+def test_group_bounds_cut_between_texts():
+    none = np.zeros(0, np.int32)
+    lengths = [3, 1, 4, 1, 5, 9, 2, 6]
+    firsts = np.cumsum([0, *lengths[:-1]]).tolist()
+    rows = Rows(
+        [
+            Encoded(none, np.zeros(n, np.int32), none, first)
+            for n, first in zip(lengths, firsts, strict=True)
+        ]
+    )
+    bounds = group_bounds(rows, 3, "a")
+    assert bounds[0] == 0
+    assert bounds[-1] == sum(lengths)
+    assert set(bounds[:-1]) <= set(firsts)
+    with pytest.raises(
+        ValueError, match=r"groups must each have texts .* got 8 groups and 8 texts"
+    ):
+        group_bounds(rows, 8, "a")
+
+
+def test_options_of_the_command_line(models, texts, tmp_path):
+    from typer.testing import CliRunner
+
+    from bertft.cli import app
+
+    data = tmp_path / "texts.txt"
+    data.write_text("\n".join(texts))
+    arguments = ["compare", *models[:2], "--data", str(data), "--out", str(tmp_path / "run")]
+    arguments += ["--pairs", "all", "--intervals", "jackknife", "--groups", "5"]
+    arguments += ["--measures", "cca,knn_overlap", "--ridge", "0.1", "--sample", "50"]
+    done = CliRunner().invoke(app, [*arguments, "--permutations", "9", "--memory", "4"])
+    assert done.exit_code == 0, done.output
+    loaded = bertft.Comparison.load(tmp_path / "run")
+    options = loaded.provenance["options"]
+    assert options["ridge"] == 0.1
+    assert (options["groups"], options["sample"], options["memory_gib"]) == (5, 50, 4.0)
+    assert Options(**{k: options[k] for k in ("pairs", "permutations")}).permutations == 9
+    assert (loaded.table[loaded.table["measure"] == "knn_overlap"]["n"] == 50).all()
+    assert re.search("heatmap", " ".join(path.name for path in (tmp_path / "run").iterdir()))
