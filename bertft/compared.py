@@ -78,7 +78,8 @@ class Comparison:
 
         Returns:
             A row for each corpus, pair of layers and measure that both have: `corpus, other_corpus,
-            pretrained_layer, finetuned_layer, measure, value, low, high, is_paired`.
+            pretrained_layer, finetuned_layer, measure, value, low, high, is_paired, n,
+            other_n, note`.
 
         Raises:
             ValueError: a corpus that is not there, or nothing in common.

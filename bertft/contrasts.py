@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import pandas as pd
 
+from bertft.similarity import MEASURES, SAMPLED
 from bertft.similarity.intervals import Interval, interval
 from bertft.similarity.intervals import difference as independent_difference
 
@@ -75,9 +76,20 @@ def _rows(first: Tables, second: Tables, corpus: str, other: str) -> list[dict[s
                 "low": found.low,
                 "high": found.high,
                 "is_paired": is_paired,
+                "n": row["n"],
+                "other_n": b[key]["n"],
+                "note": _note(row, b[key]),
             }
         )
     return rows
+
+
+def _note(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Why a difference may be none of the layers."""
+    measure = MEASURES.get(row["measure"]) or SAMPLED[row["measure"]]
+    if measure.is_biased and row["n"] != other["n"]:
+        return "biased values of unequal n: part of the difference is the bias"
+    return ""
 
 
 def _interval(

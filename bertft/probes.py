@@ -256,6 +256,9 @@ def probe(
     notes: list[str] = []
     pictures: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
+    if wanted.mixtures(0) and (control or code_length):
+        notes.append("Selectivity and code length are of single layers only, not of mixtures.")
+        display.note(notes[-1])
     for of_task in works:
         own: dict[str, list[Row]] = {}
         for number, (work, sides) in enumerate(zip(of_task, groups, strict=True), start=1):

@@ -25,13 +25,16 @@ from bertft.evaluation import (
     permutation_p_values,
 )
 from bertft.gathering import Gathered, RowSample
-from bertft.planning import FINETUNED, PRETRAINED, Task
+from bertft.planning import FINETUNED, PRETRAINED, Options, Task
 from bertft.progress import Bar, Display
 from bertft.similarity import GEOMETRY, MEASURES, SAMPLED
 from bertft.similarity.diagnostics import INFLATED
-from bertft.similarity.intervals import interval
+from bertft.similarity.intervals import LEAST_GROUPS, interval
 
 BIASED = "the interval is about the biased value of this n, not centered on the truth"
+SHRUNKEN = "with a ridge equal layers give less than 1, and what unrelated rows give is not known"
+# Of the geometry of a layer, what depends on how many rows its directions are from.
+SPREADS = ("participation_ratio", "effective_rank", "isoscore", "top_share")
 
 
 class Solved(NamedTuple):
@@ -111,7 +114,7 @@ def _find(kept: Gathered, task: Task, bar: Bar) -> _Found:
         for rows in _rows_without_groups(sample, task):
             for key, outcome in evaluate_sample(rows, task).items():
                 without[key].append(outcome.value)
-                sizes[key] = sample.sizes(task.bounds)
+                sizes[key] = [size for size in sample.sizes(task.bounds) if size]
         p_values = permutation_p_values(sample.rows, task)
     return _Found(values, dict(without), sizes, p_values, sides)
 
@@ -127,9 +130,11 @@ def _without_groups(kept: Gathered, task: Task, bar: Bar) -> Iterator[dict[Key, 
 
 
 def _rows_without_groups(sample: RowSample, task: Task) -> Iterator[dict[str, Tensor]]:
-    """The sample without each group, if there are groups."""
+    """The sample without each group that it has rows of, if there are groups."""
     sizes = sample.sizes(task.bounds) if task.bounds and task.sampled else []
     for stop, size in zip(accumulate(sizes), sizes, strict=True):
+        if not size:
+            continue
         yield {side: torch.cat([x[: stop - size], x[stop:]]) for side, x in sample.rows.items()}
 
 
@@ -154,7 +159,7 @@ def _row(
             "low": low,
             "high": high,
             "n": n,
-            "note": outcome.note,
+            "note": outcome.note or (BIASED if name in SPREADS and not math.isnan(low) else ""),
         }
     assert before is not None
     assert after is not None
@@ -178,14 +183,14 @@ def _row(
             row[f"{quantity}_{role}"] = side.get(prefix + quantity, side.get(quantity, math.nan))
     row["chance"] = outcome.chance
     row["p_value"] = found.p_values.get(key, math.nan)
-    row["note"] = "; ".join(_notes(name, outcome, has_interval=not math.isnan(low)))
+    row["note"] = "; ".join(_notes(name, outcome, found.without.get(key), low, task.options))
     return row
 
 
 def _interval(key: Key, found: _Found) -> tuple[float, float]:
     """The ends of an interval, which no value outside of the measure's range belongs to."""
     value, without = found.values[key].value, found.without.get(key, [math.nan])
-    if math.isnan(value) or any(map(math.isnan, without)):
+    if math.isnan(value) or any(map(math.isnan, without)) or len(without) < LEAST_GROUPS:
         return math.nan, math.nan
     estimate = interval(value, without, found.sizes[key])
     measure = MEASURES.get(key[2]) or SAMPLED.get(key[2])
@@ -193,13 +198,19 @@ def _interval(key: Key, found: _Found) -> tuple[float, float]:
     return max(estimate.low, bounds[0]), min(estimate.high, bounds[1])
 
 
-def _notes(name: str, outcome: Outcome, *, has_interval: bool) -> Iterator[str]:
+def _notes(
+    name: str, outcome: Outcome, without: Sequence[float] | None, low: float, options: Options
+) -> Iterator[str]:
     if outcome.note:
         yield outcome.note
     if outcome.chance >= INFLATED:
         yield f"inflated: unrelated rows give {outcome.chance:.3f} on average"
     measure = MEASURES.get(name) or SAMPLED[name]
-    if has_interval and measure.is_biased:
+    if options.ridge and name in MEASURES and MEASURES[name].n_above_d:
+        yield SHRUNKEN
+    if without is not None and len(without) < LEAST_GROUPS:
+        yield f"no interval: the sample has rows of {len(without)} groups only"
+    if measure.is_biased and not math.isnan(low):
         yield BIASED
 
 

@@ -143,13 +143,22 @@ def assign(
     """Set a task to the probes of encoders with one tokenizer.
 
     Raises:
-        ValueError: a length beyond what a model takes, or no target that is left.
+        ValueError: a length beyond what a model takes, or too few labels among the targets that are
+            left.
     """
     first, bound = next(iter(sides.values())), bounded(sides, max_length)
     train, dev = (
         Part.of(task, records, first.tokenizer, bound, training.pooled)
         for records in (task.train, task.dev)
     )
+    learned, held_out = (part.labels.bool().any(0) for part in (train, dev))
+    if int(learned.sum()) < 2 or not (learned & held_out).any():
+        raise ValueError(
+            f"[probe] {task.name} must have two labels or more among the training targets that are "
+            f"left, and one of them on dev, got {int(learned.sum())} and "
+            f"{int((learned & held_out).sum())}; pass other sentences, or a larger "
+            "max_length or limit."
+        )
     return Assignment(task, training, train, dev, seeds, control, code_length, list(sides))
 
 

@@ -209,6 +209,27 @@ def test_differences_of_comparisons(models, jackknifed):
     assert (found["high"] - found["low"] <= wider + 1e-9).all()
 
 
+def test_differences_of_unequal_n_say_so(models, many):
+    options = {"measures": ["rsa", "procrustes"]}
+    both = bertft.compare(*models[:2], {"a": many, "b": many[: len(many) // 2]}, **options)
+    found = both.difference(both, corpus="a", other_corpus="b")
+    assert (found["n"] > found["other_n"]).all()
+    told = found.set_index("measure")["note"]
+    assert (told["rsa"] == "").all()
+    assert told["procrustes"].str.startswith("biased values of unequal n").all()
+
+
+def test_small_samples_of_rows_leave_values_out_with_a_reason(models, many):
+    texts = many[:8]
+    options = {"intervals": "jackknife", "groups": 5, "sample": 14}
+    found = bertft.compare(
+        *models[:2], texts, measures=["rsa", "knn_overlap", "rsa_spearman"], **options
+    ).table
+    assert found["low"][found["measure"] == "rsa"].notna().all()
+    few = found[found["measure"] == "knn_overlap"]
+    assert few["low"].isna().all()
+
+
 def test_differences_between_corpora_are_unpaired(models, many):
     options = {"measures": ["rsa"], "intervals": "jackknife", "groups": 5}
     both = bertft.compare(*models[:2], {"a": many, "b": many[::-1]}, **options)

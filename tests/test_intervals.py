@@ -44,6 +44,13 @@ def test_the_error_of_a_mean_over_unequal_groups_is_that_of_its_groups():
     assert standard_error(total.mean(), without, sizes) == pytest.approx(math.sqrt(expected))
 
 
+def test_groups_without_rows_are_refused():
+    x, y = related(n=60)
+    parts = parts_of(x, y, [0, 10, 20, 30, 40, 50, 60])
+    with pytest.raises(ValueError, match=r"\[jackknife\] groups must have rows, got .*0"):
+        s.jackknife(s.cka, [*parts, parts[0] - parts[0]])
+
+
 def test_a_jackknife_leaves_out_groups():
     x, y = related(n=100)
     bounds = [0, 15, 35, 50, 70, 80, 100]

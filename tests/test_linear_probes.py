@@ -109,6 +109,37 @@ def test_the_scale_of_features_does_not_matter():
     assert abs(losses[0] - losses[1]) < 1e-4
 
 
+def test_features_that_never_vary_leave_the_prior():
+    y = torch.arange(N) % 3 % 2
+    train = split(torch.full((N, D), 3.3), [functional.one_hot(y, C).byte()], True, TRAIN)
+    bank = LinearBank([Probe()], C, True, D)
+    found = solve(bank, train, 50)
+    loss = float(bank.losses(train, 100, "targets"))
+    assert loss == pytest.approx(float(found.objective), abs=2e-3)
+    assert loss == pytest.approx(-(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3)), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("x", "l2", "message"),
+    [
+        (torch.randn(N, D) * 1e25, 50, "features must be finite and their squares too, got a mean"),
+        (torch.full((N, D), torch.nan), 50, "features must be finite"),
+    ],
+)
+def test_features_without_an_optimum_are_an_error(x, l2, message):
+    train = split(x, [functional.one_hot(torch.arange(N) % C, C).byte()], True, TRAIN)
+    with pytest.raises(ValueError, match=message):
+        solve(LinearBank([Probe()], C, True, D), train, l2)
+
+
+def test_too_few_targets_without_a_penalty_are_an_error():
+    train = split(
+        torch.randn(N, 384), [functional.one_hot(torch.arange(N) % C, C).byte()], True, slice(3)
+    )
+    with pytest.raises(ValueError, match="l2 must be above 0 for 3 targets of 384 features, got 0"):
+        solve(LinearBank([Probe()], C, True, 384), train, 0)
+
+
 def test_a_penalty_below_zero_is_an_error():
     x, y = features("plain")
     train = split(x, [functional.one_hot(y, C).byte()], True, TRAIN)

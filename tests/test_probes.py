@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from bertft import cli
+from bertft.cli.printing import show_probing
 from bertft.corpora.edges import Record, Target
 from bertft.probes import COLUMNS, DIFFERENCES, Probing, probe
 from bertft.probing.controls import control_labels
@@ -90,6 +92,9 @@ def base(checkpoint):
 @pytest.fixture
 def folder(tmp_path):
     return write(tmp_path / "data", task("kinds"))
+
+
+NOT_OF_MIXTURES = "Selectivity and code length are of single layers only, not of mixtures."
 
 
 def run(models, tasks, **options):
@@ -528,7 +533,7 @@ def test_a_dev_part_need_not_have_every_label(base, tmp_path):
     dev = [Record(("the", "dog"), (Target(((1, 2),), ("N",)),))]
     done = run(base, {"t": EdgeTask.of("t", made.train, dev)}, layers="all,mix", code_length=True)
     assert (values(done.table, metric="accuracy")[:1] == 1).all()
-    assert done.provenance["notes"] == []
+    assert done.provenance["notes"] == [NOT_OF_MIXTURES]
     done.save(tmp_path / "out")
 
 
@@ -560,6 +565,36 @@ def test_nothing_left_is_refused_before_anything_is_trained(base, monkeypatch):
     end = [Record(("the",) * 6, (Target(((5, 6),), (label,)),)) for label in "AB"]
     with pytest.raises(ValueError, match=r"records must have a target that the tokenizer keeps"):
         run(base, {"t": task("t"), "end": EdgeTask.of("end", end, end)}, max_length=6)
+
+
+@pytest.mark.parametrize("part", ["training", "dev"])
+def test_labels_that_are_all_left_out_are_refused_too(base, monkeypatch, part):
+    monkeypatch.setattr("bertft.probes.probe_subject", None)
+    kept = Record(("the", "dog"), (Target(((0, 1),), ("A",)), Target(((1, 2),), ("B",))))
+    rest = Record(("the",) * 6, (Target(((0, 1),), ("A",)), Target(((5, 6),), ("B",))))
+    other = Record(("the",), (Target(((0, 1),), ("Z",)),))
+    made = EdgeTask.of("t", [rest if part == "training" else kept], [kept])
+    if part == "dev":
+        made = EdgeTask.of("t", [kept], [other])
+    with pytest.raises(ValueError, match=r"\[probe\] t must have two labels or more among the"):
+        run(base, {"u": task("u"), "t": made}, max_length=6)
+
+
+def test_labels_that_lose_all_their_targets_are_told(base):
+    made = task("t")
+    gone = Record(("\u200d", "cat"), (Target(((0, 1),), ("rare",)),))
+    done = run(base, {"t": EdgeTask.of("t", [*made.train, gone], [*made.dev])})
+    assert done.provenance["notes"][-1].endswith("how often they are held out: rare (0)")
+
+
+def test_models_with_one_last_name_have_columns_of_their_own(base, checkpoint, tmp_path, capsys):
+    places = []
+    for name, source in (("a", base), ("b", checkpoint("tuned", seed=1))):
+        places.append(tmp_path / name / "final")
+        shutil.copytree(source, places[-1])
+    show_probing(run(list(map(str, places)), {"t": task("t")}))
+    # Columns may be broken into lines, but each model has one.
+    assert capsys.readouterr().out.split("score")[1].count("(") == 2
 
 
 def test_words_without_a_piece_are_counted(base):
@@ -602,7 +637,8 @@ def test_the_least_tasks(base, tmp_path, family):
     assert np.isfinite(coded["value"]).all()
     assert set(done.table["n"][done.table["metric"] == "micro_f1"]) == {1}
     assert done.provenance["notes"] == [
-        "one: no selectivity, which wants one label for each target."
+        NOT_OF_MIXTURES,
+        "one: no selectivity, which wants one label for each target.",
     ]
     done.save(tmp_path / "out")
 

@@ -381,6 +381,15 @@ def test_bands_are_those_that_are_told(seeds, told):
     np.testing.assert_allclose([drawn.min(), drawn.max()], at_top)
 
 
+def test_seeds_that_do_not_differ_have_the_band_of_sentences():
+    table = build({"0": [0.7] * 3, "1": [0.8] * 3}).assign(low=0.6, high=0.9)
+    assert "95 % bootstrap interval over sentences where seeds do not differ" in " ".join(
+        marks(table)
+    )
+    band = panels(probe_figure(table))[0].collections[0].get_paths()[0].vertices
+    np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [60, 90])
+
+
 def test_mixed_numbers_of_seeds_are_told():
     table = pd.concat([build({"0": [0.7], "1": [0.8, 0.9], "2": [0.8, 0.9, 0.9]})])
     told = " ".join(marks(table))

@@ -55,12 +55,15 @@ def show_probing(probing: "Probing") -> None:
     import pandas as pd
 
     rows = []
+    models = {str(model): Path(str(model)).name for model in probing.summary["model"]}
+    if len(set(models.values()) | {"lexical", "chain"}) < len(models) + 2:
+        models = {model: model for model in models}
     for key, scores in probing.summary.groupby(["task", "metric"], sort=False):
         task, metric = map(str, key)
         cells = {"task": task, "score": metric, "layer": str(scores["layer"].iloc[0])}
         for score in scores.to_dict("records"):
             alone = score["role"] in ("lexical", "chain")
-            name = score["role"] if alone else Path(str(score["model"])).name
+            name = score["role"] if alone else models[str(score["model"])]
             cells[name] = f"{100 * score['mean']:.1f}"
             if score["role"] != "base":
                 cells[name] += f" ({100 * score['difference']:+.1f})"

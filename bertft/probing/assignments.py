@@ -126,6 +126,16 @@ class Assignment:
                 f"{self.task.name}, dev: labels that training lacks count as missed: "
                 + ", ".join(f"{label} ({n})" for label, n in self.task.unknown.items())
             )
+        gone = self.train.labels.sum(0) == 0
+        if gone.any():
+            held_out = self.dev.labels.sum(0).tolist()
+            notes.append(
+                f"{self.task.name}: labels whose training targets were all left out, how often "
+                "they are held out: "
+                + ", ".join(
+                    f"{self.task.labels[c]} ({held_out[c]})" for c in gone.nonzero()[:, 0].tolist()
+                )
+            )
         if self.control and not self.task.exclusive:
             notes.append(
                 f"{self.task.name}: no selectivity, which wants one label for each target."

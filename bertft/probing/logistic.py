@@ -9,6 +9,7 @@ loss is near `scale * C_xx` in each label's weights, and its inverse makes steps
 directions of little variance as in those of much.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,8 +61,9 @@ def solve(
 ) -> Optimum:
     """Set the weights of linear probes to the optimum of their penalized mean loss.
 
-    scikit-learn's `LogisticRegression(C=1 / (penalty * n))` has the same optimum. Cost: O(n d K C)
-    for each step.
+    scikit-learn's `LogisticRegression(C=1 / (penalty * n))` has the same optimum, of two labels
+    that exclude each other the one with `C=2 / (penalty * n)`. Without a prior (l2 = 0) there is
+    none where labels can be told apart without error. Cost: O(n d K C) for each step.
 
     Args:
         bank: linear probes; their weights at the start do not matter.
@@ -71,7 +73,8 @@ def solve(
         most_steps: over all targets.
 
     Raises:
-        ValueError: a negative l2, or a loss that is not finite.
+        ValueError: a negative l2, or none where the targets are too few, or features or a loss that
+            are not finite.
     """
     if not l2 >= 0:
         raise ValueError(f"[probe] l2 must be at least 0, got {l2}; 50 suits most features.")
@@ -111,10 +114,18 @@ class _Problem:
             index = order[first : first + BLOCK]
             self.x[first : first + BLOCK, :-1] = inputs.pooled(examples, index)[0]
         features = self.x[:, :-1]
-        self.mean = features.mean(0)
+        # About the first row first: features that never vary are exactly 0 then, at any size.
+        self.mean = features[0].clone()
         features -= self.mean
-        # Features that never vary are 0 now, at any scale.
+        rest = features.mean(0)
+        self.mean += rest
+        features -= rest
         self.scale = float(features.square().mean()) ** 0.5 or 1.0
+        if not math.isfinite(self.scale):
+            raise ValueError(
+                f"[probe] features must be finite and their squares too, got a mean square of "
+                f"{self.scale**2}; check the model, or scale the features."
+            )
         features /= self.scale
         self.penalty = l2 / len(order)
         self._bias_penalty = BIAS_PRECISION / len(order)
@@ -137,7 +148,13 @@ class _Problem:
         # Where features have a direction without variance, such as after LayerNorm, and l2 is 0.
         diagonal += 1e-6 * diagonal.mean()
         diagonal[:-1] += self.penalty
-        return torch.cholesky_inverse(torch.linalg.cholesky(hessian.double())).float()
+        factor, failed = torch.linalg.cholesky_ex(hessian.double())
+        if failed:
+            raise ValueError(
+                f"[probe] l2 must be above 0 for {len(self.x)} targets of {self.width - 1} "
+                f"features, got {self.penalty * len(self.x):g}; pass such as 50."
+            )
+        return torch.cholesky_inverse(factor).float()
 
     def precondition(self, gradient: Tensor) -> Tensor:
         out = torch.empty(gradient.shape[0] * self.classes, self.width)

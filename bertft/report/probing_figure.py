@@ -127,6 +127,9 @@ def _band_marks(means: pd.DataFrame, counts: Sequence[int]) -> list[str]:
         return ["Bands and bars: 95 % bootstrap interval over sentences."] if known else []
     kinds = [f"95 % t interval over {'3 or more ' if 2 in counts else ''}seeds"]
     kinds = kinds[: max(counts) > 2] + ["lowest to highest of 2 seeds"][: 2 in counts]
+    same = (means["seeds"] > 1) & (means["seeds_low"] == means["seeds_high"])
+    if same.any():
+        kinds.append("95 % bootstrap interval over sentences where seeds do not differ")
     return [f"Bands and bars: {', '.join(kinds)}." + (" 1 seed has none." if 1 in counts else "")]
 
 
@@ -137,7 +140,12 @@ def _drawn(means: pd.DataFrame) -> pd.DataFrame:
     found = pd.concat(parts, ignore_index=True)
     ends = ("low", "high") if (found["seeds"] == 1).all() else ("seeds_low", "seeds_high")
     # The t interval of a percentage can leave its range; the band ends there.
-    bottom, top = (100 * found[name].clip(0, 1) for name in ends)
+    # Seeds with one and the same value, as of probes that are solved, tell nothing.
+    same = (found["seeds"] > 1) & (found["seeds_low"] == found["seeds_high"])
+    bottom, top = (
+        100 * found[name].where(~same, found[of_sentences]).clip(0, 1)
+        for name, of_sentences in zip(ends, ("low", "high"), strict=True)
+    )
     number = pd.to_numeric(found["layer"].where(found["layer"].str.isdecimal()))
     return found.assign(at=number, mean=100 * found["mean"], bottom=bottom, top=top)
 

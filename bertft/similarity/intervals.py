@@ -50,6 +50,11 @@ def jackknife(measure: Callable[[Moments], float], parts: Sequence[Moments]) -> 
     True
     """
     require_groups("jackknife", len(parts))
+    if not all(part.n for part in parts):
+        raise ValueError(
+            f"[jackknife] groups must have rows, got {[part.n for part in parts]}; leave out those "
+            "without."
+        )
     whole = sum(parts[1:], parts[0])
     left_out = [float(measure(whole - part)) for part in parts]
     return interval(float(measure(whole)), left_out, [part.n for part in parts])

@@ -47,7 +47,7 @@ class Measure:
         same_width: whether both sides must have the same width.
         least_rows: fewest rows that it is defined for.
         default: whether it is computed when no measures are named.
-        is_biased: whether its expectation rises with d / n, above its value at infinite n.
+        is_biased: whether few rows bring its expectation nearer to that of equal sides.
         chance: from the moments to what unrelated rows would give on average, without ridge.
         factorize: solves what it factorizes, for many pairs at once.
     """
@@ -127,10 +127,18 @@ MEASURES: dict[str, Measure] = {
     "pwcca": _inverting(pwcca, _correlation, canonical_correlations),
     "pwcca_y": _inverting(pwcca, _correlation, canonical_correlations, side="y"),
     "procrustes": Measure(
-        lambda m: procrustes(m).value, low=0.0, high=math.sqrt(2.0), factorize=_factorize_products
+        lambda m: procrustes(m).value,
+        low=0.0,
+        high=math.sqrt(2.0),
+        is_biased=True,
+        factorize=_factorize_products,
     ),
     "procrustes_angle": Measure(
-        lambda m: procrustes(m).angle, low=0.0, high=math.pi / 2, factorize=_factorize_products
+        lambda m: procrustes(m).angle,
+        low=0.0,
+        high=math.pi / 2,
+        is_biased=True,
+        factorize=_factorize_products,
     ),
     "regression": _inverting(regression, lambda two: chance_shared_variance(two, two.y)),
     "regression_y": _inverting(

@@ -75,8 +75,13 @@ def nearest(x: Tensor, neighbors: int) -> Tensor:
     """Return each row's nearest other rows by cosine, `(n, k)` and sorted by number.
 
     Raises:
-        ValueError: a row that is not finite, or zero.
+        ValueError: no more rows than neighbors, or a row that is not finite, or zero.
     """
+    if len(x) <= neighbors:
+        raise ValueError(
+            f"[neighbor_overlap] rows must be more than neighbors, got {len(x)} and {neighbors}; "
+            "pass more rows."
+        )
     if not x.isfinite().all() or (x == 0).all(dim=1).any():
         raise ValueError(
             "[neighbor_overlap] rows must be finite and have a direction, got NaN, infinity or a "

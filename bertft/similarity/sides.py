@@ -55,9 +55,12 @@ def spectrum(two: TwoSided, side: str) -> tuple[Tensor, Tensor]:
 
 
 def kept_rank(two: TwoSided, side: str) -> int:
-    """Return how many directions of a side the rank rule keeps."""
+    """Return how many directions of a side the rank rule keeps, at most the n - 1 that n rows have.
+
+    Round-off of float32 products can pass the rule where rows are fewer than columns.
+    """
     values, _ = spectrum(two, side)
-    return int((values > _tolerance(two, len(values)) * values[0]).sum())
+    return min(int((values > _tolerance(two, len(values)) * values[0]).sum()), two.n - 1)
 
 
 def leading_rank(two: TwoSided, side: str, threshold: float) -> int:
