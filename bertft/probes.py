@@ -256,7 +256,8 @@ def probe(
     notes: list[str] = []
     pictures: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
-    if wanted.mixtures(0) and (control or code_length):
+    of_labels = any(isinstance(task, EdgeTask) for task in read)
+    if of_labels and wanted.mixtures(0) and (control or code_length):
         notes.append("Selectivity and code length are of single layers only, not of mixtures.")
         display.note(notes[-1])
     for of_task in works:
