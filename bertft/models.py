@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+class PassEnded(Exception):  # noqa: N818 (no error: whoever raises it from a hook suppresses it)
+    """Ends a forward pass whose further layers are not needed."""
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Where the layers of an encoder come from.

@@ -32,7 +32,7 @@ from bertft.features import (
     write_index,
 )
 from bertft.files import is_disk_full, locked, save_tensors
-from bertft.models import inference
+from bertft.models import PassEnded, inference
 from bertft.progress import Display
 from bertft.rows import Batch, Encoded, Rows, batches, pad
 
@@ -147,7 +147,7 @@ class _Pass:
             for side, checkpoint in self.sides.items():
                 receive = self._receiver(side, batch, place, out)
                 try:
-                    with suppress(_LayersDone):
+                    with suppress(PassEnded):
                         capture(
                             checkpoint.encoder, checkpoint.blocks, batch.ids, batch.mask, receive
                         )
@@ -172,7 +172,7 @@ class _Pass:
                 kept = self._kept(pooled, finite, side, layer)
                 out[f"{side}.{layer}"].index_copy_(0, place, kept)
             if layer == last:
-                raise _LayersDone
+                raise PassEnded
 
         return receive
 
@@ -191,10 +191,6 @@ class _Pass:
                 f"{float(pooled.abs().max()):.3g} in layer {layer} of {side!r}; {remedy}."
             )
         return kept
-
-
-class _LayersDone(Exception):  # noqa: N818 (no error: it ends a pass)
-    """Ends a forward pass whose further layers are not kept."""
 
 
 # What a run that was killed leaves: our own halves, and those that safetensors makes beside them.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bertft.files import load_tensors, save_tensors
 from bertft.finetuning.tasks import Features, Tokens, autocast, by_length, pad_inputs
-from bertft.models import encoder_of, find_blocks, first_tensor, inference
+from bertft.models import PassEnded, encoder_of, find_blocks, first_tensor, inference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -122,7 +122,7 @@ class Prefix:
                 hidden = first_tensor(output)
                 assert hidden is not None
                 found.append(hidden)
-                raise _PrefixDone
+                raise PassEnded
 
         device = self._encoder.device
         batch = {key: value.to(device) for key, value in pad_inputs(rows, tokens.pad_id).items()}
@@ -131,7 +131,7 @@ class Prefix:
             with (
                 inference(self._encoder),
                 autocast(device, tokens.recipe.dtype),
-                suppress(_PrefixDone),
+                suppress(PassEnded),
             ):
                 self._encoder(**batch)
         finally:
@@ -147,10 +147,6 @@ class Prefix:
     def _keep(self, shard: Mapping[int, Tensor]) -> None:
         for i, states in shard.items():
             self._states[i] = states
-
-
-class _PrefixDone(Exception):  # noqa: N818
-    """Ends a forward pass once the prefix has run."""
 
 
 def place_for(nbytes: int, folder: Path, memory_gib: float, disk_gib: float) -> Path | None:

@@ -98,12 +98,11 @@ class NeuralBank(Bank):
         """`(N, K, H)`: rows `(L, N, d)`, mixed or those of the one layer, times `(K, H, d)`."""
         if not self.mixed:
             columns = self._columns(weight.shape[1])
-            # torch has no types for apply.
-            flat: Tensor = _Multiply.apply(x, weight.flatten(0, 1), columns)  # type: ignore[no-untyped-call]
+            flat = _applied(_Multiply, x, weight.flatten(0, 1), columns)
             return flat.view(x.shape[1], *weight.shape[:2])
         shares = p["gamma"] * _shares(p["mix"], self.probes)
         mixture = (shares @ x.flatten(1)).view(len(shares), *x.shape[1:])
-        return _each(mixture.transpose(0, 1), weight.transpose(1, 2))
+        return _applied(_MultiplyEach, mixture.transpose(0, 1), weight.transpose(1, 2))
 
     def _columns(self, height: int) -> list[tuple[int, int, int]]:
         """For each run of probes with one layer: the layer, and the columns of their products."""
@@ -152,7 +151,7 @@ class MlpBank(NeuralBank):
     def _forward(self, p: dict[str, Tensor], split: Split, index: Tensor, train: bool) -> Tensor:
         x = split.inputs.pooled(split.examples, index)
         hidden = functional.relu(self._project(p, x, p["hidden"]) + p["hidden_bias"])
-        return _each(hidden, p["weight"]) + p["bias"]
+        return _applied(_MultiplyEach, hidden, p["weight"]) + p["bias"]
 
 
 class EdgeBank(NeuralBank):
@@ -185,11 +184,13 @@ class EdgeBank(NeuralBank):
             projected = self._project(p, pieces.x, p[f"projection{s}"]) + p[f"projection{s}_bias"]
             attention = (projected * p[f"attention{s}"]).sum(2)
             spans.append(_attended(projected, attention, pieces, len(index)))
-        hidden = torch.tanh(_each(torch.cat(spans, 2), p["hidden"]) + p["hidden_bias"])
+        hidden = torch.tanh(
+            _applied(_MultiplyEach, torch.cat(spans, 2), p["hidden"]) + p["hidden_bias"]
+        )
         hidden = functional.layer_norm(hidden, (HIDDEN,)) * p["gain"] + p["shift"]
         if train:
             hidden = self._dropped(hidden)
-        return _each(hidden, p["weight"]) + p["bias"]
+        return _applied(_MultiplyEach, hidden, p["weight"]) + p["bias"]
 
 
 class _Multiply(torch.autograd.Function):
@@ -237,9 +238,9 @@ class _MultiplyEach(torch.autograd.Function):
         return of_x, of_weight
 
 
-def _each(x: Tensor, weight: Tensor) -> Tensor:
+def _applied(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
     # torch has no types for apply.
-    out: Tensor = _MultiplyEach.apply(x, weight)  # type: ignore[no-untyped-call]
+    out: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
     return out
 
 

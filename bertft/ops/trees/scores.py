@@ -91,7 +91,7 @@ def score_depths(
     places, keeps = _checked("score_depths", projected, offsets, kept)
     depths = np.ascontiguousarray(gold, np.float64)
     require_size("score_depths", "gold", depths, len(keeps))
-    return _by_sentences(_score_depths, projected, places, threads, depths, places, keeps)
+    return _by_sentences(_score_depths, projected, places, threads, depths, keeps)
 
 
 def _checked(
@@ -167,14 +167,13 @@ def _score_depths(
     projected: Array,
     offsets: Array,
     gold: Array,
-    starts: Array,
     kept: Array,
     first: int,
     last: int,
     out: Array,
 ) -> None:
     for s in range(first, last):
-        begin, end = starts[s], offsets[s + 1]
+        begin, end = offsets[s], offsets[s + 1]
         n = end - begin
         ranks, row = np.empty(n, np.int64), np.empty(n, np.int64)
         rank(gold[begin:end], ranks)
