@@ -342,6 +342,8 @@ def test_tables_of_distances_have_one_scale():
     assert tree.images[0].get_clim() == found.images[0].get_clim() == (0, 2)
     assert [label.get_text() for label in tree.get_yticklabels()] == PICTURE["words"]
     assert found.get_title(loc="left") == "model, layer 3"
+    [_, lexical, _] = distance_figure([PICTURE | {"layer": "lexical"}]).axes
+    assert lexical.get_title(loc="left") == "model, embeddings"
     assert bar.get_ylabel() == "arcs"
 
 
