@@ -318,6 +318,8 @@ def test_arcs_of_both_trees_are_drawn():
     assert svg_text(figure).count("$x_1$") == 2
     ax = figure.axes[0]
     assert [text.get_text() for text in ax.texts] == [*PICTURE["words"], "some/model, layer 3"]
+    [lexical] = tree_figure([PICTURE | {"layer": "lexical"}]).axes
+    assert lexical.texts[-1].get_text() == "model, embeddings"
     arcs = [(arc.theta1, arc.get_edgecolor(), arc.get_linestyle()) for arc in ax.patches]
     above, below = ([arc for arc in arcs if arc[0] == side] for side in (0, 180))
     assert len(above) == len(below) == 2
@@ -342,8 +344,6 @@ def test_tables_of_distances_have_one_scale():
     assert tree.images[0].get_clim() == found.images[0].get_clim() == (0, 2)
     assert [label.get_text() for label in tree.get_yticklabels()] == PICTURE["words"]
     assert found.get_title(loc="left") == "model, layer 3"
-    [_, lexical, _] = distance_figure([PICTURE | {"layer": "lexical"}]).axes
-    assert lexical.get_title(loc="left") == "model, embeddings"
     assert bar.get_ylabel() == "arcs"
 
 
