@@ -24,7 +24,7 @@ from bertft.ops.native import kernels_only
 from bertft.probing.bank import Schedule, fit
 from bertft.probing.examples import Inputs
 from bertft.probing.structural import KINDS, Sentences, StructuralBank, StructuralProbe
-from bertft.probing.structural_assignments import StructuralPart
+from bertft.probing.structural_parts import StructuralPart
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.recording import record
 

@@ -21,10 +21,10 @@ from bertft.probing.options import Wanted, split_names
 from bertft.probing.scores import Scored
 from bertft.probing.structural_assignments import (
     StructuralAssignment,
-    StructuralPart,
     StructuralTraining,
     Structure,
 )
+from bertft.probing.structural_parts import StructuralPart
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import EdgeTask
 from bertft.progress import Display

@@ -159,6 +159,32 @@ def test_sentences_that_cannot_be_kept_whole(base, task):
 
 
 @pytest.mark.parametrize(
+    ("tags", "lacking"),
+    [
+        ("X", {"uuas": "two words that are no punctuation", "dspr and nspr": "5 to 50 words"}),
+        (
+            "PUNCT",
+            {
+                "uuas": "two words that are no punctuation",
+                "root_accuracy": "a word that is no punctuation",
+                "dspr and nspr": "5 to 50 words",
+            },
+        ),
+    ],
+)
+def test_scores_that_no_sentence_counts_for_are_told(base, task, tags, lacking):
+    alone = Tree(("cat",), (tags,), (0,), ("root",), "", 1)
+    done = run(base, StructuralTask.of(task.train, [alone, alone]))
+    assert done.provenance["notes"] == [
+        f"structural: no {scores}, for no dev sentence has {what}."
+        for scores, what in lacking.items()
+    ]
+    empty = done.table.set_index("metric").query("n == 0")
+    assert empty[["value", "low", "high"]].isna().all(axis=None)
+    assert set(empty.index) == {name for scores in lacking for name in scores.split(" and ")}
+
+
+@pytest.mark.parametrize(
     ("options", "told"),
     [
         ({"rank": 25}, "rank must be at most the 24 features of a word in .*base', got 25; pass"),

@@ -1,20 +1,16 @@
-"""What structural probes are given of a treebank, and what is measured of each layer.
+"""A treebank set to the structural probes of models, and what is measured of each layer.
 
-Owns the way from trees to rows and gold values, and from a trained bank to scores. Features come
-from the caller.
+Owns the way from features, which come from the caller, to a trained bank and its scores.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from bertft.corpora import Text
-from bertft.corpora.conllu import Tree
 from bertft.features import Layer
 from bertft.ops.native import kernels_only
 from bertft.probing.assignments import Row
@@ -24,19 +20,15 @@ from bertft.probing.scores import Floats, intervals, resampled
 from bertft.probing.structural import (
     KINDS,
     SCHEDULE,
-    Gold,
     Kind,
     Sentences,
     StructuralBank,
     StructuralProbe,
     train_structural,
 )
+from bertft.probing.structural_parts import StructuralPart
 from bertft.probing.structural_scores import METRICS, StructuralTally, count, tally_structure
 from bertft.probing.structural_tasks import StructuralTask
-from bertft.rows import CUT_OFF, Rows, encode_words
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 CHAIN = "chain"
 PICTURED_WORDS = 11
@@ -91,67 +83,6 @@ class StructuralTraining:
 
 
 @dataclass(frozen=True, eq=False)
-class StructuralPart:
-    """A split of a treebank in the rows of one tokenizer.
-
-    Attributes:
-        rows: what to capture, a row for each word.
-        gold: what the trees say.
-        kept: `(S,)` numbers of the sentences that are left.
-        words: `(N,)` of all sentences; 0 for those that are left out.
-        cut: sentences left out because they are longer than the maximal length.
-        dropped_words: sentences left out because the tokenizer has no piece for a word.
-    """
-
-    rows: Rows
-    gold: Gold
-    kept: npt.NDArray[np.int64]
-    words: npt.NDArray[np.int64]
-    cut: int
-    dropped_words: int
-
-    @classmethod
-    def of(
-        cls,
-        task: StructuralTask,
-        trees: Sequence[Tree],
-        tokenizer: "PreTrainedTokenizerBase",
-        max_length: int | None,
-    ) -> "StructuralPart":
-        """Find the pieces of all words, and leave out sentences that lack one.
-
-        Raises:
-            ValueError: no sentence is left.
-        """
-        from bertft.ops.trees import depths, distances
-
-        texts = encode_words([Text.of_words(tree.words) for tree in trees], tokenizer, max_length)
-        cut = [bool((text.stops == CUT_OFF).any()) for text in texts]
-        whole = [bool((text.stops > text.starts).all()) for text in texts]
-        kept = np.flatnonzero(whole)
-        dropped = len(trees) - len(kept) - sum(cut)
-        if not len(kept):
-            raise ValueError(
-                f"[structural] {trees[0].source or 'treebank'} must have a sentence that the "
-                f"tokenizer keeps whole, got {len(trees)} of which {sum(cut)} are longer than "
-                f"{max_length} positions and {dropped} have a word without a piece; pass other "
-                "sentences."
-            )
-        own = [trees[s] for s in kept.tolist()]
-        words = np.zeros(len(trees), np.int64)
-        words[kept] = [len(tree.words) for tree in own]
-        offsets = np.concatenate([[0], words[kept].cumsum()])
-        heads = np.concatenate([tree.heads for tree in own])
-        gold = Gold(
-            torch.from_numpy(offsets),
-            torch.from_numpy(distances(heads, offsets)),
-            torch.from_numpy(depths(heads, offsets)).float(),
-            torch.tensor([own for tree in own for own in task.kept(tree)]),
-        )
-        return cls(Rows([texts[s] for s in kept.tolist()]), gold, kept, words, sum(cut), dropped)
-
-
-@dataclass(frozen=True, eq=False)
 class StructuralAssignment:
     """A treebank as it is set to the structural probes of the models with one tokenizer.
 
@@ -176,7 +107,7 @@ class StructuralAssignment:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of the sentences that are not there."""
+        """What the user should know of sentences that are left out, or that scores lack."""
         notes = [
             f"{self.task.name}: no {what}, only for probes of labels." for what in self.skipped
         ]
@@ -188,6 +119,10 @@ class StructuralAssignment:
                 for reason, n in reasons.items()
                 if n
             ]
+        notes += [
+            f"{self.task.name}: no {scores}, for no dev sentence has {what}."
+            for scores, what in self.dev.lacking
+        ]
         return notes
 
     @property

@@ -1,6 +1,6 @@
 """The task of structural probes: trees of a treebank, and which of their words are punctuation.
 
-Pieces and rows are for `structural_assignments`.
+Pieces and rows are for `structural_parts`.
 """
 
 import hashlib
