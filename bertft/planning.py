@@ -107,8 +107,9 @@ class Task:
         """Most rows of a block."""
         return block_rows(self.storage, len(self.bounds) - 1)
 
-    def plan(self, depth: int, nbytes: int) -> str:
+    def plan(self, nbytes: int) -> str:
         """Return the line that is printed before the pass."""
+        depth = max(layer for layer, _ in self.pairs)
         kept = {None: "", "sums": ", and of each group", "rows": ", rows for groups on disk"}
         return (
             f"{self.name}: {self.rows.n:,} of {self.available:,} rows in "
@@ -157,7 +158,7 @@ def layer_pairs(sides: Mapping[str, Checkpoint], which: Pairs) -> list[tuple[int
     first, second = (range(side.blocks.depth + 1) for side in sides.values())
     if which == "all":
         return [(a, b) for a in first for b in second]
-    return [(layer, layer) for layer in first]
+    return list(zip(first, second))  # noqa: B905 (a truncated model has fewer layers)
 
 
 def row_maps_of(measures: Sequence[str]) -> list[RowMap]:

@@ -1,5 +1,7 @@
-"""Tables and lines on the terminal."""
+"""Tables and lines on the terminal, and the line that was typed there."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,11 @@ if TYPE_CHECKING:
     from bertft.ablation import Ablation
     from bertft.compared import Comparison
     from bertft.probes import Probing
+
+
+def typed() -> str:
+    """Return the command line, for the record of a run."""
+    return shlex.join(["bertft", *sys.argv[1:]])
 
 
 def show_comparison(comparison: "Comparison") -> None:

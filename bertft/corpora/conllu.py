@@ -80,6 +80,21 @@ def read_trees(path: str | os.PathLike[str]) -> list[Tree]:
     return trees
 
 
+def require_tags(trees: Iterable[Tree], source: object) -> None:
+    """Refuse trees with a word that has no part of speech.
+
+    Raises:
+        ValueError: one has none (with the line of its sentence).
+    """
+    for tree in trees:
+        for word, tag in zip(tree.words, tree.tags, strict=True):
+            if tag.strip() in ("", "_"):
+                raise ValueError(
+                    f"[corpora] {source}, {tree.where} must have a part of speech for each word, "
+                    f"got {tag!r} for {word!r}; fill the column UPOS."
+                )
+
+
 def write_trees(trees: Iterable[Tree], path: str | os.PathLike[str]) -> None:
     """Write trees as a CoNLL-U file; what a tree does not tell is "_".
 
