@@ -39,11 +39,11 @@ def demo(*, seed: int = 0, progress: bool = False) -> Comparison:
     shutil.rmtree(tuned, ignore_errors=True)
     display.note(f"fine-tuning it to tag parts of speech in {inside!r} ...")
     with tempfile.TemporaryDirectory(prefix="bertft-") as folder:
-        files = [Path(folder) / name for name in ("train.conllu", "dev.conllu")]
-        for i, (file, n) in enumerate(zip(files, (TRAINING_SENTENCES, 300), strict=True), 1):
+        train, dev = Path(folder) / "train.conllu", Path(folder) / "dev.conllu"
+        for i, (file, n) in enumerate(((train, TRAINING_SENTENCES), (dev, 300)), start=1):
             write_trees(dependency_trees(sentences(inside, n, 3 * seed + i)), file)
         tagging = finetune(
-            "tagging", base, *files, tuned, lr=TUNING_RATE, seed=seed, progress=progress
+            "tagging", base, train, dev, tuned, lr=TUNING_RATE, seed=seed, progress=progress
         )
     display.note(f"on held-out sentences, {tagging.headline}")
     held_out = {

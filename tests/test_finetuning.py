@@ -411,6 +411,16 @@ def test_several_dev_sets_and_every_nth_example(base, files, tmp_path):
     assert re.fullmatch(r"mnli-dev: accuracy [\d.]+; other: accuracy [\d.]+", tuned.headline)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_examples_are_the_same_wherever_their_file_lies(task, files, tmp_path):
+    train, dev = files[task]
+    moved = shutil.copy(train, tmp_path / f"moved{train.suffix}")
+    found = [
+        task_of(task).read(str(path), skip_bad=False).fingerprint for path in (train, moved, dev)
+    ]
+    assert found[0] == found[1] != found[2]
+
+
 def test_bad_answers_are_refused_or_counted(base, files, tmp_path):
     train = files["squad"][0]
     file = json.loads(train.read_text())

@@ -57,17 +57,13 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     return checked(str(path), ((line.where, _record(line)) for line in read_objects(path)))
 
 
-def from_tags(trees: Sequence[Tree], source: object = "treebank") -> list[Record]:
+def from_tags(trees: Sequence[Tree]) -> list[Record]:
     """Return a target for each word: the word alone, and its part of speech (UPOS).
 
-    Args:
-        trees: sentences of a treebank.
-        source: its path, for errors.
-
     Raises:
-        ValueError: a word without a tag (with the line of its sentence).
+        ValueError: a word without a tag (with the file and the line of its sentence).
     """
-    require_tags(trees, source)
+    require_tags(trees)
     return [tagged(tree.words, tree.tags) for tree in trees]
 
 

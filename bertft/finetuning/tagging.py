@@ -36,7 +36,7 @@ class PartOfSpeechTagging(Task):
     def read(self, path: str, *, skip_bad: bool) -> Examples:
         """Read the trees of a CoNLL-U file; every word must have a tag."""
         trees = read_trees(path)
-        require_tags(trees, path)
+        require_tags(trees)
         return Examples(trees, path)
 
     def labels(self, train: Examples) -> tuple[str, ...]:
