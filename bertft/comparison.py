@@ -180,8 +180,8 @@ def _notes_on(solved: Solved) -> list[str]:
             by_chance = inflated.groupby("measure", sort=False)["chance"].median()
             given = ", ".join(f"{name} {chance:.2f}" for name, chance in by_chance.items())
             notes.append(
-                f"{corpus}: inflated, since unrelated rows, as many and as wide, would give in the "
-                f"median layer {given}; pass more rows, or read cka_debiased."
+                f"{corpus}: inflated, since unrelated rows, as many and as varied, would give some "
+                f"{given} (medians); pass more rows, or read cka_debiased."
             )
     return notes
 
