@@ -112,7 +112,7 @@ class RowBlock:
         starts, stops = self._batch.starts, self._batch.stops
         out = self._rows[side][self._filled : self._filled + len(starts)]
         flat = hidden.detach().reshape(-1, hidden.shape[-1]).to("cpu")
-        return ops.pool_rows(flat, starts, stops, out, backend=self._backend)
+        return bool(ops.pool_rows(flat, starts, stops, out, backend=self._backend))
 
     def close(self) -> None:
         """Count the batch's rows as there, on every side."""

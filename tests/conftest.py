@@ -11,6 +11,19 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+
+def _has_gpu():
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+# Triton's interpreter stands in for a GPU; Triton settles on it when it is imported.
+if not _has_gpu():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 WORDS = "the a cat dog boat sat ran saw on under mat hill red old and . , play ing ##ed ##s ##er"
 
 

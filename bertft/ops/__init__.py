@@ -1,25 +1,26 @@
 """The operations that have more than one backend, and the choice among them.
 
-| op                | inputs                                     | beside it     | tolerance    |
-|-------------------|--------------------------------------------|---------------|--------------|
-| pool_rows         | x (N, d), runs (m,) int64 -> out (m, d)    | native        | last bit     |
-| accumulate        | k sides (n, d_a), origins -> sums of pairs | native        | 2e-6 / 1e-13 |
-| correlate_pairs   | two sides (n, d) -> correlation            | native        | 1e-6 / 1e-12 |
-| eigh, svd         | matrices (d, d), (m, n) -> spectra         | native        | 1e-12        |
-| multiply          | a (m, k), b (k, n) -> out (m, n)           | native, eager | 2e-6 / 1e-13 |
-| softmax_gradient  | logits (n, c) of K probes -> gradients     | native, eager | 1e-6         |
-| sigmoid_gradient  | logits (n, c) of K probes -> gradients     | native, eager | 1e-6         |
-| distance_gradient | words (N, K r) of K probes -> gradients    | native, eager | 2e-6         |
-| depth_gradient    | words (N, K r) of K probes -> gradients    | native, eager | 2e-6         |
-| adam              | weights (r, c), moments -> the next ones   | native, eager | 2e-6         |
+| op                | inputs                                | beside it             | tolerance    |
+|-------------------|---------------------------------------|-----------------------|--------------|
+| pool_rows         | x (N, d), runs (m,) -> out (m, d)     | native, triton        | last bit     |
+| accumulate        | k sides (n, d_a) -> sums of pairs     | native                | 2e-6 / 1e-13 |
+| correlate_pairs   | two sides (n, d) -> correlation       | native                | 1e-6 / 1e-12 |
+| eigh, svd         | matrices (d, d), (m, n) -> spectra    | native                | 1e-12        |
+| multiply          | a (m, k), b (k, n) -> out (m, n)      | native, eager         | 2e-6 / 1e-13 |
+| softmax_gradient  | logits (n, c), K probes -> gradients  | native, eager         | 1e-6         |
+| sigmoid_gradient  | logits (n, c), K probes -> gradients  | native, eager         | 1e-6         |
+| distance_gradient | words (N, K r), K probes -> gradients | native, eager         | 2e-6         |
+| depth_gradient    | words (N, K r), K probes -> gradients | native, eager         | 2e-6         |
+| adam              | weights (r, c), moments -> next ones  | native, eager         | 2e-6         |
 
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
-itself. `native` takes CPU tensors; `eager` is torch as it is, for tensors on other devices. Rows
-are float64, float32, float16 or bfloat16, factors float64 or float32, and what probes are trained
-with float32; tolerances are relative to the largest entry, for types up to float32 and for float64.
-Each has a file in `benchmarks/`. Callers allocate all outputs. The checks are in `checks`, the
-operations of probes in `probes` and `structure`, the arithmetic in the backends. `trees`, decoding
-and scores of dependency trees by numba, has no second backend and is imported on its own.
+itself. `native` takes CPU tensors and `triton` those on a GPU; `eager` is torch as it is, on any
+device. Rows are float64, float32, float16 or bfloat16, factors float64 or float32, and what probes
+are trained with float32; tolerances are relative to the largest entry, for types up to float32 and
+for float64. Each has a file in `benchmarks/`. Callers allocate all outputs. The choice is made in
+`backends`, the checks are in `checks`, the operations of probes in `probes` and `structure`, the
+arithmetic in the backends. `trees`, decoding and scores of dependency trees by numba, has no second
+backend and is imported on its own.
 """
 
 from collections.abc import Sequence
@@ -28,12 +29,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from bertft.ops.backends import choose_backend
 from bertft.ops.checks import (
     Call,
     check_pairs,
     check_rows,
     check_sums,
-    choose_backend,
     require_finite,
     require_solved,
 )
@@ -73,7 +74,7 @@ __all__ = [
 
 def pool_rows(
     x: Tensor, starts: Tensor, stops: Tensor, out: Tensor, *, backend: str | None = None
-) -> bool:
+) -> Tensor:
     """Write the mean of each run of rows, `out[i] = mean(x[starts[i]:stops[i]])`, widened.
 
     Args:
@@ -84,10 +85,11 @@ def pool_rows(
         backend: "reference" or "native"; by default the one of `x`'s device.
 
     Returns:
-        Whether every value written is finite.
+        Whether every value written is finite: one bool on the device, which waits when it is read.
 
     Raises:
-        ValueError: a run is empty or leaves `x`, or `out` has another shape, dtype or layout.
+        ValueError: a run is empty or leaves `x`, or `out` has another shape, dtype or layout. On a
+            GPU, which would have to be waited for, such a run becomes NaN.
         TypeError: `x` is not a floating-point matrix.
     """
     call = Call("pool_rows")
@@ -97,7 +99,8 @@ def pool_rows(
     call.output(stops, "stops", torch.int64, (len(starts),))
     call.output(out, "out", out_dtype, (len(starts), x.shape[1]))
     chosen = choose_backend(call, backend, [x, starts, stops, out])
-    return bool(chosen.pool_rows(x, starts, stops, out))
+    is_finite: Tensor = torch.as_tensor(chosen.pool_rows(x, starts, stops, out))
+    return is_finite
 
 
 def accumulate(

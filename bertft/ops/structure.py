@@ -8,7 +8,8 @@ others.
 import torch
 from torch import Tensor
 
-from bertft.ops.checks import Call, check_sentences, choose_backend
+from bertft.ops.backends import choose_backend
+from bertft.ops.checks import Call, check_sentences
 
 
 def distance_gradient(
@@ -43,7 +44,7 @@ def distance_gradient(
     lengths = check_sentences(call, projected, offsets, losses)
     call.output(gold, "gold", torch.float32, (int(lengths.square().sum()),))
     tensors = [projected, offsets, gold, losses]
-    chosen = choose_backend(call, backend, tensors, has_eager=True)
+    chosen = choose_backend(call, backend, tensors)
     return bool(chosen.distance_gradient(projected, offsets, gold, losses))
 
 
@@ -60,5 +61,5 @@ def depth_gradient(
     check_sentences(call, projected, offsets, losses)
     call.output(gold, "gold", torch.float32, (len(projected),))
     tensors = [projected, offsets, gold, losses]
-    chosen = choose_backend(call, backend, tensors, has_eager=True)
+    chosen = choose_backend(call, backend, tensors)
     return bool(chosen.depth_gradient(projected, offsets, gold, losses))

@@ -1,0 +1,92 @@
+"""The Triton kernels against the reference: interpreted on the CPU, for real on a GPU."""
+
+import pytest
+import torch
+
+from bertft import ops
+from bertft.ops import backends
+from tests.tolerances import DTYPES, name
+
+pytest.importorskip("triton")
+from bertft.ops.triton import launching
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def poisoned(*shape, dtype=torch.float64):
+    return torch.full(shape, float("nan"), dtype=dtype, device=DEVICE)
+
+
+def runs(*pairs):
+    starts, stops = zip(*pairs, strict=True)
+    return torch.tensor(starts, device=DEVICE), torch.tensor(stops, device=DEVICE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("d", [1, 5, 1030])
+def test_pool_rows(d, dtype):
+    x = torch.randn(2 * d, 9, device=DEVICE).to(dtype).T[:, ::2]
+    starts, stops = runs((0, 1), (2, 9), (8, 9))
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    found, expected = poisoned(3, d, dtype=wide), poisoned(3, d, dtype=wide)
+    assert ops.pool_rows(x, starts, stops, found, backend="triton")
+    ops.pool_rows(x, starts, stops, expected, backend="reference")
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("run", [(2, 2), (3, 2), (-1, 1), (3, 5)])
+def test_a_run_outside_the_rows_becomes_nan(run):
+    out = poisoned(2, 3, dtype=torch.float32).zero_()
+    x = torch.ones(4, 3, device=DEVICE)
+    assert not ops.pool_rows(x, *runs((0, 2), run), out, backend="triton")
+    assert (out[0] == 1.0).all()
+    assert out[1].isnan().all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_pooled_rows_tell_what_is_not_finite(value):
+    x = torch.ones(4, 3, device=DEVICE)
+    x[2, 1] = value
+    out = poisoned(1, 3, dtype=torch.float32)
+    assert ops.pool_rows(x, *runs((0, 2)), out, backend="triton")
+    assert not ops.pool_rows(x, *runs((0, 3)), out, backend="triton")
+
+
+def test_rows_far_apart_are_addressed_in_64_bits():
+    # Only the pages that are touched exist.
+    x = torch.empty(2**31 + 16, dtype=torch.bfloat16, device=DEVICE).as_strided((2, 3), (2**31, 5))
+    x.copy_(torch.randn(2, 3))
+    out = poisoned(2, 3, dtype=torch.float32)
+    assert ops.pool_rows(x, *runs((1, 2), (0, 2)), out, backend="triton")
+    expected = torch.stack([x[1].float(), x.float().mean(dim=0)])
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+
+
+def arguments(device="cpu"):
+    x, out = torch.ones(4, 3, device=device), torch.empty(1, 3, device=device)
+    start = torch.zeros(1, dtype=torch.int64, device=device)
+    return x, start, start + 1, out
+
+
+def test_a_backend_that_is_not_there_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(launching, "INTERPRETS", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match=r"\[pool_rows\] backend .* must have a GPU, got none"):
+        ops.pool_rows(*arguments(), backend="triton")
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    with pytest.raises(
+        RuntimeError, match=r"must have the package triton.*install 'bertft\[gpu\]'"
+    ):
+        ops.pool_rows(*arguments(), backend="triton")
+
+
+def test_tensors_on_the_cpu_are_never_moved_in_silence(monkeypatch):
+    monkeypatch.setattr(launching, "INTERPRETS", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    message = r"must be on a GPU for the triton backend, got cpu; .* backend=\"native\""
+    with pytest.raises(RuntimeError, match=message):
+        ops.pool_rows(*arguments(), backend="triton")
+    with pytest.raises(ValueError, match=r"must be on one device, got .*cpu.*meta"):
+        ops.pool_rows(*arguments()[:3], torch.empty(1, 3, device="meta"), backend="triton")
+    with pytest.raises(RuntimeError, match="must be on a GPU for the triton backend, got meta"):
+        ops.pool_rows(*arguments("meta"), backend="triton")
