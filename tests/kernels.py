@@ -95,7 +95,8 @@ def main():
     parser.add_argument("--all", action="store_true", help="every build of every kernel")
     parser.add_argument("--json", action="store_true", help="rows for a test to read")
     options = parser.parse_args()
-    rows = [compiled(build, sm) for build in chosen(options.all) for sm in SHARED_BYTES]
+    builds = chosen(options.all)
+    rows = [compiled(b, sm) for b in builds for sm in SHARED_BYTES if sm >= b.capability]
     print(json.dumps(rows) if options.json else table(rows))
     unfit = [
         row for row in rows if row["spills"] or row["shared"] > SHARED_BYTES[row["capability"]]

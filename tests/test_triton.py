@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from bertft import ops
-from bertft.ops import backends
-from tests.tolerances import DTYPES, name
+from bertft.ops import Cross, MappedSums, backends, reference
+from tests.tolerances import DTYPES, PRODUCTS, name
 
 pytest.importorskip("triton")
 from bertft.ops.triton import launching
+from bertft.ops.triton.tilings import Tiling, using
 
+# Several tiles, steps and parts of few rows.
+SMALL = Tiling(16, 16, 16, 4, 2)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -90,3 +93,77 @@ def test_tensors_on_the_cpu_are_never_moved_in_silence(monkeypatch):
         ops.pool_rows(*arguments()[:3], torch.empty(1, 3, device="meta"), backend="triton")
     with pytest.raises(RuntimeError, match="must be on a GPU for the triton backend, got meta"):
         ops.pool_rows(*arguments("meta"), backend="triton")
+
+
+class Sums:
+    """What some sides and pairs are summed into, under several row maps."""
+
+    def __init__(self, rows, pairs, kinds, origins):
+        def zeros(*shape):
+            return torch.ones(shape, dtype=torch.float64, device=DEVICE)
+
+        widths = [x.shape[1] for x in rows]
+        self.rows, self.pairs = rows, pairs
+        self.maps = [
+            MappedSums(
+                kind,
+                origins[kind],
+                [zeros(d) for d in widths],
+                [
+                    Cross(zeros(widths[a], widths[b]), zeros(widths[a]), zeros(widths[b]), zeros(1))
+                    for a, b in pairs
+                ],
+            )
+            for kind in kinds
+        ]
+        self.norms, self.distances = zeros(len(rows)), zeros(len(pairs))
+
+    def add(self, backend, **options):
+        sums = self.rows, self.pairs, self.maps, self.norms, self.distances
+        ops.accumulate(*sums, backend=backend, **options)
+        return self
+
+    def tensors(self):
+        for m, mapped in enumerate(self.maps):
+            for side, total in enumerate(mapped.totals):
+                yield f"total of {side} under map {m}", total
+            for pair, cross in zip(self.pairs, mapped.crosses, strict=True):
+                for part, sum_ in cross._asdict().items():
+                    yield f"{part} of {pair} under map {m}", sum_
+        yield "norms", self.norms
+        yield "distances", self.distances
+
+
+MAPS = ("raw", "unit", "centered_unit")
+
+
+def rows_of(n, widths, dtype):
+    """Rows about a mean that is not zero, one side of them neither contiguous nor aligned."""
+    first = torch.randn(n, widths[0], device=DEVICE).add(1.0).to(dtype)
+    others = [torch.randn(2 * d, 2 * n, device=DEVICE).add(0.5).to(dtype).T for d in widths[1:]]
+    return [first, *(x[::2, ::2] for x in others)]
+
+
+def halfway(rows, kinds):
+    """Origins halfway to the means of the mapped rows, so that no sum vanishes; in float32."""
+    means = {kind: [reference.map_rows(x, kind).mean(dim=0) for x in rows] for kind in kinds}
+    return {kind: [(mean / 2).float().double() for mean in of] for kind, of in means.items()}
+
+
+def assert_alike(found, expected, dtype):
+    for (what, own), (_, other) in zip(found.tensors(), expected.tensors(), strict=True):
+        error = float((own - other).abs().max())
+        assert error <= PRODUCTS[dtype] * max(1.0, float(other.abs().max())), what
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("shape", [(1, (3, 5)), (19, (17, 7, 17))], ids=str)
+def test_accumulate(shape, dtype):
+    n, widths = shape
+    rows = rows_of(n, widths, dtype)
+    pairs = [(0, 0), (1, 1), (0, 1)] + [(2, 0), (2, 2)] * (len(widths) > 2)
+    origins = halfway(rows, MAPS)
+    with using(tiling=SMALL):
+        found = Sums(rows, pairs, MAPS, origins).add("triton")
+    expected = Sums(rows, pairs, MAPS, origins).add("reference")
+    assert_alike(found, expected, dtype)

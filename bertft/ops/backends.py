@@ -13,7 +13,7 @@ from bertft.ops.checks import Call
 # Of every operation beside `reference`; the first that takes the tensors' device is the default.
 BACKENDS = {
     "pool_rows": ("native", "triton"),
-    "accumulate": ("native",),
+    "accumulate": ("native", "triton"),
     "correlate_pairs": ("native",),
     "eigh": ("native",),
     "svd": ("native",),
