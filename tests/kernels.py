@@ -13,8 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ["TRITON_INTERPRET"] = "0"
-
 # Shared memory of a program, at most (CUDA C++ Programming Guide, compute capabilities).
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 TENSOR_CORES = re.compile(r"^\s*((?:wgmma\.mma_async|mma\.sync)[\w.]*)", re.M)
@@ -95,6 +93,7 @@ def main():
     parser.add_argument("--all", action="store_true", help="every build of every kernel")
     parser.add_argument("--json", action="store_true", help="rows for a test to read")
     options = parser.parse_args()
+    os.environ["TRITON_INTERPRET"] = "0"
     builds = chosen(options.all)
     rows = [compiled(b, sm) for b in builds for sm in SHARED_BYTES if sm >= b.capability]
     print(json.dumps(rows) if options.json else table(rows))

@@ -14,7 +14,7 @@ from bertft.ops.checks import Call
 BACKENDS = {
     "pool_rows": ("native", "triton"),
     "accumulate": ("native", "triton"),
-    "correlate_pairs": ("native",),
+    "correlate_pairs": ("native", "triton"),
     "eigh": ("native",),
     "svd": ("native",),
     "multiply": ("native", "eager"),

@@ -61,7 +61,7 @@ def _add(
 ) -> None:
     squares = torch.stack([side.squares for side in sides])
     weights = torch.einsum("anm,bnm->mab", squares, squares)
-    weighted = _weighted_sums(sides, pairs)
+    weighted = _weighted_sums(sides, pairs, note)
     sums: list[Tensor] = []
     added: list[Tensor] = []
     for m, mapped in enumerate(maps):
@@ -80,7 +80,7 @@ def _add(
 
 
 def _weighted_sums(
-    sides: Sequence[MappedRows], pairs: Pairs
+    sides: Sequence[MappedRows], pairs: Pairs, note: Tensor
 ) -> dict[tuple[int, int | None], Tensor]:
     """Sums of each side's rows, and of them times the squares of another's: `(maps, d)` each."""
     wide = type_of_products(sides[0].rows)
@@ -90,6 +90,6 @@ def _weighted_sums(
         partners = [right if left == a else left for left, right in pairs if a in (left, right)]
         others = list(dict.fromkeys(partners))
         weights = torch.stack([ones, *(sides[b].squares for b in others)]).to(wide)
-        for b, total in zip((None, *others), weigh(x, weights).unbind(dim=1), strict=True):
+        for b, total in zip((None, *others), weigh(x, weights, note).unbind(dim=1), strict=True):
             found[a, b] = total
     return found

@@ -57,18 +57,12 @@ def on_device_of(x: Tensor) -> torch.cuda.device_of:
 
 
 @triton.jit
-def widened(x, TYPE: tl.constexpr):
-    """Convert to a type at least as wide, before any arithmetic.
-
-    bfloat16 is widened this way everywhere: the interpreter keeps its bits as integers and would
-    add and multiply those.
-    """
-    return x.to(TYPE)
-
-
-@triton.jit
 def as_factor(x):
-    """Return a factor of `tl.dot`: as tensor cores take it, and widened when interpreting."""
+    """Return a factor of `tl.dot`: as tensor cores take it, and widened when interpreting.
+
+    The interpreter has the bits of bfloat16 for its values and would multiply those. Elsewhere
+    kernels widen by `.to` before any arithmetic, on a GPU too, where it costs nothing.
+    """
     if WIDENS and x.dtype == tl.bfloat16:
         return x.to(tl.float32)
     return x

@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertft.ops.triton.launching import Build, type_of_products, widened
+from bertft.ops.triton.launching import Build, type_of_products
 from bertft.ops.types import FAULTS, MappedSums, RowMap
 
-BLOCK_D, WARPS = 1024, 8
+BLOCK_D = 512
 KINDS: dict[RowMap, int] = {"raw": 0, "unit": 1, "centered_unit": 2}
 NO_NOTE = torch.iinfo(torch.int64).max
 # Powers of two that are normal numbers, as exponents of float64: of float32 for narrow rows.
@@ -74,17 +74,8 @@ def mapped(x, steps_ptr, row, is_row, origin, STEPS: tl.constexpr, TYPE: tl.cons
     power = tl.load(step_ptr, mask=is_row, other=0.0)
     shift = tl.load(step_ptr + 1, mask=is_row, other=0.0)
     factor = tl.load(step_ptr + 2, mask=is_row, other=0.0)
-    z = (widened(x, TYPE) * power[:, None] - shift[:, None]) * factor[:, None] - origin[None, :]
+    z = (x.to(TYPE) * power[:, None] - shift[:, None]) * factor[:, None] - origin[None, :]
     return tl.where(is_row[:, None], z, 0.0)
-
-
-@triton.jit
-def _entries(x_ptr, row, at, D, stride_xn, stride_xd):
-    """Entries of a row in float64, those that are not finite as zeros, and which are finite."""
-    x = tl.load(x_ptr + row * stride_xn + at * stride_xd, mask=at < D, other=0.0)
-    x = widened(x, tl.float64)
-    is_finite = tl.abs(x) < float("inf")
-    return tl.where(is_finite, x, 0.0), is_finite
 
 
 @triton.jit
@@ -107,13 +98,16 @@ def _measure_rows(
     """Program i: row i, in float64 as memory bounds it; after the first look it is in the cache."""
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK_D).to(tl.int64)
+    x_ptr += row * stride_xn
     totals = tl.zeros((BLOCK_D,), tl.float64)
     lowest = tl.full((BLOCK_D,), float("inf"), tl.float64)
     highest = tl.full((BLOCK_D,), float("-inf"), tl.float64)
     finite = tl.full((BLOCK_D,), 1, tl.int32)
     for first in range(0, D, BLOCK_D):
         at = first + place
-        x, is_finite = _entries(x_ptr, row, at, D, stride_xn, stride_xd)
+        x = tl.load(x_ptr + at * stride_xd, mask=at < D, other=0.0).to(tl.float64)
+        is_finite = tl.abs(x) < float("inf")
+        x = tl.where(is_finite, x, 0.0)
         totals += x
         lowest = tl.where(at < D, tl.minimum(lowest, x), lowest)
         highest = tl.where(at < D, tl.maximum(highest, x), highest)
@@ -131,7 +125,8 @@ def _measure_rows(
     centered = tl.zeros((BLOCK_D,), tl.float64)
     for first in range(0, D, BLOCK_D):
         at = first + place
-        x, _ = _entries(x_ptr, row, at, D, stride_xn, stride_xd)
+        x = tl.load(x_ptr + at * stride_xd, mask=at < D, other=0.0).to(tl.float64)
+        x = tl.where(tl.abs(x) < float("inf"), x, 0.0)
         z = x * power
         uncentered += z * z
         z = tl.where(at < D, z - mean * power, 0.0)
@@ -158,7 +153,8 @@ def _measure_rows(
         squares = tl.zeros((BLOCK_D,), tl.float64)
         for first in range(0, D, BLOCK_D):
             at = first + place
-            x, _ = _entries(x_ptr, row, at, D, stride_xn, stride_xd)
+            x = tl.load(x_ptr + at * stride_xd, mask=at < D, other=0.0).to(tl.float64)
+            x = tl.where(tl.abs(x) < float("inf"), x, 0.0)
             origin = tl.load(origins_ptr + m * stride_om + at, mask=at < D, other=0.0)
             z = tl.where(at < D, (x * scale - shift) * factor - origin, 0.0)
             squares += z * z
@@ -189,7 +185,7 @@ def _measure_distances(
         at = first + tl.arange(0, BLOCK_D).to(tl.int64)
         x = tl.load(x_ptr + row * stride_xn + at * stride_xd, mask=at < D, other=0.0)
         y = tl.load(y_ptr + row * stride_yn + at * stride_yd, mask=at < D, other=0.0)
-        difference = widened(x, tl.float64) - widened(y, tl.float64)
+        difference = x.to(tl.float64) - y.to(tl.float64)
         squares += difference * difference
     tl.store(out_ptr + row, tl.sqrt(tl.sum(squares, axis=0)))
 
@@ -222,7 +218,6 @@ def measure(rows: Sequence[Tensor], maps: Sequence[MappedSums]) -> Measured:
             LEAST=EXPONENTS[wide][0],
             MOST=EXPONENTS[wide][1],
             BLOCK_D=BLOCK_D,
-            num_warps=WARPS,
         )
         sides.append(MappedRows(x, steps, rounded[side], squares))
     return Measured(sides, norms, _noted(faults))
@@ -257,7 +252,6 @@ def _builds(name: str) -> list[Build]:
             _measure_rows,
             {**x, **pointers, "stride_om": "i32"},
             {"stride_xd": 1, "KINDS": (0, 1, 2), "LEAST": least, "MOST": most, "BLOCK_D": BLOCK_D},
-            WARPS,
             aligned=("D", "stride_xn", "stride_om"),
         ),
         Build(

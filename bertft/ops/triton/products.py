@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertft.ops.triton.launching import TYPES, Build, as_factor, type_of_products, widened
+from bertft.ops.triton.launching import TYPES, Build, as_factor, type_of_products
 from bertft.ops.triton.mapped_rows import MappedRows, mapped
 from bertft.ops.triton.tilings import (
     TILINGS,
@@ -35,6 +35,7 @@ def _multiply(
     y_steps_ptr,
     x_origins_ptr,
     y_origins_ptr,
+    note_ptr,
     out_ptr,
     N,
     DX,
@@ -60,7 +61,7 @@ def _multiply(
     i = (tl.program_id(0) // across).to(tl.int64)
     j = (tl.program_id(0) % across).to(tl.int64)
     # Of a side with itself the upper triangle is enough.
-    if IS_OWN and (j + 1) * BLOCK_Y <= i * BLOCK_X:
+    if (IS_OWN and (j + 1) * BLOCK_Y <= i * BLOCK_X) or tl.load(note_ptr) >= 0:
         return
     part = tl.program_id(1).to(tl.int64)
     m = tl.program_id(2).to(tl.int64)
@@ -86,20 +87,20 @@ def _multiply(
             # factor is float32 as a sum of three bfloat16.
             power = tl.load(y_steps_ptr + 3 * m + row * (3 * MAPS), mask=is_row, other=0.0)
             factor = tl.load(y_steps_ptr + 3 * m + 2 + row * (3 * MAPS), mask=is_row, other=0.0)
-            z = (widened(y, TYPE) * power[:, None]).to(tl.bfloat16)
+            z = (y.to(TYPE) * power[:, None]).to(tl.bfloat16)
             rest = tl.trans(zx * factor[:, None])
             # Tensor cores round sums towards zero, so those of a step are as long as they get.
             step = tl.zeros((BLOCK_X, BLOCK_Y), TYPE)
             for _ in tl.static_range(3):
                 piece = rest.to(tl.bfloat16)
-                rest = rest - widened(piece, TYPE)
+                rest = rest - piece.to(TYPE)
                 step = tl.dot(as_factor(piece), as_factor(z), step)
             total += step
         else:
             zy = mapped(y, y_steps_ptr + 3 * m, row, is_row, y_origin, 3 * MAPS, TYPE)
             total = tl.dot(tl.trans(zx), zy, total, input_precision=PRECISION, out_dtype=TYPE)
-        x_ptrs += BLOCK_N * stride_xn
-        y_ptrs += BLOCK_N * stride_yn
+        x_ptrs += BLOCK_N * tl.cast(stride_xn, tl.int64)
+        y_ptrs += BLOCK_N * tl.cast(stride_yn, tl.int64)
     at = (m * tl.num_programs(1) + part) * DX * DY + left[:, None] * DY + right[None, :]
     tl.store(out_ptr + at, total, mask=(left < DX)[:, None] & (right < DY)[None, :])
 
@@ -145,19 +146,19 @@ def _add_parts(
 
 def tiles_of(x: MappedRows, y: MappedRows, tiling: Tiling) -> int:
     """Return the tiles of a product."""
-    return triton.cdiv(x.width, tiling.left) * triton.cdiv(y.width, tiling.right)
+    return int(triton.cdiv(x.width, tiling.left) * triton.cdiv(y.width, tiling.right))
 
 
 def add_products(
     x: MappedRows, y: MappedRows, products: Sequence[Tensor], is_own: bool, note: Tensor
 ) -> None:
     """Add `sum_i z_x,i z_y,i^T` under every map to its product, unless a fault is noted."""
-    parts = _multiplied(x, y, is_own)
+    parts = _multiplied(x, y, is_own, note)
     is_split = _is_split(y)
     taken = parts
     if is_split:
         shifts = y.steps[..., 1] * y.steps[..., 2]
-        taken = weigh(x, torch.stack([torch.ones_like(shifts), shifts]))
+        taken = weigh(x, torch.stack([torch.ones_like(shifts), shifts]), note)
     for m, product in enumerate(products):
         _add_parts[(x.width, triton.cdiv(y.width, ADDED_COLUMNS))](
             parts[m],
@@ -179,7 +180,7 @@ def _is_split(y: MappedRows) -> bool:
     return y.rows.dtype == torch.bfloat16
 
 
-def _multiplied(x: MappedRows, y: MappedRows, is_own: bool) -> Tensor:
+def _multiplied(x: MappedRows, y: MappedRows, is_own: bool, note: Tensor) -> Tensor:
     """The parts of the products, `(maps, parts, d_x, d_y)`."""
     tiling, (n, maps) = tiling_of(y.rows), x.squares.shape
     tiles = tiles_of(x, y, tiling)
@@ -193,6 +194,7 @@ def _multiplied(x: MappedRows, y: MappedRows, is_own: bool) -> Tensor:
         y.steps,
         x.origins,
         y.origins,
+        note,
         out,
         n,
         x.width,
@@ -224,7 +226,7 @@ def _multiply_build(name: str, precision: Precision, tiling: Tiling) -> Build:
     return Build(
         f"multiply {name} {precision} {tiling.rows}x{tiling.left}x{tiling.right}",
         _multiply,
-        {"x_ptr": f"*{name}", "y_ptr": f"*{name}"}
+        {"x_ptr": f"*{name}", "y_ptr": f"*{name}", "note_ptr": "*i64"}
         | dict.fromkeys(pointers, f"*{wide}")
         | dict.fromkeys(sizes, "i32"),
         {

@@ -47,7 +47,7 @@ TILINGS = {
         Tiling(32, 128, 128, 8, 3, 90),
         Tiling(16, 128, 128, 8, 3),
     ),
-    torch.bfloat16: (Tiling(32, 128, 128, 8, 3), Tiling(32, 64, 128, 4, 3)),
+    torch.bfloat16: (Tiling(32, 128, 128, 8, 3, 90), Tiling(32, 64, 128, 8, 3)),
     torch.float64: (Tiling(16, 64, 64, 4, 3), Tiling(16, 32, 64, 4, 3)),
 }
 _PRECISION: ContextVar[Precision] = ContextVar("precision", default="tf32x3")
@@ -89,4 +89,4 @@ def parts_of(n: int, programs: int, step: int) -> tuple[int, int]:
 
 def wanted_parts(programs: int) -> int:
     """Return how many parts keep a GPU busy, where one part takes this many programs."""
-    return min(MOST_PARTS, triton.cdiv(PROGRAMS, programs))
+    return min(MOST_PARTS, -(-PROGRAMS // programs))

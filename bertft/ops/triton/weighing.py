@@ -18,6 +18,7 @@ def _weigh(
     steps_ptr,
     origins_ptr,
     weights_ptr,
+    note_ptr,
     out_ptr,
     N,
     D,
@@ -33,6 +34,8 @@ def _weigh(
     BLOCK_D: tl.constexpr,
 ):
     """Program (c, s, m): columns c of the weighted sums under map m, over the rows of part s."""
+    if tl.load(note_ptr) >= 0:
+        return
     part = tl.program_id(1).to(tl.int64)
     m = tl.program_id(2).to(tl.int64)
     columns = tl.program_id(0).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -55,8 +58,11 @@ def _weigh(
     tl.store(out_ptr + at, total, mask=(weight < WEIGHTS)[:, None] & is_column[None, :])
 
 
-def weigh(x: MappedRows, weights: Tensor) -> Tensor:
-    """Return `sum_i w_i z_i` for weights `(count, n, maps)`, `(maps, count, d)` float64."""
+def weigh(x: MappedRows, weights: Tensor, note: Tensor) -> Tensor:
+    """Return `sum_i w_i z_i` for weights `(count, n, maps)`, `(maps, count, d)` float64.
+
+    Nothing is computed where a fault is noted.
+    """
     count, n, maps = weights.shape
     blocks = triton.cdiv(x.width, BLOCK_D)
     parts, rows = parts_of(n, blocks * maps, BLOCK_N)
@@ -66,6 +72,7 @@ def weigh(x: MappedRows, weights: Tensor) -> Tensor:
         x.steps,
         x.origins,
         weights,
+        note,
         out,
         n,
         x.width,
@@ -89,7 +96,9 @@ def _weigh_build(name: str) -> Build:
     return Build(
         f"weigh {name}",
         _weigh,
-        {"x_ptr": f"*{name}"} | dict.fromkeys(pointers, f"*{wide}") | dict.fromkeys(sizes, "i32"),
+        {"x_ptr": f"*{name}", "note_ptr": "*i64"}
+        | dict.fromkeys(pointers, f"*{wide}")
+        | dict.fromkeys(sizes, "i32"),
         {
             "stride_xd": 1,
             "MAPS": 2,
