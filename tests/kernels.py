@@ -62,14 +62,13 @@ def resources(ptx, capability):
     return {"registers": int(registers[1]), "spills": sum(map(int, spills))}
 
 
-def chosen(every):
-    """All builds, or the first of each kernel."""
+def chosen(every, capability):
+    """The builds for an architecture: all, or the first of each kernel."""
     from bertft.ops.triton import BUILDS
 
-    first = {}
-    for build in BUILDS:
-        first.setdefault(build.kernel, build)
-    return BUILDS if every else list(first.values())
+    suitable = [build for build in BUILDS if build.capability <= capability]
+    usual = {build.kernel: build for build in reversed(suitable)}
+    return suitable if every else list(usual.values())
 
 
 def table(rows):
@@ -94,8 +93,7 @@ def main():
     parser.add_argument("--json", action="store_true", help="rows for a test to read")
     options = parser.parse_args()
     os.environ["TRITON_INTERPRET"] = "0"
-    builds = chosen(options.all)
-    rows = [compiled(b, sm) for b in builds for sm in SHARED_BYTES if sm >= b.capability]
+    rows = [compiled(build, sm) for sm in SHARED_BYTES for build in chosen(options.all, sm)]
     print(json.dumps(rows) if options.json else table(rows))
     unfit = [
         row for row in rows if row["spills"] or row["shared"] > SHARED_BYTES[row["capability"]]

@@ -29,7 +29,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from bertft.ops.backends import choose_backend
+from bertft.ops.backends import choose_backend, device_of_sums, dot_precision
 from bertft.ops.checks import (
     Call,
     check_pairs,
@@ -62,7 +62,9 @@ __all__ = [
     "adam",
     "correlate_pairs",
     "depth_gradient",
+    "device_of_sums",
     "distance_gradient",
+    "dot_precision",
     "eigh",
     "multiply",
     "pool_rows",
