@@ -3,8 +3,8 @@
 | op                | inputs                                | beside it             | tolerance    |
 |-------------------|---------------------------------------|-----------------------|--------------|
 | pool_rows         | x (N, d), runs (m,) -> out (m, d)     | native, triton        | last bit     |
-| accumulate        | k sides (n, d_a) -> sums of pairs     | native                | 2e-6 / 1e-13 |
-| correlate_pairs   | two sides (n, d) -> correlation       | native                | 1e-6 / 1e-12 |
+| accumulate        | k sides (n, d_a) -> sums of pairs     | native, triton        | 2e-6 / 1e-13 |
+| correlate_pairs   | two sides (n, d) -> correlation       | native, triton        | 1e-6 / 1e-12 |
 | eigh, svd         | matrices (d, d), (m, n) -> spectra    | native                | 1e-12        |
 | multiply          | a (m, k), b (k, n) -> out (m, n)      | native, eager         | 2e-6 / 1e-13 |
 | softmax_gradient  | logits (n, c), K probes -> gradients  | native, eager         | 1e-6         |
@@ -16,11 +16,11 @@
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
 itself. `native` takes CPU tensors and `triton` those on a GPU; `eager` is torch as it is, on any
 device. Rows are float64, float32, float16 or bfloat16, factors float64 or float32, and what probes
-are trained with float32; tolerances are relative to the largest entry, for types up to float32 and
-for float64. Each has a file in `benchmarks/`. Callers allocate all outputs. The choice is made in
-`backends`, the checks are in `checks`, the operations of probes in `probes` and `structure`, the
-arithmetic in the backends. `trees`, decoding and scores of dependency trees by numba, has no second
-backend and is imported on its own.
+are trained with float32; the last three take float64 too, by `eager`. Tolerances are relative to
+the largest entry, for types up to float32 and for float64. Each has a file in `benchmarks/`.
+Callers allocate all outputs. The choice is made in `backends`, the checks are in `checks`, the
+operations of probes in `probes` and `structure`, the arithmetic in the backends. `trees`, decoding
+and scores of dependency trees by numba, has no second backend and is imported on its own.
 """
 
 from collections.abc import Sequence

@@ -60,6 +60,18 @@ def choose_backend(call: Call, name: str | None, tensors: Sequence[Tensor]) -> M
     return import_module(f"bertft.ops.{chosen}")
 
 
+def choose_trainer(call: Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
+    """Return the module that trains what the first tensor holds; float64 has no kernels."""
+    dtype = tensors[0].dtype
+    if dtype == torch.float64 and name in ("native", "triton"):
+        raise call.fail(
+            f"tensors must be {torch.float32} for the {name} backend, got {dtype}; convert them or "
+            'pass backend="eager".'
+        )
+    wide = dtype == torch.float64 and name is None
+    return choose_backend(call, "eager" if wide else name, tensors)
+
+
 def device_of_sums(devices: Iterable[torch.device], backend: str | None) -> torch.device:
     """Return where rows of these devices are summed: on their GPU, or else on the CPU."""
     homes = set(devices)
