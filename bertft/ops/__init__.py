@@ -1,24 +1,24 @@
 """The operations that have more than one backend, and the choice among them.
 
-| op                | inputs                                     | beside it     | tolerance    |
-|-------------------|--------------------------------------------|---------------|--------------|
-| pool_rows         | x (N, d), runs (m,) int64 -> out (m, d)    | native        | last bit     |
-| accumulate        | k sides (n, d_a), origins -> sums of pairs | native        | 2e-6 / 1e-13 |
-| correlate_pairs   | two sides (n, d) -> correlation            | native        | 1e-6 / 1e-12 |
-| eigh, svd         | matrices (d, d), (m, n) -> spectra         | native        | 1e-12        |
-| multiply          | a (m, k), b (k, n) -> out (m, n)           | native, eager | 2e-6 / 1e-13 |
-| softmax_gradient  | logits (n, c) of K probes -> gradients     | native, eager | 1e-6         |
-| sigmoid_gradient  | logits (n, c) of K probes -> gradients     | native, eager | 1e-6         |
-| distance_gradient | words (N, K r) of K probes -> gradients    | native, eager | 2e-6         |
-| depth_gradient    | words (N, K r) of K probes -> gradients    | native, eager | 2e-6         |
-| adam              | weights (r, c), moments -> the next ones   | native, eager | 2e-6         |
+| op                | inputs                                | beside it             | tolerance    |
+|-------------------|---------------------------------------|-----------------------|--------------|
+| pool_rows         | x (N, d), runs (m,) -> out (m, d)     | native, triton        | last bit     |
+| accumulate        | k sides (n, d_a) -> sums of pairs     | native, triton        | 2e-6 / 1e-13 |
+| correlate_pairs   | two sides (n, d) -> correlation       | native, triton        | 1e-6 / 1e-12 |
+| eigh, svd         | matrices (d, d), (m, n) -> spectra    | native                | 1e-12        |
+| multiply          | a (m, k), b (k, n) -> out (m, n)      | native, eager         | 2e-6 / 1e-13 |
+| softmax_gradient  | logits (n, c), K probes -> gradients  | native, eager         | 1e-6         |
+| sigmoid_gradient  | logits (n, c), K probes -> gradients  | native, eager         | 1e-6         |
+| distance_gradient | words (N, K r), K probes -> gradients | native, eager         | 2e-6         |
+| depth_gradient    | words (N, K r), K probes -> gradients | native, eager         | 2e-6         |
+| adam              | weights (r, c), moments -> next ones  | native, eager         | 2e-6         |
 
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
-itself. `native` takes CPU tensors; `eager` is torch as it is, for tensors on other devices. Rows
-are float64, float32, float16 or bfloat16, factors float64 or float32, and what probes are trained
-with float32; the last three take float64 too, by `eager`. Tolerances are relative to the largest
-entry, for types up to float32 and for float64.
-Each has a file in `benchmarks/`. Callers allocate all outputs. The checks are in `checks`, the
+itself. `native` takes CPU tensors and `triton` those on a GPU; `eager` is torch as it is, on any
+device. Rows are float64, float32, float16 or bfloat16, factors float64 or float32, and what probes
+are trained with float32; the last three take float64 too, by `eager`. Tolerances are relative to
+the largest entry, for types up to float32 and for float64. Each has a file in `benchmarks/`.
+Callers allocate all outputs. The choice is made in `backends`, the checks are in `checks`, the
 operations of probes in `probes` and `structure`, the arithmetic in the backends. `trees`, decoding
 and scores of dependency trees by numba, has no second backend and is imported on its own.
 """
@@ -29,12 +29,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from bertft.ops.backends import choose_backend, device_of_sums, dot_precision
 from bertft.ops.checks import (
     Call,
     check_pairs,
     check_rows,
     check_sums,
-    choose_backend,
     require_finite,
     require_solved,
 )
@@ -62,10 +62,13 @@ __all__ = [
     "adam",
     "correlate_pairs",
     "depth_gradient",
+    "device_of_sums",
     "distance_gradient",
+    "dot_precision",
     "eigh",
     "multiply",
     "pool_rows",
+    "require_usable",
     "sigmoid_gradient",
     "softmax_gradient",
     "svd",
@@ -74,7 +77,7 @@ __all__ = [
 
 def pool_rows(
     x: Tensor, starts: Tensor, stops: Tensor, out: Tensor, *, backend: str | None = None
-) -> bool:
+) -> Tensor:
     """Write the mean of each run of rows, `out[i] = mean(x[starts[i]:stops[i]])`, widened.
 
     Args:
@@ -82,13 +85,14 @@ def pool_rows(
         starts: `(m,)` int64, the first row of each run.
         stops: `(m,)` int64, one past the last row of each run.
         out: `(m, d)`, float64 for float64 rows and float32 for all others.
-        backend: "reference" or "native"; by default the one of `x`'s device.
+        backend: of those that `backends` names; by default the one of `x`'s device.
 
     Returns:
-        Whether every value written is finite.
+        Whether every value written is finite: one bool on the device, which waits when it is read.
 
     Raises:
-        ValueError: a run is empty or leaves `x`, or `out` has another shape, dtype or layout.
+        ValueError: a run is empty or leaves `x`, or `out` has another shape, dtype or layout. On a
+            GPU, which would have to be waited for, such a run becomes NaN.
         TypeError: `x` is not a floating-point matrix.
     """
     call = Call("pool_rows")
@@ -98,7 +102,8 @@ def pool_rows(
     call.output(stops, "stops", torch.int64, (len(starts),))
     call.output(out, "out", out_dtype, (len(starts), x.shape[1]))
     chosen = choose_backend(call, backend, [x, starts, stops, out])
-    return bool(chosen.pool_rows(x, starts, stops, out))
+    is_finite: Tensor = torch.as_tensor(chosen.pool_rows(x, starts, stops, out))
+    return is_finite
 
 
 def accumulate(
@@ -108,6 +113,7 @@ def accumulate(
     norms: Tensor,
     distances: Tensor,
     *,
+    fault: Tensor | None = None,
     backend: str | None = None,
 ) -> None:
     """Add rows to the sums of their sides and of pairs of sides (cross moments).
@@ -125,7 +131,9 @@ def accumulate(
         maps: for each row map its origins, and the sums that are added to.
         norms: `(k,)` float64, added to.
         distances: one float64 for each pair, added to.
-        backend: "reference" or "native"; by default the one of the rows' device.
+        fault: one int64, -1 at first, in which a GPU notes an unusable row, so that nothing waits
+            for it; `require_usable` reads it. The sums are the same either way.
+        backend: of those that `backends` names; by default the one of the rows' device.
 
     Raises:
         UnusableRowError: a row that is not finite, or that has no direction under "unit" or
@@ -145,14 +153,37 @@ def accumulate(
     tensors = [*rows, norms, distances]
     for _, origins, totals, crosses in maps:
         tensors += [*origins, *totals, *(sum_ for cross in crosses for sum_ in cross)]
-    fault = choose_backend(call, backend, tensors).accumulate(rows, pairs, maps, norms, distances)
     if fault is not None:
-        raise UnusableRowError(
-            f"[accumulate] rows must be finite, not zero under unit and not constant under "
-            f"centered_unit, got row {fault.row} of side {fault.side}, which is {fault.what}; "
-            "drop it on every side.",
-            fault,
-        )
+        call.output(fault, "fault", torch.int64, ())
+        tensors.append(fault)
+    found = choose_backend(call, backend, tensors).accumulate(rows, pairs, maps, norms, distances)
+    if isinstance(found, Tensor):
+        if fault is None:
+            require_usable(found, len(rows))
+        else:
+            fault.copy_(torch.where(fault < 0, found, fault))
+    elif found is not None:
+        raise _unusable(found)
+
+
+def require_usable(fault: Tensor, sides: int) -> None:
+    """Refuse the first of the unusable rows that `accumulate` noted, and wait for it to be noted.
+
+    Raises:
+        UnusableRowError: there is one; its number is that in the call that met it.
+    """
+    found = RowFault.of(int(fault), sides)
+    if found is not None:
+        raise _unusable(found)
+
+
+def _unusable(fault: RowFault) -> UnusableRowError:
+    return UnusableRowError(
+        f"[accumulate] rows must be finite, not zero under unit and not constant under "
+        f"centered_unit, got row {fault.row} of side {fault.side}, which is {fault.what}; "
+        "drop it on every side.",
+        fault,
+    )
 
 
 def correlate_pairs(
@@ -174,7 +205,7 @@ def correlate_pairs(
         y: the other, of as many rows.
         correlation: "pearson", "spearman" (equal values share their mean rank) or "kendall"
             (tau-a).
-        backend: "reference" or "native"; by default the one of the rows' device.
+        backend: of those that `backends` names; by default the one of the rows' device.
 
     Raises:
         ValueError: shapes, types or layouts that don't fit; fewer than 3 rows, or more than
@@ -215,7 +246,7 @@ def eigh(
         matrices: float64 `(d, d)` each, of any sizes.
         values: `(d,)` for each, written in ascending order.
         vectors: `(d, d)` for each, whose columns become the eigenvectors; None for values only.
-        backend: "reference" or "native"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Raises:
         ValueError: shapes, types or layouts that don't fit.
@@ -252,7 +283,7 @@ def svd(
         values: `(k,)` for each, written in descending order.
         left: `(m, k)` for each, or None, like `right`, for values only.
         right: `(k, n)` for each.
-        backend: "reference" or "native"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Raises:
         ValueError: shapes, types or layouts that don't fit.

@@ -7,13 +7,12 @@ Probes lie side by side: a matrix of logits has the columns of probe 0, then tho
 import torch
 from torch import Tensor
 
+from bertft.ops.backends import choose_backend, choose_trainer
 from bertft.ops.checks import (
     Call,
     check_factors,
     check_offsets,
     check_step,
-    choose_backend,
-    choose_trainer,
 )
 
 
@@ -35,7 +34,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, backend: str | None = None) -
     """
     call = Call("multiply")
     check_factors(call, a, b, out)
-    choose_backend(call, backend, [a, b, out], has_eager=True).multiply(a, b, out)
+    choose_backend(call, backend, [a, b, out]).multiply(a, b, out)
 
 
 def softmax_gradient(
@@ -69,7 +68,7 @@ def softmax_gradient(
     call.output(targets, "targets", torch.int64, (n, probes))
     call.output(losses, "losses", torch.float64, (probes,))
     tensors = [logits, offsets, targets, losses]
-    chosen = choose_backend(call, backend, tensors, has_eager=True)
+    chosen = choose_backend(call, backend, tensors)
     return bool(chosen.softmax_gradient(logits, offsets, targets, losses))
 
 
@@ -103,7 +102,7 @@ def sigmoid_gradient(
     call.output(targets, "targets", torch.uint8, (n, columns))
     call.output(losses, "losses", torch.float64, (probes,))
     tensors = [logits, targets, losses, offsets]
-    chosen = choose_backend(call, backend, tensors, has_eager=True)
+    chosen = choose_backend(call, backend, tensors)
     return bool(chosen.sigmoid_gradient(logits, targets, losses, offsets))
 
 

@@ -8,7 +8,8 @@ others.
 import torch
 from torch import Tensor
 
-from bertft.ops.checks import Call, check_sentences, choose_trainer
+from bertft.ops.backends import choose_trainer
+from bertft.ops.checks import Call, check_sentences
 
 
 def distance_gradient(
