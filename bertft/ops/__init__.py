@@ -7,20 +7,21 @@
 | correlate_pairs   | two sides (n, d) -> correlation       | native                | 1e-6 / 1e-12 |
 | eigh, svd         | matrices (d, d), (m, n) -> spectra    | native                | 1e-12        |
 | multiply          | a (m, k), b (k, n) -> out (m, n)      | native, eager         | 2e-6 / 1e-13 |
-| softmax_gradient  | logits (n, c), K probes -> gradients  | native, eager         | 1e-6         |
-| sigmoid_gradient  | logits (n, c), K probes -> gradients  | native, eager         | 1e-6         |
-| distance_gradient | words (N, K r), K probes -> gradients | native, eager         | 2e-6         |
-| depth_gradient    | words (N, K r), K probes -> gradients | native, eager         | 2e-6         |
-| adam              | weights (r, c), moments -> next ones  | native, eager         | 2e-6         |
+| softmax_gradient  | logits (n, c), K probes -> gradients  | native, triton, eager | 1e-6         |
+| sigmoid_gradient  | logits (n, c), K probes -> gradients  | native, triton, eager | 1e-6         |
+| distance_gradient | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
+| depth_gradient    | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
+| attend_spans      | x (N, K, h), spans -> means (B, K, h) | triton, eager         | 1e-5 / 1e-12 |
+| adam              | weights (r, c), moments -> next ones  | native, triton, eager | 2e-6         |
 
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
 itself. `native` takes CPU tensors and `triton` those on a GPU; `eager` is torch as it is, on any
-device. Rows are float64, float32, float16 or bfloat16, factors float64 or float32, and what probes
-are trained with float32; tolerances are relative to the largest entry, for types up to float32 and
-for float64. Each has a file in `benchmarks/`. Callers allocate all outputs. The choice is made in
-`backends`, the checks are in `checks`, the operations of probes in `probes` and `structure`, the
-arithmetic in the backends. `trees`, decoding and scores of dependency trees by numba, has no second
-backend and is imported on its own.
+device. Rows are float64, float32, float16 or bfloat16, factors and attended rows float64 or
+float32, and what else probes are trained with float32; tolerances are relative to the largest
+entry, for types up to float32 and for float64. Each has a file in `benchmarks/`. Callers allocate
+all outputs. The choice is made in `backends`, the checks are in `checks`, the operations of probes
+in `probes`, `attention` and `structure`, the arithmetic in the backends. `trees`, decoding and
+scores of dependency trees by numba, has no second backend and is imported on its own.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from bertft.ops.attention import attend_spans, attend_spans_gradient
 from bertft.ops.backends import choose_backend
 from bertft.ops.checks import (
     Call,
@@ -60,6 +62,8 @@ __all__ = [
     "UnusableRowError",
     "accumulate",
     "adam",
+    "attend_spans",
+    "attend_spans_gradient",
     "correlate_pairs",
     "depth_gradient",
     "distance_gradient",

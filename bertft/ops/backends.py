@@ -18,11 +18,13 @@ BACKENDS = {
     "eigh": ("native",),
     "svd": ("native",),
     "multiply": ("native", "eager"),
-    "softmax_gradient": ("native", "eager"),
-    "sigmoid_gradient": ("native", "eager"),
-    "distance_gradient": ("native", "eager"),
-    "depth_gradient": ("native", "eager"),
-    "adam": ("native", "eager"),
+    "softmax_gradient": ("native", "triton", "eager"),
+    "sigmoid_gradient": ("native", "triton", "eager"),
+    "distance_gradient": ("native", "triton", "eager"),
+    "depth_gradient": ("native", "triton", "eager"),
+    "adam": ("native", "triton", "eager"),
+    "attend_spans": ("triton", "eager"),
+    "attend_spans_gradient": ("triton", "eager"),
 }
 # None stands for any device.
 DEVICES = {"native": "cpu", "triton": "cuda", "eager": None, "reference": None}

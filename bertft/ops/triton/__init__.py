@@ -5,10 +5,30 @@ the tests compile ahead of time. What they share is in `launching`. Where Triton
 (TRITON_INTERPRET=1, set before Triton is imported), tensors on the CPU are taken.
 """
 
-from bertft.ops.triton import pooling
+from bertft.ops.triton import attention, losses, optimizing, pooling, structure
+from bertft.ops.triton.attention import attend_spans, attend_spans_gradient
+from bertft.ops.triton.losses import sigmoid_gradient, softmax_gradient
+from bertft.ops.triton.optimizing import adam
 from bertft.ops.triton.pooling import pool_rows
+from bertft.ops.triton.structure import depth_gradient, distance_gradient
 
-__all__ = ["BUILDS", "pool_rows"]
+__all__ = [
+    "BUILDS",
+    "adam",
+    "attend_spans",
+    "attend_spans_gradient",
+    "depth_gradient",
+    "distance_gradient",
+    "pool_rows",
+    "sigmoid_gradient",
+    "softmax_gradient",
+]
 
-BUILDS = [*pooling.BUILDS]
+BUILDS = [
+    *pooling.BUILDS,
+    *losses.BUILDS,
+    *optimizing.BUILDS,
+    *structure.BUILDS,
+    *attention.BUILDS,
+]
 """Every build of every kernel, to compile ahead of time; the first of a kernel is the usual one."""
