@@ -5,7 +5,8 @@
 | pool_rows         | x (N, d), runs (m,) -> out (m, d)     | native, triton        | last bit     |
 | accumulate        | k sides (n, d_a) -> sums of pairs     | native                | 2e-6 / 1e-13 |
 | correlate_pairs   | two sides (n, d) -> correlation       | native                | 1e-6 / 1e-12 |
-| eigh, svd         | matrices (d, d), (m, n) -> spectra    | native                | 1e-12        |
+| eigh, svd         | matrices (d, d), (m, n) -> spectra    | native, triton        | 1e-12        |
+| nuclear_norms     | matrices (m, n) -> sums of s. values  | native, triton        | 1e-12        |
 | multiply          | a (m, k), b (k, n) -> out (m, n)      | native, eager         | 2e-6 / 1e-13 |
 | softmax_gradient  | logits (n, c), K probes -> gradients  | native, triton, eager | 1e-6         |
 | sigmoid_gradient  | logits (n, c), K probes -> gradients  | native, triton, eager | 1e-6         |
@@ -37,10 +38,9 @@ from bertft.ops.checks import (
     check_pairs,
     check_rows,
     check_sums,
-    require_finite,
-    require_solved,
 )
 from bertft.ops.probes import adam, multiply, sigmoid_gradient, softmax_gradient
+from bertft.ops.spectra import eigh, nuclear_norms, svd
 from bertft.ops.structure import depth_gradient, distance_gradient
 from bertft.ops.types import (
     Correlation,
@@ -69,6 +69,7 @@ __all__ = [
     "distance_gradient",
     "eigh",
     "multiply",
+    "nuclear_norms",
     "pool_rows",
     "sigmoid_gradient",
     "softmax_gradient",
@@ -204,78 +205,3 @@ def correlate_pairs(
             raise call.fail(f"{name} must be finite, got NaN or infinity; drop such rows.")
     chosen = choose_backend(call, backend, [x.rows, x.offsets, y.rows, y.offsets])
     return float(chosen.correlate_pairs(x, y, correlation))
-
-
-def eigh(
-    matrices: Sequence[Tensor],
-    values: Sequence[Tensor],
-    vectors: Sequence[Tensor] | None = None,
-    *,
-    backend: str | None = None,
-) -> None:
-    """Solve many symmetric eigenvalue problems, one thread for each matrix.
-
-    Cost: O(d^3) each. Only the upper triangles are read.
-
-    Args:
-        matrices: float64 `(d, d)` each, of any sizes.
-        values: `(d,)` for each, written in ascending order.
-        vectors: `(d, d)` for each, whose columns become the eigenvectors; None for values only.
-        backend: "reference" or "native"; by default the one of the device.
-
-    Raises:
-        ValueError: shapes, types or layouts that don't fit.
-        torch.linalg.LinAlgError: a matrix that is not finite, or an iteration that does not end.
-    """
-    call = Call("eigh")
-    call.counts(len(matrices), values=values, vectors=vectors)
-    for i, matrix in enumerate(matrices):
-        call.matrix(matrix, f"matrices[{i}]")
-        d = matrix.shape[-1]
-        call.output(matrix, f"matrices[{i}]", torch.float64, (d, d))
-        call.output(values[i], f"values[{i}]", torch.float64, (d,))
-        if vectors is not None:
-            call.output(vectors[i], f"vectors[{i}]", torch.float64, (d, d))
-    require_finite(call, matrices)
-    chosen = choose_backend(call, backend, [*matrices, *values, *(vectors or [])])
-    require_solved(call, chosen.eigh(matrices, values, vectors))
-
-
-def svd(
-    matrices: Sequence[Tensor],
-    values: Sequence[Tensor],
-    left: Sequence[Tensor] | None = None,
-    right: Sequence[Tensor] | None = None,
-    *,
-    backend: str | None = None,
-) -> None:
-    """Decompose many matrices into singular values and vectors, one thread for each matrix.
-
-    `matrix = left @ diag(values) @ right`. Cost: O(m n k) each, with `k = min(m, n)`.
-
-    Args:
-        matrices: float64 `(m, n)` each, of any sizes.
-        values: `(k,)` for each, written in descending order.
-        left: `(m, k)` for each, or None, like `right`, for values only.
-        right: `(k, n)` for each.
-        backend: "reference" or "native"; by default the one of the device.
-
-    Raises:
-        ValueError: shapes, types or layouts that don't fit.
-        torch.linalg.LinAlgError: a matrix that is not finite, or an iteration that does not end.
-    """
-    call = Call("svd")
-    if (left is None) != (right is None):
-        raise call.fail("left and right must be given both or neither, got one; allocate both.")
-    call.counts(len(matrices), values=values, left=left, right=right)
-    for i, matrix in enumerate(matrices):
-        call.matrix(matrix, f"matrices[{i}]")
-        m, n = matrix.shape
-        call.output(matrix, f"matrices[{i}]", torch.float64, (m, n))
-        call.output(values[i], f"values[{i}]", torch.float64, (min(m, n),))
-        if left is not None and right is not None:
-            call.output(left[i], f"left[{i}]", torch.float64, (m, min(m, n)))
-            call.output(right[i], f"right[{i}]", torch.float64, (min(m, n), n))
-    require_finite(call, matrices)
-    chosen = choose_backend(call, backend, [*matrices, *values, *(left or []), *(right or [])])
-    require_solved(call, chosen.svd(matrices, values, left, right))

@@ -105,6 +105,13 @@ def svd(
     return -1
 
 
+def nuclear_norms(matrices: Sequence[Tensor], out: Tensor) -> int:
+    """See `bertft.ops.nuclear_norms`."""
+    for i, matrix in enumerate(matrices):
+        out[i] = torch.linalg.svdvals(matrix).sum()
+    return -1
+
+
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     """See `bertft.ops.multiply`."""
     out.copy_(a.double() @ b.double())

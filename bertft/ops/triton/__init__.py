@@ -5,11 +5,12 @@ the tests compile ahead of time. What they share is in `launching`. Where Triton
 (TRITON_INTERPRET=1, set before Triton is imported), tensors on the CPU are taken.
 """
 
-from bertft.ops.triton import attention, losses, optimizing, pooling, structure
+from bertft.ops.triton import attention, jacobi, losses, optimizing, pooling, structure
 from bertft.ops.triton.attention import attend_spans, attend_spans_gradient
 from bertft.ops.triton.losses import sigmoid_gradient, softmax_gradient
 from bertft.ops.triton.optimizing import adam
 from bertft.ops.triton.pooling import pool_rows
+from bertft.ops.triton.spectra import eigh, nuclear_norms, svd
 from bertft.ops.triton.structure import depth_gradient, distance_gradient
 
 __all__ = [
@@ -19,9 +20,12 @@ __all__ = [
     "attend_spans_gradient",
     "depth_gradient",
     "distance_gradient",
+    "eigh",
+    "nuclear_norms",
     "pool_rows",
     "sigmoid_gradient",
     "softmax_gradient",
+    "svd",
 ]
 
 BUILDS = [
@@ -30,5 +34,6 @@ BUILDS = [
     *optimizing.BUILDS,
     *structure.BUILDS,
     *attention.BUILDS,
+    *jacobi.BUILDS,
 ]
 """Every build of every kernel, to compile ahead of time; the first of a kernel is the usual one."""
