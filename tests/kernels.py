@@ -13,8 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ["TRITON_INTERPRET"] = "0"
-
 # Shared memory of a program, at most (CUDA C++ Programming Guide, compute capabilities).
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 TENSOR_CORES = re.compile(r"^\s*((?:wgmma\.mma_async|mma\.sync)[\w.]*)", re.M)
@@ -64,14 +62,13 @@ def resources(ptx, capability):
     return {"registers": int(registers[1]), "spills": sum(map(int, spills))}
 
 
-def chosen(every):
-    """All builds, or the first of each kernel."""
+def chosen(every, capability):
+    """The builds for an architecture: all, or the first of each kernel."""
     from bertft.ops.triton import BUILDS
 
-    first = {}
-    for build in BUILDS:
-        first.setdefault(build.kernel, build)
-    return BUILDS if every else list(first.values())
+    suitable = [build for build in BUILDS if build.capability <= capability]
+    usual = {build.kernel: build for build in reversed(suitable)}
+    return suitable if every else list(usual.values())
 
 
 def table(rows):
@@ -95,7 +92,8 @@ def main():
     parser.add_argument("--all", action="store_true", help="every build of every kernel")
     parser.add_argument("--json", action="store_true", help="rows for a test to read")
     options = parser.parse_args()
-    rows = [compiled(build, sm) for build in chosen(options.all) for sm in SHARED_BYTES]
+    os.environ["TRITON_INTERPRET"] = "0"
+    rows = [compiled(build, sm) for sm in SHARED_BYTES for build in chosen(options.all, sm)]
     print(json.dumps(rows) if options.json else table(rows))
     unfit = [
         row for row in rows if row["spills"] or row["shared"] > SHARED_BYTES[row["capability"]]

@@ -49,6 +49,7 @@ ALLOWED = {
         "compared",
         "corpora",
         "models",
+        "ops",
         "planning",
         "preparing",
         "rows",

@@ -1,15 +1,22 @@
 """The Triton kernels against the reference: interpreted on the CPU, for real on a GPU."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from bertft import ops
-from bertft.ops import backends
-from tests.tolerances import DTYPES, name
+from bertft.ops import Cross, MappedSums, PairedRows, UnusableRowError, backends, reference
+from tests.tolerances import DTYPES, PRODUCTS, name
 
 pytest.importorskip("triton")
 from bertft.ops.triton import launching
+from bertft.ops.triton.tilings import Tiling, using
 
+# Several tiles, steps and parts of few rows.
+SMALL = Tiling(16, 16, 16, 4, 2)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -90,3 +97,157 @@ def test_tensors_on_the_cpu_are_never_moved_in_silence(monkeypatch):
         ops.pool_rows(*arguments()[:3], torch.empty(1, 3, device="meta"), backend="triton")
     with pytest.raises(RuntimeError, match="must be on a GPU for the triton backend, got meta"):
         ops.pool_rows(*arguments("meta"), backend="triton")
+
+
+class Sums:
+    """What some sides and pairs are summed into, under several row maps."""
+
+    def __init__(self, rows, pairs, kinds, origins):
+        def zeros(*shape):
+            return torch.ones(shape, dtype=torch.float64, device=DEVICE)
+
+        widths = [x.shape[1] for x in rows]
+        self.rows, self.pairs = rows, pairs
+        self.maps = [
+            MappedSums(
+                kind,
+                origins[kind],
+                [zeros(d) for d in widths],
+                [
+                    Cross(zeros(widths[a], widths[b]), zeros(widths[a]), zeros(widths[b]), zeros(1))
+                    for a, b in pairs
+                ],
+            )
+            for kind in kinds
+        ]
+        self.norms, self.distances = zeros(len(rows)), zeros(len(pairs))
+
+    def add(self, backend, **options):
+        sums = self.rows, self.pairs, self.maps, self.norms, self.distances
+        ops.accumulate(*sums, backend=backend, **options)
+        return self
+
+    def tensors(self):
+        for m, mapped in enumerate(self.maps):
+            for side, total in enumerate(mapped.totals):
+                yield f"total of {side} under map {m}", total
+            for pair, cross in zip(self.pairs, mapped.crosses, strict=True):
+                for part, sum_ in cross._asdict().items():
+                    yield f"{part} of {pair} under map {m}", sum_
+        yield "norms", self.norms
+        yield "distances", self.distances
+
+
+MAPS = ("raw", "unit", "centered_unit")
+
+
+def rows_of(n, widths, dtype):
+    """Rows about a mean that is not zero, one side of them neither contiguous nor aligned."""
+    first = torch.randn(n, widths[0], device=DEVICE).add(1.0).to(dtype)
+    others = [torch.randn(2 * d, 2 * n, device=DEVICE).add(0.5).to(dtype).T for d in widths[1:]]
+    return [first, *(x[::2, ::2] for x in others)]
+
+
+def halfway(rows, kinds):
+    """Origins halfway to the means of the mapped rows, so that no sum vanishes; in float32."""
+    means = {kind: [reference.map_rows(x, kind).mean(dim=0) for x in rows] for kind in kinds}
+    return {kind: [(mean / 2).float().double() for mean in of] for kind, of in means.items()}
+
+
+def assert_alike(found, expected, dtype):
+    for (what, own), (_, other) in zip(found.tensors(), expected.tensors(), strict=True):
+        error = float((own - other).abs().max())
+        assert error <= PRODUCTS[dtype] * max(1.0, float(other.abs().max())), what
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("shape", [(1, (3, 5)), (18, (17, 5, 17))], ids=str)
+def test_accumulate(shape, dtype):
+    n, widths = shape
+    rows = rows_of(n, widths, dtype)
+    pairs = [(0, 0), (0, 1), (2, 0)][: len(widths)]
+    origins = halfway(rows, MAPS)
+    with using(tiling=SMALL):
+        found = Sums(rows, pairs, MAPS, origins).add("triton")
+    expected = Sums(rows, pairs, MAPS, origins).add("reference")
+    assert_alike(found, expected, dtype)
+
+
+@pytest.mark.parametrize(
+    ("row_map", "value", "what"),
+    [
+        ("raw", float("nan"), "not finite"),
+        ("unit", -float("inf"), "not finite"),
+        ("unit", 0.0, "zero"),
+        ("centered_unit", 2.5, "constant"),
+    ],
+)
+def test_a_row_that_cannot_be_summed_leaves_the_sums_alone(row_map, value, what):
+    good, bad = torch.randn(3, 4, device=DEVICE), torch.randn(3, 4, device=DEVICE)
+    bad[1] = value
+    origins = {row_map: [torch.zeros(4, dtype=torch.float64, device=DEVICE)] * 2}
+    sums = Sums([good, bad], [(0, 1)], [row_map], origins)
+    with pytest.raises(UnusableRowError, match=f"got row 1 of side 1, which is {what}") as caught:
+        sums.add("triton")
+    assert caught.value.fault == (what, 1, 1)
+    assert all((sum_ == 1.0).all() for _, sum_ in sums.tensors())
+
+
+def test_faults_are_noted_without_waiting_and_the_first_is_told():
+    origins = {"unit": [torch.zeros(4, dtype=torch.float64, device=DEVICE)]}
+    fault = torch.full((), -1, dtype=torch.int64, device=DEVICE)
+    rows = torch.randn(3, 4, device=DEVICE)
+    for place, value in ((0, 1.0), (2, float("nan")), (0, 0.0)):
+        rows[place] = value
+        sums = Sums([rows.clone()], [], ["unit"], origins).add("triton", fault=fault)
+        assert ((sums.maps[0].totals[0] == 1.0).all()) == (value != 1.0)
+        if value == 1.0:
+            ops.require_usable(fault, 1)
+    with pytest.raises(UnusableRowError, match="got row 2 of side 0, which is not finite"):
+        ops.require_usable(fault, 1)
+
+
+@pytest.mark.parametrize("size", [1e-42, 1e36])
+def test_rows_of_any_size_have_a_direction(size):
+    rows = [torch.randn(2, 3, device=DEVICE).mul(size)]
+    origins = halfway(rows, ["unit"])
+    found = Sums(rows, [(0, 0)], ["unit"], origins).add("triton")
+    expected = Sums(rows, [(0, 0)], ["unit"], origins).add("reference")
+    assert_alike(found, expected, torch.float32)
+
+
+def paired(n, d, dtype, scale):
+    """Small integers, so that similarities are exact and many are equal."""
+    rows = torch.randint(-3, 4, (n, d), device=DEVICE).to(dtype)
+    return PairedRows(rows, torch.randint(-3, 4, (n,), device=DEVICE).double(), scale)
+
+
+@pytest.mark.parametrize("correlation", ["pearson", "spearman", "kendall"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=name)
+@pytest.mark.parametrize("shape", [(3, 2, 4), (67, 33, 5)], ids=str)
+def test_correlated_pairs_agree_with_scipy(shape, dtype, correlation):
+    n, dx, dy = shape
+    x, y = paired(n, dx, dtype, -2.0), paired(n, dy, dtype, 1.0)
+    i, j = torch.triu_indices(n, n, 1)
+    s, t = (
+        (z.scale * z.rows.double() @ z.rows.double().T + z.offsets[:, None] + z.offsets)[i, j]
+        .cpu()
+        .numpy()
+        for z in (x, y)
+    )
+    count = len(s) * (len(s) - 1) / 2
+    if correlation == "kendall":
+        signs = np.sign(s[:, None] - s) * np.sign(t[:, None] - t)
+        expected = np.triu(signs, 1).sum() / count
+    else:
+        oracle = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
+        expected = oracle[correlation](s, t).statistic
+    found = ops.correlate_pairs(x, y, correlation, backend="triton")
+    assert found == pytest.approx(expected, abs=1e-12 if dtype == torch.float64 else 1e-6)
+
+
+def test_correlated_pairs_that_are_all_alike_have_no_correlation():
+    flat = PairedRows(torch.zeros(5, 2, device=DEVICE), torch.zeros(5, device=DEVICE).double(), 1.0)
+    other = paired(5, 3, torch.float32, 1.0)
+    for correlation in ("pearson", "spearman", "kendall"):
+        assert math.isnan(ops.correlate_pairs(flat, other, correlation, backend="triton"))

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.kernels import SHARED_BYTES
+
 pytest.importorskip("triton")
 
 
@@ -19,5 +21,19 @@ def rows():
 
 
 def test_every_kernel_compiles_and_spills_nothing(rows):
-    assert {row["capability"] for row in rows} == {80, 90}
-    assert not [row for row in rows if row["spills"]]
+    for capability, bound in SHARED_BYTES.items():
+        built = [row for row in rows if row["capability"] == capability]
+        assert built
+        assert not [row for row in built if row["spills"] or row["shared"] > bound]
+
+
+def test_cross_moments_are_products_of_tensor_cores(rows):
+    for capability, instruction in ((80, "mma.sync"), (90, "wgmma.mma_async")):
+        found = [
+            name
+            for row in rows
+            if row["capability"] == capability and row["kernel"].startswith("multiply")
+            for name in row["tensor_cores"]
+        ]
+        assert found
+        assert all(name.startswith(instruction) for name in found)

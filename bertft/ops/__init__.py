@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from bertft.ops.attention import attend_spans, attend_spans_gradient
-from bertft.ops.backends import choose_backend
+from bertft.ops.backends import choose_backend, device_of_sums, dot_precision
 from bertft.ops.checks import (
     Call,
     check_pairs,
@@ -66,11 +66,14 @@ __all__ = [
     "attend_spans_gradient",
     "correlate_pairs",
     "depth_gradient",
+    "device_of_sums",
     "distance_gradient",
+    "dot_precision",
     "eigh",
     "multiply",
     "nuclear_norms",
     "pool_rows",
+    "require_usable",
     "sigmoid_gradient",
     "softmax_gradient",
     "svd",
@@ -87,7 +90,7 @@ def pool_rows(
         starts: `(m,)` int64, the first row of each run.
         stops: `(m,)` int64, one past the last row of each run.
         out: `(m, d)`, float64 for float64 rows and float32 for all others.
-        backend: "reference" or "native"; by default the one of `x`'s device.
+        backend: of those that `backends` names; by default the one of `x`'s device.
 
     Returns:
         Whether every value written is finite: one bool on the device, which waits when it is read.
@@ -115,6 +118,7 @@ def accumulate(
     norms: Tensor,
     distances: Tensor,
     *,
+    fault: Tensor | None = None,
     backend: str | None = None,
 ) -> None:
     """Add rows to the sums of their sides and of pairs of sides (cross moments).
@@ -132,7 +136,9 @@ def accumulate(
         maps: for each row map its origins, and the sums that are added to.
         norms: `(k,)` float64, added to.
         distances: one float64 for each pair, added to.
-        backend: "reference" or "native"; by default the one of the rows' device.
+        fault: one int64, -1 at first, in which a GPU notes an unusable row, so that nothing waits
+            for it; `require_usable` reads it. The sums are the same either way.
+        backend: of those that `backends` names; by default the one of the rows' device.
 
     Raises:
         UnusableRowError: a row that is not finite, or that has no direction under "unit" or
@@ -152,14 +158,37 @@ def accumulate(
     tensors = [*rows, norms, distances]
     for _, origins, totals, crosses in maps:
         tensors += [*origins, *totals, *(sum_ for cross in crosses for sum_ in cross)]
-    fault = choose_backend(call, backend, tensors).accumulate(rows, pairs, maps, norms, distances)
     if fault is not None:
-        raise UnusableRowError(
-            f"[accumulate] rows must be finite, not zero under unit and not constant under "
-            f"centered_unit, got row {fault.row} of side {fault.side}, which is {fault.what}; "
-            "drop it on every side.",
-            fault,
-        )
+        call.output(fault, "fault", torch.int64, ())
+        tensors.append(fault)
+    found = choose_backend(call, backend, tensors).accumulate(rows, pairs, maps, norms, distances)
+    if isinstance(found, Tensor):
+        if fault is None:
+            require_usable(found, len(rows))
+        else:
+            fault.copy_(torch.where(fault < 0, found, fault))
+    elif found is not None:
+        raise _unusable(found)
+
+
+def require_usable(fault: Tensor, sides: int) -> None:
+    """Refuse the first of the unusable rows that `accumulate` noted, and wait for it to be noted.
+
+    Raises:
+        UnusableRowError: there is one; its number is that in the call that met it.
+    """
+    found = RowFault.of(int(fault), sides)
+    if found is not None:
+        raise _unusable(found)
+
+
+def _unusable(fault: RowFault) -> UnusableRowError:
+    return UnusableRowError(
+        f"[accumulate] rows must be finite, not zero under unit and not constant under "
+        f"centered_unit, got row {fault.row} of side {fault.side}, which is {fault.what}; "
+        "drop it on every side.",
+        fault,
+    )
 
 
 def correlate_pairs(
@@ -181,7 +210,7 @@ def correlate_pairs(
         y: the other, of as many rows.
         correlation: "pearson", "spearman" (equal values share their mean rank) or "kendall"
             (tau-a).
-        backend: "reference" or "native"; by default the one of the rows' device.
+        backend: of those that `backends` names; by default the one of the rows' device.
 
     Raises:
         ValueError: shapes, types or layouts that don't fit; fewer than 3 rows, or more than

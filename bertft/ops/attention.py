@@ -31,7 +31,7 @@ def attend_spans(
         stops: `(B,)` int64, one past its last row.
         out: `(B, K, H)`, written.
         logsums: `(B, K)`, written: the log of the sum of the exponentials, for the gradient.
-        backend: "reference", "triton" or "eager"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Raises:
         ValueError: a span that is empty or leaves `x`; shapes, types or layouts that don't fit.
@@ -76,7 +76,7 @@ def attend_spans_gradient(
         gradient: `(B, K, H)`, of `out`.
         of_x: `(N, K, H)`, written; 0 for rows outside of all spans.
         of_weight: `(K, H)`, written.
-        backend: "reference", "triton" or "eager"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Raises:
         ValueError: a span that is empty or leaves `x`; shapes, types or layouts that don't fit.

@@ -1,6 +1,6 @@
 """Which module runs an operation: the table of backends, and what each asks of tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -13,8 +13,8 @@ from bertft.ops.checks import Call
 # Of every operation beside `reference`; the first that takes the tensors' device is the default.
 BACKENDS = {
     "pool_rows": ("native", "triton"),
-    "accumulate": ("native",),
-    "correlate_pairs": ("native",),
+    "accumulate": ("native", "triton"),
+    "correlate_pairs": ("native", "triton"),
     "eigh": ("native", "triton"),
     "svd": ("native", "triton"),
     "nuclear_norms": ("native", "triton"),
@@ -61,6 +61,22 @@ def choose_backend(call: Call, name: str | None, tensors: Sequence[Tensor]) -> M
             RuntimeError,
         )
     return import_module(f"bertft.ops.{chosen}")
+
+
+def device_of_sums(devices: Iterable[torch.device], backend: str | None) -> torch.device:
+    """Return where rows of these devices are summed: on their GPU, or else on the CPU."""
+    homes = set(devices)
+    is_summed = backend in (None, "triton", "reference") and find_spec("triton") is not None
+    if len(homes) == 1 and next(iter(homes)).type == "cuda" and is_summed:
+        return homes.pop()
+    return torch.device("cpu")
+
+
+def dot_precision() -> str:
+    """Return what Triton's kernels multiply float32 rows as; docs/gpu.md has the bounds."""
+    from bertft.ops.triton.tilings import precision_of
+
+    return precision_of(torch.float32)
 
 
 def require_triton(call: Call) -> None:

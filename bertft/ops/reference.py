@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bertft.ops.checks import Call, require_labels, require_targets
-from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault, RowMap
+from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault, RowMap, What
 
 
 def pool_rows(x: Tensor, starts: Tensor, stops: Tensor, out: Tensor) -> bool:
@@ -251,9 +250,7 @@ def _add_mapped(rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: 
 
 def first_fault(x: Tensor, row_map: RowMap, side: int) -> RowFault | None:
     """Return the first row that cannot be mapped, if there is one."""
-    tests: dict[Literal["not finite", "zero", "constant"], Tensor] = {
-        "not finite": ~x.isfinite().all(dim=1)
-    }
+    tests: dict[What, Tensor] = {"not finite": ~x.isfinite().all(dim=1)}
     if row_map == "unit":
         tests["zero"] = (x == 0).all(dim=1)
     if row_map == "centered_unit":

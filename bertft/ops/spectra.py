@@ -27,7 +27,7 @@ def eigh(
         matrices: float64 `(d, d)` each, of any sizes.
         values: `(d,)` for each, written in ascending order.
         vectors: `(d, d)` for each, whose columns become the eigenvectors; None for values only.
-        backend: "reference", "native" or "triton"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Raises:
         ValueError: shapes, types or layouts that don't fit.
@@ -64,7 +64,7 @@ def svd(
         values: `(k,)` for each, written in descending order.
         left: `(m, k)` for each, or None, like `right`, for values only.
         right: `(k, n)` for each.
-        backend: "reference", "native" or "triton"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Raises:
         ValueError: shapes, types or layouts that don't fit.
@@ -95,7 +95,7 @@ def nuclear_norms(matrices: Sequence[Tensor], out: Tensor, *, backend: str | Non
     Args:
         matrices: float64 `(m, n)` each, of any sizes.
         out: `(len(matrices),)` float64, written.
-        backend: "reference", "native" or "triton"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Raises:
         ValueError: shapes, types or layouts that don't fit.

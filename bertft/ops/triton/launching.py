@@ -22,6 +22,11 @@ TYPES = {
 }
 
 
+def type_of_products(x: Tensor) -> torch.dtype:
+    """Return float64 for float64 rows, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 class Build(NamedTuple):
     """A kernel and all that its machine code depends on.
 
@@ -33,6 +38,7 @@ class Build(NamedTuple):
         warps: threads of a program, in 32s.
         stages: of its software pipeline.
         aligned: arguments that are multiples of 16 (pointers of torch are).
+        capability: the least that it is for.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Build(NamedTuple):
     warps: int = 4
     stages: int = 3
     aligned: tuple[str, ...] = ()
+    capability: int = 80
 
 
 def on_device_of(x: Tensor) -> torch.cuda.device_of:
@@ -50,18 +57,12 @@ def on_device_of(x: Tensor) -> torch.cuda.device_of:
 
 
 @triton.jit
-def widened(x, TYPE: tl.constexpr):
-    """Convert to a type at least as wide, before any arithmetic.
-
-    bfloat16 is widened this way everywhere: the interpreter keeps its bits as integers and would
-    add and multiply those.
-    """
-    return x.to(TYPE)
-
-
-@triton.jit
 def as_factor(x):
-    """Return a factor of `tl.dot`: as tensor cores take it, and widened when interpreting."""
+    """Return a factor of `tl.dot`: as tensor cores take it, and widened when interpreting.
+
+    The interpreter has the bits of bfloat16 for its values and would multiply those. Elsewhere
+    kernels widen by `.to` before any arithmetic, on a GPU too, where it costs nothing.
+    """
     if WIDENS and x.dtype == tl.bfloat16:
         return x.to(tl.float32)
     return x

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertft.ops.triton.launching import TYPES, Build, on_device_of, widened
+from bertft.ops.triton.launching import TYPES, Build, on_device_of
 
 # Columns of a program: a row of most models at once, with its loads next to each other.
 WIDEST = 1024
@@ -35,7 +35,7 @@ def _pool_rows(
     total = tl.zeros((BLOCK_D,), tl.float64)
     for row in range(start, tl.where(is_run, stop, start)):
         x = tl.load(x_ptr + row * stride_xn + columns * stride_xd, mask=is_column, other=0.0)
-        total += widened(x, tl.float64)
+        total += x.to(tl.float64)
     mean = (tl.where(is_run, total, float("nan")) / (stop - start).to(tl.float64)).to(TYPE)
     tl.store(out_ptr + run * D + columns, mean, mask=is_column)
     is_finite = tl.min(((tl.abs(mean) < float("inf")) | ~is_column).to(tl.int32), axis=0)
