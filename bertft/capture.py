@@ -113,13 +113,17 @@ class RowBlock:
         self._backend = backend
         self._filled = 0
         self._batch: Batch | None = None
+        self._runs: tuple[Tensor, Tensor] = (self._numbers[:0], self._numbers[:0])
 
     def open(self, batch: Batch) -> None:
         """Make room for the rows of a batch."""
         if self._filled + len(batch.starts) > self._capacity:
             self.flush()
         self._batch = batch
-        self._runs = [handed_over(x, self._device) for x in (batch.starts, batch.stops)]
+        self._runs = (
+            handed_over(batch.starts, self._device),
+            handed_over(batch.stops, self._device),
+        )
 
     def receive(self, side: str, hidden: Tensor) -> Tensor:
         """Pool a layer `(batch, length, d)` into this batch's rows of a side.
@@ -130,7 +134,8 @@ class RowBlock:
         assert self._batch is not None
         out = self._blocks[0][side][self._filled : self._filled + len(self._batch.starts)]
         flat = hidden.detach().reshape(-1, hidden.shape[-1]).to(self._device)
-        return ops.pool_rows(flat, *self._runs, out, backend=self._backend)
+        starts, stops = self._runs
+        return ops.pool_rows(flat, starts, stops, out, backend=self._backend)
 
     def close(self) -> None:
         """Count the batch's rows as there, on every side."""

@@ -36,6 +36,14 @@ def _seeded():
     torch.manual_seed(1337)
 
 
+@pytest.fixture(autouse=True)
+def _on_a_gpu(request):
+    """Skip what is marked `cuda` where there is no GPU, or fail it under BERTFT_REQUIRE_CUDA=1."""
+    if request.node.get_closest_marker("cuda") is not None and not _has_gpu():
+        is_required = os.environ.get("BERTFT_REQUIRE_CUDA") == "1"
+        (pytest.fail if is_required else pytest.skip)("needs a GPU, and torch finds none")
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder with real corpora and checkpoints."""
