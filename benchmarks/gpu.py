@@ -238,8 +238,9 @@ def small_spectra(batch=256, sizes=(32, 128)):
         values = [x.new_empty(d) for _ in matrices]
         ops.eigh(matrices, values, vectors)
         torch.testing.assert_close(torch.stack(values), torch.linalg.eigvalsh(x))
-        yield row(f"eigh, {batch} of {d}", time_ms(lambda: ops.eigh(matrices, values, vectors)))
-        yield row(f"torch.linalg.eigh, {batch} of {d}", time_ms(lambda: torch.linalg.eigh(x)))
+        problem = (matrices, values, vectors)
+        yield row(f"eigh, {batch} of {d}", time_ms(lambda p=problem: ops.eigh(*p)))
+        yield row(f"torch.linalg.eigh, {batch} of {d}", time_ms(lambda x=x: torch.linalg.eigh(x)))
 
 
 def probe_bank(rows=1024, probes=65, classes=50):
@@ -267,7 +268,8 @@ def probe_bank(rows=1024, probes=65, classes=50):
         torch.testing.assert_close(found["triton"], found["eager"], rtol=0, atol=1e-6)
         torch.testing.assert_close(lost["triton"], lost["eager"], rtol=1e-6, atol=0)
         for name in found:
-            times = time_ms(lambda c=call, n=name: c(found[n], lost[n], n))
+            z, own = found[name], lost[name]
+            times = time_ms(lambda c=call, z=z, own=own, n=name: c(z, own, n))
             counted = 2 * logits.nbytes
             yield row(f"{operation} {rows} x {columns}, {name}", times, bytes=counted)
     for name in ("triton", "eager"):

@@ -135,7 +135,7 @@ def jacobi(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         )
     vectors = torch.nn.functional.normalize(rows[:, :d, :d], dim=2)
     values = ((vectors @ matrices) * vectors).sum(dim=2)
-    values, order = values.sort(dim=1)
+    values, order = values.sort(dim=1, stable=True)
     vectors = vectors.gather(1, order[:, :, None].expand_as(vectors))
     return values, vectors, angles > tolerance
 
