@@ -18,11 +18,12 @@
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
 itself. `native` takes CPU tensors and `triton` those on a GPU; `eager` is torch as it is, on any
 device. Rows are float64, float32, float16 or bfloat16, factors and attended rows float64 or
-float32, and what else probes are trained with float32; tolerances are relative to the largest
-entry, for types up to float32 and for float64. Each has a file in `benchmarks/`. Callers allocate
-all outputs. The choice is made in `backends`, the checks are in `checks`, the operations of probes
-in `probes`, `attention` and `structure`, the arithmetic in the backends. `trees`, decoding and
-scores of dependency trees by numba, has no second backend and is imported on its own.
+float32, and what else probes are trained with float32; structural losses and Adam take float64
+too, by `eager`. Tolerances are relative to the largest entry, for types up to float32 and for
+float64. Each has a file in `benchmarks/`. Callers allocate all outputs. The choice is made in
+`backends`, the checks are in `checks`, the operations of probes in `probes`, `attention` and
+`structure`, the arithmetic in the backends. `trees`, decoding and scores of dependency trees by
+numba, has no second backend and is imported on its own.
 """
 
 from collections.abc import Sequence

@@ -79,6 +79,18 @@ def dot_precision() -> str:
     return precision_of(torch.float32)
 
 
+def choose_trainer(call: Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
+    """Return the module that trains what the first tensor holds; float64 has no kernels of ours."""
+    dtype = tensors[0].dtype
+    if dtype == torch.float64 and name in ("native", "triton"):
+        raise call.fail(
+            f"tensors must be {torch.float32} for the {name} backend, got {dtype}; convert them or "
+            'pass backend="eager".'
+        )
+    wide = dtype == torch.float64 and name is None
+    return choose_backend(call, "eager" if wide else name, tensors)
+
+
 def require_triton(call: Call) -> None:
     """Refuse to run kernels without Triton or a GPU, with the way to what is missing."""
     if find_spec("triton") is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from bertft.ops.types import Cross, MappedSums, RowMap
 
 ROW_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+TRAINED_DTYPES = (torch.float64, torch.float32)
 
 
 class Call(NamedTuple):
@@ -166,9 +167,9 @@ def check_sentences(call: Call, projected: Tensor, offsets: Tensor, losses: Tens
     call.output(losses, "losses", torch.float64, (losses.numel(),))
     rows, columns = projected.shape
     apart = rows < 2 or projected.stride(0) >= columns
-    if projected.dtype != torch.float32 or projected.stride(1) != 1 or not apart:
+    if projected.dtype not in TRAINED_DTYPES or projected.stride(1) != 1 or not apart:
         raise call.fail(
-            f"projected must be float32 with contiguous rows that do not overlap, got "
+            f"projected must be float32 or float64 with contiguous rows that do not overlap, got "
             f"{projected.dtype} with strides {projected.stride()}; allocate it so."
         )
     if not len(losses) or not columns or columns % len(losses):
