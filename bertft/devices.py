@@ -30,8 +30,8 @@ def find_device(name: str, function: str) -> torch.device:
 
 
 def handed_over(x: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on a device; a GPU fetches it by itself, in its order of work."""
-    if device.type != "cuda":
+    """Return a tensor on a device; a GPU fetches it from the CPU by itself, when it comes to it."""
+    if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
 

@@ -133,7 +133,8 @@ class _FiniteRows:
             found = torch.stack(self._found)
             fetched = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
             fetched.copy_(found, non_blocking=True)
-            self._fetched = self._layers, fetched, torch.cuda.current_stream().record_event()
+            event = torch.cuda.current_stream(found.device).record_event()
+            self._fetched = self._layers, fetched, event
             self._layers, self._found = [], []
 
     def end(self) -> None:
@@ -197,6 +198,7 @@ def _run_all(
             _run(batch, number, sides, block, finite)
             done = int(batch.mask.sum())
             if number == 0:
+                finite.end()  # a GPU has only been told what to do
                 seconds = (time.perf_counter() - started) * task.rows.tokens / done
                 display.note(f"{task.name}: about {seconds:,.0f} s, by the first batch")
             bar.advance(done)

@@ -9,11 +9,14 @@ from scipy import stats
 
 from bertft import ops
 from bertft.ops import Cross, MappedSums, PairedRows, UnusableRowError, backends, reference
+from bertft.ops.checks import Call
 from tests.tolerances import DTYPES, PRODUCTS, name
 
 pytest.importorskip("triton")
 from bertft.ops.triton import launching
+from bertft.ops.triton.mapped_rows import measure
 from bertft.ops.triton.tilings import Tiling, using
+from bertft.ops.triton.weighing import weigh
 
 # Several tiles, steps and parts of few rows.
 SMALL = Tiling(16, 16, 16, 4, 2)
@@ -85,6 +88,13 @@ def test_a_backend_that_is_not_there_says_what_is_missing(monkeypatch):
         RuntimeError, match=r"must have the package triton.*install 'bertft\[gpu\]'"
     ):
         ops.pool_rows(*arguments(), backend="triton")
+
+
+def test_a_gpu_that_is_too_old_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(RuntimeError, match=r"\[svd\] .* capability 8.0 or more, got \(7, 5\)"):
+        backends.require_triton(Call("svd"), torch.device("cuda"))
 
 
 def test_tensors_on_the_cpu_are_never_moved_in_silence(monkeypatch):
@@ -205,6 +215,15 @@ def test_faults_are_noted_without_waiting_and_the_first_is_told():
             ops.require_usable(fault, 1)
     with pytest.raises(UnusableRowError, match="got row 2 of side 0, which is not finite"):
         ops.require_usable(fault, 1)
+
+
+def test_many_weights_are_summed_some_at_a_time():
+    x = torch.randn(5, 3, device=DEVICE)
+    measured = measure([x], [MappedSums("raw", [torch.zeros(3).double().to(DEVICE)], [], [])])
+    weights = torch.randn(37, 5, 1, device=DEVICE)
+    found = weigh(measured.sides[0], weights, measured.note)
+    expected = weights[:, :, 0].double() @ x.double()
+    torch.testing.assert_close(found[0], expected, rtol=1e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [1e-42, 1e36])

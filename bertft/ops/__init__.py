@@ -3,8 +3,8 @@
 | op                | inputs                                | beside it             | tolerance    |
 |-------------------|---------------------------------------|-----------------------|--------------|
 | pool_rows         | x (N, d), runs (m,) -> out (m, d)     | native, triton        | last bit     |
-| accumulate        | k sides (n, d_a) -> sums of pairs     | native                | 2e-6 / 1e-13 |
-| correlate_pairs   | two sides (n, d) -> correlation       | native                | 1e-6 / 1e-12 |
+| accumulate        | k sides (n, d_a) -> sums of pairs     | native, triton        | 2e-6 / 1e-13 |
+| correlate_pairs   | two sides (n, d) -> correlation       | native, triton        | 1e-6 / 1e-12 |
 | eigh, svd         | matrices (d, d), (m, n) -> spectra    | native, triton        | 1e-12        |
 | nuclear_norms     | matrices (m, n) -> sums of s. values  | native, triton        | 1e-12        |
 | multiply          | a (m, k), b (k, n) -> out (m, n)      | native, eager         | 2e-6 / 1e-13 |

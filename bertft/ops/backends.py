@@ -51,7 +51,7 @@ def choose_backend(call: Call, name: str | None, tensors: Sequence[Tensor]) -> M
     # Where nothing takes the device, the first of all says why not.
     chosen = name or (*takers, backends[1])[0]
     if chosen == "triton":
-        require_triton(call)
+        require_triton(call, device)
     is_interpreted = chosen == "triton" and device.type == "cpu" and _interprets()
     if not is_interpreted and DEVICES[chosen] not in (None, device.type):
         place, move = {"native": ("the CPU", "cpu"), "triton": ("a GPU", "cuda")}[chosen]
@@ -61,6 +61,18 @@ def choose_backend(call: Call, name: str | None, tensors: Sequence[Tensor]) -> M
             RuntimeError,
         )
     return import_module(f"bertft.ops.{chosen}")
+
+
+def choose_trainer(call: Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
+    """Return the module that trains what the first tensor holds; float64 has no kernels."""
+    dtype = tensors[0].dtype
+    if dtype == torch.float64 and name in ("native", "triton"):
+        raise call.fail(
+            f"tensors must be {torch.float32} for the {name} backend, got {dtype}; convert them or "
+            'pass backend="eager".'
+        )
+    wide = dtype == torch.float64 and name is None
+    return choose_backend(call, "eager" if wide else name, tensors)
 
 
 def device_of_sums(devices: Iterable[torch.device], backend: str | None) -> torch.device:
@@ -79,20 +91,8 @@ def dot_precision() -> str:
     return precision_of(torch.float32)
 
 
-def choose_trainer(call: Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
-    """Return the module that trains what the first tensor holds; float64 has no kernels of ours."""
-    dtype = tensors[0].dtype
-    if dtype == torch.float64 and name in ("native", "triton"):
-        raise call.fail(
-            f"tensors must be {torch.float32} for the {name} backend, got {dtype}; convert them or "
-            'pass backend="eager".'
-        )
-    wide = dtype == torch.float64 and name is None
-    return choose_backend(call, "eager" if wide else name, tensors)
-
-
-def require_triton(call: Call) -> None:
-    """Refuse to run kernels without Triton or a GPU, with the way to what is missing."""
+def require_triton(call: Call, device: torch.device) -> None:
+    """Refuse to run kernels without Triton or a GPU for them, with the way to what is missing."""
     if find_spec("triton") is None:
         raise call.fail(
             "backend 'triton' must have the package triton, got none; install it with "
@@ -103,6 +103,12 @@ def require_triton(call: Call) -> None:
         raise call.fail(
             f"backend 'triton' must have a GPU, got none in this PyTorch {torch.__version__}; run "
             "where torch.cuda.is_available(), or leave backend out.",
+            RuntimeError,
+        )
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise call.fail(
+            "backend 'triton' must have a GPU of compute capability 8.0 or more, got "
+            f"{torch.cuda.get_device_capability(device)}; copy tensors with .cpu().",
             RuntimeError,
         )
 

@@ -9,7 +9,7 @@ from bertft.ops.triton.launching import TYPES, Build
 from bertft.ops.triton.mapped_rows import MappedRows, mapped
 from bertft.ops.triton.tilings import parts_of
 
-BLOCK_N, BLOCK_D = 32, 64
+BLOCK_N, BLOCK_W, BLOCK_D = 32, 16, 64
 
 
 @triton.jit
@@ -63,6 +63,8 @@ def weigh(x: MappedRows, weights: Tensor, note: Tensor) -> Tensor:
 
     Nothing is computed where a fault is noted.
     """
+    if len(weights) > BLOCK_W:
+        return torch.cat([weigh(x, some, note) for some in weights.split(BLOCK_W)], dim=1)
     count, n, maps = weights.shape
     blocks = triton.cdiv(x.width, BLOCK_D)
     parts, rows = parts_of(n, blocks * maps, BLOCK_N)
@@ -83,7 +85,7 @@ def weigh(x: MappedRows, weights: Tensor, note: Tensor) -> Tensor:
         MAPS=maps,
         TYPE=TYPES[weights.dtype],
         BLOCK_N=BLOCK_N,
-        BLOCK_W=max(16, triton.next_power_of_2(count)),
+        BLOCK_W=BLOCK_W,
         BLOCK_D=BLOCK_D,
     )
     return out.sum(dim=1, dtype=torch.float64)
@@ -104,7 +106,7 @@ def _weigh_build(name: str) -> Build:
             "MAPS": 2,
             "TYPE": tl.float64 if name == "fp64" else tl.float32,
             "BLOCK_N": BLOCK_N,
-            "BLOCK_W": 16,
+            "BLOCK_W": BLOCK_W,
             "BLOCK_D": BLOCK_D,
         },
         aligned=("D", "ROWS", "stride_xn", "stride_om"),
