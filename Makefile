@@ -85,6 +85,7 @@ gpu:
 	python3 -m pip install --quiet --no-build-isolation --no-deps --no-index --target build/gpu .
 	BERTFT_REQUIRE_CUDA=1 PYTHONPATH=build/gpu:. python3 -P -m pytest --import-mode=importlib \
 	  -W default -p no:cacheprovider tests/test_triton.py $(wildcard tests/test_triton_[!b]*.py)
+	PYTHONPATH=build/gpu:. python3 -P benchmarks/spectra_of_device.py
 	PYTHONPATH=build/gpu:. python3 -P benchmarks/gpu.py
 
 aarch64: $(VENV)/.dev-installed

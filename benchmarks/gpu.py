@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -208,7 +209,84 @@ def time_once_ms(call, *arguments):
     return (time.perf_counter() - started) * 1e3
 
 
-BENCHMARKS = (ceilings, cross_moments, row_pooling, second_order, passes)
+def spectra(pairs=625, d=1024, looped=10):
+    """Nuclear norms of all pairs of 25 layers, beside loops over single matrices."""
+    some = [torch.randn(d, d, dtype=torch.float64, device=DEVICE) for _ in range(looped)]
+    expected = torch.stack([torch.linalg.svdvals(x).sum() for x in some])
+    matrices = [some[i % looped] for i in range(pairs)]
+    norms = torch.empty(pairs, dtype=torch.float64, device=DEVICE)
+    ops.nuclear_norms(some, norms[:looped])
+    torch.testing.assert_close(norms[:looped], expected, rtol=1e-12, atol=0)
+    ours = time_once_ms(ops.nuclear_norms, matrices, norms)
+    yield row(f"nuclear norms, {pairs} of {d} columns, each", (ours / pairs,) * 3)
+    loops = {"torch.linalg.svdvals": torch.linalg.svdvals}
+    if find_spec("cupy"):
+        import cupy
+
+        loops["cupy.linalg.svd"] = lambda x: cupy.linalg.svd(cupy.asarray(x), compute_uv=False)
+    for name, call in loops.items():
+        taken = time_once_ms(lambda call=call: [call(x) for x in some])
+        yield row(f"{name}, a loop over {looped} of {d} columns, each", (taken / looped,) * 3)
+
+
+def small_spectra(batch=256, sizes=(32, 128)):
+    """Symmetric matrices in one launch, beside torch's own batches."""
+    for d in sizes:
+        x = torch.randn(batch, d, d, dtype=torch.float64, device=DEVICE)
+        x = x + x.mT
+        matrices, vectors = list(x), list(torch.empty_like(x))
+        values = [x.new_empty(d) for _ in matrices]
+        ops.eigh(matrices, values, vectors)
+        torch.testing.assert_close(torch.stack(values), torch.linalg.eigvalsh(x))
+        problem = (matrices, values, vectors)
+        yield row(f"eigh, {batch} of {d}", time_ms(lambda p=problem: ops.eigh(*p)))
+        yield row(f"torch.linalg.eigh, {batch} of {d}", time_ms(lambda x=x: torch.linalg.eigh(x)))
+
+
+def probe_bank(rows=1024, probes=65, classes=50):
+    """The losses of a bank of linear probes, 5 seeds of 13 layers, and its step of Adam."""
+    columns, float64 = probes * classes, torch.float64
+    offsets = torch.arange(probes + 1, device=DEVICE) * classes
+    logits = torch.randn(rows, columns, device=DEVICE)
+    classes_of = torch.randint(classes, (rows, probes), device=DEVICE)
+    labels = torch.randint(2, (rows, columns), device=DEVICE, dtype=torch.uint8)
+    weights = list(torch.rand(5, columns, 768, device=DEVICE))
+    rates = torch.full((columns,), 1e-3, device=DEVICE)
+    calls = {
+        "softmax_gradient": lambda z, lost, name: ops.softmax_gradient(
+            z, offsets, classes_of, lost, backend=name
+        ),
+        "sigmoid_gradient": lambda z, lost, name: ops.sigmoid_gradient(
+            z, labels, lost, offsets, backend=name
+        ),
+    }
+    for operation, call in calls.items():
+        found, lost = {}, {}
+        for name in ("triton", "eager"):
+            found[name], lost[name] = logits.clone(), torch.zeros(probes, dtype=float64).to(DEVICE)
+            call(found[name], lost[name], name)
+        torch.testing.assert_close(found["triton"], found["eager"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(lost["triton"], lost["eager"], rtol=1e-6, atol=0)
+        for name in found:
+            z, own = found[name], lost[name]
+            times = time_ms(lambda c=call, z=z, own=own, n=name: c(z, own, n))
+            counted = 2 * logits.nbytes
+            yield row(f"{operation} {rows} x {columns}, {name}", times, bytes=counted)
+    for name in ("triton", "eager"):
+        times = time_ms(lambda n=name: ops.adam(*weights, rates, rates, 1, backend=n))
+        yield row(f"adam {columns} x 768, {name}", times, bytes=9 * weights[0].nbytes)
+
+
+BENCHMARKS = (
+    ceilings,
+    cross_moments,
+    row_pooling,
+    second_order,
+    spectra,
+    small_spectra,
+    probe_bank,
+    passes,
+)
 
 
 def main():

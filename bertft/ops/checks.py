@@ -186,6 +186,26 @@ def check_sentences(call: Call, projected: Tensor, offsets: Tensor, losses: Tens
     return lengths
 
 
+def check_spans(call: Call, x: Tensor, weight: Tensor, starts: Tensor, stops: Tensor) -> None:
+    """Refuse rows of probes, their weights and spans that do not go together."""
+    if x.ndim != 3 or x.dtype not in (torch.float32, torch.float64):
+        raise call.fail(
+            f"x must be a float32 or float64 (N, K, H) tensor, got {x.dtype} of shape "
+            f"{tuple(x.shape)}; reshape or convert it."
+        )
+    call.output(x, "x", x.dtype, tuple(x.shape))
+    call.output(weight, "weight", x.dtype, tuple(x.shape[1:]))
+    for name, tensor in (("starts", starts), ("stops", stops)):
+        call.output(tensor, name, torch.int64, (len(starts),))
+    invalid = (starts < 0) | (starts >= stops) | (stops > len(x))
+    if invalid.any():
+        at = int(invalid.nonzero()[0])
+        raise call.fail(
+            f"spans must be non-empty and inside x of {len(x)} rows, got [{int(starts[at])}, "
+            f"{int(stops[at])}) at {at}; drop it."
+        )
+
+
 def require_targets(call: Call, targets: Tensor, sizes: Tensor) -> None:
     """Refuse the first target that its probe does not have."""
     unknown = (targets < -1) | (targets >= sizes)

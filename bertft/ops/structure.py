@@ -30,8 +30,8 @@ def distance_gradient(
         gold: `(sum n^2,)` float32, for each sentence a table of n by n distances, symmetric and 0
             from a word to itself.
         losses: `(K,)` float64, added to.
-        backend: "reference", "native" (float32) or "eager"; by default the one of the device, and
-            "eager" for float64.
+        backend: of those that `backends` names; by default the one of the device, and "eager" for
+            float64.
 
     Returns:
         Whether every loss is finite.
