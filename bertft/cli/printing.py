@@ -68,8 +68,12 @@ def show_probing(probing: "Probing") -> None:
             if score["role"] != "base":
                 cells[name] += f" ({100 * score['difference']:+.1f})"
         rows.append(cells)
-    kinds = ", ".join(probing.table["probe"].unique())
-    show_table(pd.DataFrame(rows).fillna(""), f"{kinds} probes, % (less the first model)")
+    title = f"{', '.join(probing.table['probe'].unique())} probes, % (less the first model)"
+    table, heads = pd.DataFrame(rows).fillna(""), ["task", "score", "layer"]
+    if table["layer"].nunique() == 1:
+        title += f", read at {table.pop('layer').iloc[0]}"
+        heads.remove("layer")
+    show_parts(table.set_index(heads), title)
     for note in probing.provenance["notes"]:
         say(note)
 
@@ -91,6 +95,23 @@ def show_table(table: "pd.DataFrame", title: str) -> None:
     for _, row in table.iterrows():
         shown.add_row(*(_cell(value) for value in row))
     Console().print(shown)
+
+
+def show_parts(table: "pd.DataFrame", title: str) -> None:
+    """Print a table of text in as many parts as the terminal needs, the index in each of them."""
+    from rich.console import Console
+
+    whole = table.reset_index()
+    # A column has a space on both sides and one after it.
+    widths = {str(name): 3 + max(map(len, [str(name), *whole[name]])) for name in whole}
+    room = Console().width - 1 - sum(widths[str(name)] for name in table.index.names)
+    parts: list[list[str]] = [[]]
+    for name in map(str, table.columns):
+        if parts[-1] and sum(widths[own] for own in [*parts[-1], name]) > room:
+            parts.append([])
+        parts[-1].append(name)
+    for part in parts:
+        show_table(table[part].reset_index(), title)
 
 
 def _cell(value: object) -> str:
