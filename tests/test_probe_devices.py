@@ -4,18 +4,31 @@ The device is pretended (`tests.pretended`), so that these run without a GPU.
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional
 
+from bertft.corpora.conllu import Tree
+from bertft.corpora.edges import from_arcs
+from bertft.features import Mapped
+from bertft.probing.assignments import Assignment
 from bertft.probing.bank import Labels, Probe, Schedule, Split, fit
 from bertft.probing.code_length import code_length
 from bertft.probing.examples import Examples, Inputs
 from bertft.probing.families import DEFAULTS, Training, train_bank
 from bertft.probing.linear import LinearBank
+from bertft.probing.parts import Part
 from bertft.probing.scores import tally
 from bertft.probing.structural import Gold, Sentences, StructuralProbe, train_structural
+from bertft.probing.structural_assignments import (
+    StructuralAssignment,
+    StructuralPart,
+    StructuralTraining,
+)
 from bertft.probing.structural_scores import tally_structure
+from bertft.probing.structural_tasks import StructuralTask
+from bertft.probing.tasks import EdgeTask
 from tests.pretended import DEVICE, Pretended
 
 N, C, D = 60, 3, 6
@@ -139,6 +152,49 @@ def test_structural_banks_follow_their_features():
     (losses, counts), (others, other_counts) = found
     torch.testing.assert_close(others, losses, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(other_counts, counts, atol=1e-5)
+
+
+def tree(words, heads):
+    labels = tuple("dep" if head else "root" for head in heads)
+    return Tree(tuple(words.split()), ("X",) * len(heads), tuple(heads), labels, "", 1)
+
+
+TREES = [tree("the cat sat", (2, 3, 0)), tree("a dog ran on the hill", (2, 3, 0, 6, 6, 3))]
+
+
+def shards(rows, layers, seed):
+    """Features in memory, of which the second layer lies in two pieces."""
+    draw = torch.Generator().manual_seed(seed)
+    made = [torch.randn(rows, D, generator=draw) for _ in range(layers)]
+    return [made[0], *(Mapped([layer[:2], layer[2:]]) for layer in made[1:])]
+
+
+def test_assignments_take_features_to_their_device(tokenizer):
+    task = EdgeTask.of("arcs", from_arcs(4 * TREES), from_arcs(2 * TREES))
+    train, dev = (Part.of(task, own, tokenizer, None, True) for own in (task.train, task.dev))
+    layers = [shards(part.rows.n, 2, seed) for seed, part in enumerate((train, dev))]
+    found = []
+    for device in (CPU, DEVICE):
+        training = Training.of("mlp", epochs=1)
+        own = Assignment(task, training, train, dev, [0, 1], True, True, ["m"], device)
+        rows, _ = own.probe_layer("1", *(of[1] for of in layers))
+        found.append(pd.DataFrame(rows + own.probe_mixtures(["mix", "cumulative-0"], *layers)[0]))
+    pd.testing.assert_frame_equal(*found, rtol=1e-4)
+    metrics = ["micro_f1", "accuracy", "selectivity", "code_length_bits", "compression"]
+    assert list(found[0]["metric"].unique()) == [*metrics, "center_of_gravity"]
+
+
+def test_assignments_of_trees_do_too(tokenizer):
+    task = StructuralTask.of(2 * TREES, TREES)
+    train, dev = (StructuralPart.of(task, own, tokenizer, None) for own in (task.train, task.dev))
+    layers = [shards(part.rows.n, 2, seed) for seed, part in enumerate((train, dev))]
+    found = []
+    for device in (CPU, DEVICE):
+        training = StructuralTraining.of(2, epochs=2)
+        own = StructuralAssignment(task, training, train, dev, [0], ["m"], [], device)
+        found.append(own.probe_layers({"0": 0, "1": 1}, *layers))
+    pd.testing.assert_frame_equal(*(pd.DataFrame(of.rows) for of in found), rtol=1e-4)
+    assert found[0].picture == found[1].picture
 
 
 def test_what_stays_behind_is_told():

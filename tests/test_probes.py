@@ -101,6 +101,11 @@ def run(models, tasks, **options):
     return probe(models, tasks, **{"layers": "1", **QUICK, **options})
 
 
+def told(done):
+    """The notes of a run, but for what those of linear probes that are given epochs say."""
+    return [note for note in done.provenance["notes"] if note != SOLVED]
+
+
 @pytest.mark.parametrize("family", ["linear", "mlp", "edge"])
 @pytest.mark.parametrize("targets", [tagged, related, described])
 def test_a_run_has_the_rows_of_its_options(base, checkpoint, family, targets):
@@ -472,6 +477,15 @@ def test_seeds_are_a_number_or_a_list(base):
     assert list(high.table["seed"].unique()) == [2**63 - 1]
 
 
+def test_settings_of_adam_are_told_where_probes_are_solved(base):
+    made = {"t": task("t")}
+    for options in ({"epochs": 2}, {"lr": 1e-2}):
+        assert probe(base, made, layers="1", **options).provenance["notes"] == [SOLVED]
+        of_mlp = probe(base, made, layers="1", probe="mlp", **{"epochs": 1, **options})
+        assert of_mlp.provenance["notes"] == []
+    assert probe(base, made, layers="1").provenance["notes"] == []
+
+
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_passes_of_any_size_agree(base, batch_size):
     made = {"t": task("t")}
@@ -500,7 +514,7 @@ def test_models_with_other_tokenizers_have_a_pass_of_their_own(
     # [CLS], five words, [SEP]: the last word is cut off.
     assert [of["dev"]["cut"] for of in described] == [0, 15]
     assert [of["dev"]["targets"] for of in described] == [90, 75]
-    notes = done.provenance["notes"]
+    notes = told(done)
     assert len(notes) == 2
     assert all(note.endswith(f"({second})") for note in notes)
     assert done.table.groupby("model")["n"].first().to_dict() == {
@@ -592,7 +606,7 @@ def test_unknown_labels_are_told_and_missed(base):
     )
     dev = [*known.dev, extra, Record(words, (Target(spans, ("new",)),))]
     done = run(base, {"t": EdgeTask.of("t", known.train, dev)})
-    [note] = done.provenance["notes"]
+    [note] = told(done)
     assert note == "t, dev: labels that training lacks count as missed: new (2), newer (1)"
     assert done.provenance["tasks"][0]["unknown"] == {"new": 2, "newer": 1}
     # 91 of 94 can be right; each of 94 is predicted once and true once.
@@ -617,9 +631,9 @@ def test_targets_that_are_cut_off_are_counted(base):
     [of] = done.provenance["tasks"]
     assert (of["train"]["cut"], of["train"]["targets"]) == (60, 120)
     assert (of["dev"]["cut"], of["dev"]["targets"]) == (30, 60)
-    assert done.provenance["notes"] == [
-        "t, train: 60 targets reach beyond the maximal length and were left out.",
-        "t, dev: 30 targets reach beyond the maximal length and were left out.",
+    assert told(done) == [
+        "t, train: left out: 60 targets that reach beyond the maximal length.",
+        "t, dev: left out: 30 targets that reach beyond the maximal length.",
     ]
     assert set(done.table["n"]) == {60}
     assert done.provenance["options"]["max_length"] == 6
@@ -657,7 +671,7 @@ def test_labels_that_lose_all_their_targets_are_told(base):
     made = task("t")
     gone = Record(("\u200d", "cat"), (Target(((0, 1),), ("rare",)),))
     done = run(base, {"t": EdgeTask.of("t", [*made.train, gone], [*made.dev])})
-    assert done.provenance["notes"][-1].endswith("how often they are held out: rare (0)")
+    assert told(done)[-1].endswith("how often they are held out: rare (0)")
 
 
 def test_models_with_one_last_name_have_columns_of_their_own(base, checkpoint, tmp_path, capsys):
@@ -666,18 +680,36 @@ def test_models_with_one_last_name_have_columns_of_their_own(base, checkpoint, t
         places.append(tmp_path / name / "final")
         shutil.copytree(source, places[-1])
     show_probing(run(list(map(str, places)), {"t": task("t")}))
-    # Columns may be broken into lines, but each model has one.
-    assert capsys.readouterr().out.split("score")[1].count("(") == 2
+    # One in the title and two differences: the lexical layer's and the other model's.
+    assert capsys.readouterr().out.count("(") == 3
+
+
+@pytest.mark.parametrize(("width", "parts"), [(100, 1), (60, 2), (46, 3)])
+def test_terminals_show_whole_cells(checkpoint, monkeypatch, tmp_path, capsys, width, parts):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.chdir(tmp_path)
+    names = [checkpoint(name, seed=s).name for s, name in enumerate(("base", "fine-tuned"))]
+    done = probe(names, {"t": task("t", n=6)}, layers="1,lexical", controls="randomized")
+    show_probing(done)
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "linear probes, % (less the first model), layer 1"
+    assert max(map(len, lines)) <= width
+    heads = [line.split() for line in lines if "score" in line]
+    assert len(heads) == parts
+    shown = [name for head in heads for name in head[2:]]
+    assert all(head[:2] == ["task", "score"] for head in heads)
+    assert shown == ["base", "fine-tuned", "lexical", "randomized"]
+    rows = [line.split()[:2] for line in lines if line.split()[:1] == ["t"]]
+    assert rows == parts * [["t", "micro_f1"], ["t", "accuracy"]]
 
 
 def test_words_without_a_piece_are_counted(base):
     made = task("t")
     gone = Record(("\u200d", "cat"), (Target(((0, 1),), ("N",)), Target(((0, 2),), ("N",))))
     done = run(base, {"t": EdgeTask.of("t", [*made.train, gone], made.dev)})
-    assert done.provenance["tasks"][0]["train"]["dropped_words"] == 1
-    assert done.provenance["notes"] == [
-        "t, train: 1 targets have a span without a token and were left out."
-    ]
+    train = done.provenance["tasks"][0]["train"]
+    assert (train["dropped_words"], train["dropped"]) == (1, 1)
+    assert told(done) == ["t, train: 1 word without a token; left out: 1 target of nothing else."]
 
 
 @pytest.mark.parametrize("family", ["linear", "mlp", "edge"])
@@ -709,10 +741,7 @@ def test_the_least_tasks(base, tmp_path, family):
     assert (coded[coded["task"] == "one"]["value"] == 2).all()
     assert np.isfinite(coded["value"]).all()
     assert set(done.table["n"][done.table["metric"] == "micro_f1"]) == {1}
-    assert done.provenance["notes"] == [
-        *[SOLVED][: family == "linear"],
-        "one: no selectivity, which wants one label for each target.",
-    ]
+    assert told(done) == ["one: no selectivity, which wants one label for each target."]
     done.save(tmp_path / "out")
 
 
@@ -861,7 +890,7 @@ def test_commands(base, checkpoint, folder, tmp_path, monkeypatch):
     done = command(*argv, "--code-length", "--seeds", 2, "--limit", 20)
     assert done.exit_code == 0, done.output
     assert "kinds: 120 training and 90 dev targets, 4 labels" in done.output
-    assert "linear probes, % (less the first model)" in done.output
+    assert "linear probes, % (less the first model), mix" in done.output
     assert f"report: {out / 'report.html'}" in done.output.replace("\n", "")
     made = Probing.load(out)
     assert set(made.table["metric"]) == {

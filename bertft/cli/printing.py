@@ -68,17 +68,20 @@ def show_probing(probing: "Probing") -> None:
             if score["role"] != "base":
                 cells[name] += f" ({100 * score['difference']:+.1f})"
         rows.append(cells)
-    title = f"{', '.join(probing.table['probe'].unique())} probes, % (less the first model)"
+    title = f"{', '.join(probing.table['probe'].unique())} probes, %"
     table, heads = pd.DataFrame(rows).fillna(""), ["task", "score", "layer"]
+    if len(table.columns) > len(heads) + 1:
+        title += " (less the first model)"
     if table["layer"].nunique() == 1:
-        title += f", read at {table.pop('layer').iloc[0]}"
+        layer = table.pop("layer").iloc[0]
+        title += f", layer {layer}" if layer.isdecimal() else f", {layer}"
         heads.remove("layer")
     show_parts(table.set_index(heads), title)
     for note in probing.provenance["notes"]:
         say(note)
 
 
-def show_table(table: "pd.DataFrame", title: str) -> None:
+def show_table(table: "pd.DataFrame", title: str | None = None) -> None:
     """Print a table as it is, numbers with two decimals."""
     from rich import box
     from rich.console import Console
@@ -86,7 +89,7 @@ def show_table(table: "pd.DataFrame", title: str) -> None:
     from rich.text import Text
 
     shown = Table(box=box.SIMPLE_HEAD, title_justify="left")
-    shown.title = Text(title)
+    shown.title = None if title is None else Text(title)
     for name in table.columns:
         numeric = table[name].dtype.kind in "if"
         shown.add_column(
@@ -110,8 +113,9 @@ def show_parts(table: "pd.DataFrame", title: str) -> None:
         if parts[-1] and sum(widths[own] for own in [*parts[-1], name]) > room:
             parts.append([])
         parts[-1].append(name)
+    say(title)
     for part in parts:
-        show_table(table[part].reset_index(), title)
+        show_table(table[part].reset_index())
 
 
 def _cell(value: object) -> str:

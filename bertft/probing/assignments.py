@@ -71,15 +71,12 @@ class Assignment:
         for name, part in (("train", self.train), ("dev", self.dev)):
             where = f"{self.task.name}, {name}"
             if part.targets.cut:
-                notes.append(
-                    f"{where}: {part.targets.cut} targets reach beyond the maximal length and were "
-                    "left out."
-                )
-            if part.targets.dropped_words:
-                notes.append(
-                    f"{where}: {part.targets.dropped_words} targets have a span without a token "
-                    "and were left out."
-                )
+                cut = counted(part.targets.cut, "target")
+                notes.append(f"{where}: left out: {cut} that reach beyond the maximal length.")
+            if part.rows.dropped_words:
+                words = counted(part.rows.dropped_words, "word")
+                lost = counted(part.targets.dropped, "target")
+                notes.append(f"{where}: {words} without a token; left out: {lost} of nothing else.")
         if self.task.unknown:
             notes.append(
                 f"{self.task.name}, dev: labels that training lacks count as missed: "
@@ -127,7 +124,8 @@ class Assignment:
                     "sentences": len(records),
                     "targets": len(own.examples),
                     "cut": own.targets.cut,
-                    "dropped_words": own.targets.dropped_words,
+                    "dropped_words": own.rows.dropped_words,
+                    "dropped": own.targets.dropped,
                 }
                 for part, records, own in (
                     ("train", self.task.train, self.train),

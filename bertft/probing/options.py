@@ -127,7 +127,7 @@ def symmetric_of(names: str | Sequence[str], tasks: Sequence[Task], probe: str) 
         raise ValueError(
             f"[probe] symmetric must name tasks of edge probes with two spans, got "
             f"{', '.join(unknown)} for {probe} probes of {', '.join(allowed) or 'no such task'}; "
-            "leave it out, or pass probe='edge'."
+            "name others, or leave it out."
         )
     return chosen
 

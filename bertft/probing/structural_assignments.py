@@ -186,7 +186,7 @@ class StructuralAssignment:
             reasons = {"longer than the maximal length": part.cut}
             reasons["with a word without a token"] = part.dropped_words
             notes += [
-                f"{self.task.name}, {name}: {n} sentences {reason} were left out."
+                f"{self.task.name}, {name}: left out: {counted(n, 'sentence')} {reason}."
                 for reason, n in reasons.items()
                 if n
             ]
