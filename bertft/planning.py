@@ -11,6 +11,7 @@ from bertft.ops import RowMap
 from bertft.rows import RowKind, Rows
 from bertft.similarity import MEASURES, SAMPLED
 from bertft.similarity.intervals import require_groups
+from bertft.similarity.permutation import Tested
 from bertft.similarity.sides import Ridge, require_ridge
 
 Pairs = Literal["same", "all"]
@@ -50,6 +51,13 @@ class Options:
                 f"[compare] memory_gib must be positive, got {self.memory_gib}; leave it out for "
                 "what is available."
             )
+        if self.permutations and self.measures is not None:
+            tested = get_args(Tested)
+            if not set(tested) & set(self.measures):
+                raise ValueError(
+                    f"[compare] permutations must be of {' or '.join(tested)}, got measures "
+                    f"{', '.join(self.measures)}; add one, or leave permutations out."
+                )
         if self.ridge is not None:
             require_ridge("compare", self.ridge)
         if self.groups is not None:
@@ -107,8 +115,9 @@ class Task:
         """Most rows of a block."""
         return block_rows(self.storage, len(self.bounds) - 1)
 
-    def plan(self, depth: int, nbytes: int) -> str:
+    def plan(self, nbytes: int) -> str:
         """Return the line that is printed before the pass."""
+        depth = max(layer for layer, _ in self.pairs)
         kept = {None: "", "sums": ", and of each group", "rows": ", rows for groups on disk"}
         return (
             f"{self.name}: {self.rows.n:,} of {self.available:,} rows in "
@@ -157,7 +166,7 @@ def layer_pairs(sides: Mapping[str, Checkpoint], which: Pairs) -> list[tuple[int
     first, second = (range(side.blocks.depth + 1) for side in sides.values())
     if which == "all":
         return [(a, b) for a in first for b in second]
-    return [(layer, layer) for layer in first]
+    return list(zip(first, second))  # noqa: B905 (a truncated model has fewer layers)
 
 
 def row_maps_of(measures: Sequence[str]) -> list[RowMap]:

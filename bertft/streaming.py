@@ -70,7 +70,7 @@ def stream(
     largest = max(sum(len(text.starts) for text in part) for part in parts)
     capacity = min(task.rows.n, max(task.block_rows, largest))
     block = RowBlock(moments.widths, capacity, dtype, hand_on, backend)
-    display.note(task.plan(first.blocks.depth, moments.nbytes))
+    display.note(task.plan(moments.nbytes))
     _run_all(parts, task, sides, block, display)
     if isinstance(groups, SummedGroups):
         own = list(groups)

@@ -53,7 +53,7 @@ def split_on(device, *, exclusive, longest):
     unknown = torch.zeros(N, dtype=torch.int64)
     labels = Labels([own.to(device) for own in sets], exclusive, unknown.to(device))
     examples = Examples(starts, stops, torch.arange(N) // 4)
-    return Split(Inputs(layers, device), examples.to(device), labels)
+    return Split(Inputs(layers, device=device), examples.to(device), labels)
 
 
 def parts(split):
@@ -145,7 +145,7 @@ def test_structural_banks_follow_their_features():
     ]
     found = []
     for device in (CPU, DEVICE):
-        sentences = Sentences.of(Inputs(layers, device), gold)
+        sentences = Sentences.of(Inputs(layers, device=device), gold)
         bank, fitted = train_structural(probes, sentences, sentences, Schedule(6, 2, "sentences"))
         assert bank.parameters["projection"].device == device
         found.append((here(fitted.loss), tally_structure(bank, sentences, 2)))

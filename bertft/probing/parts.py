@@ -79,4 +79,4 @@ class Part:
         """
         sets = [labels.to(device) for labels in (self.labels, *controls)]
         labels = Labels(sets, exclusive, self.unknown.to(device))
-        return Split(Inputs(layers, device), self.examples.to(device), labels)
+        return Split(Inputs(layers, device=device), self.examples.to(device), labels)

@@ -241,8 +241,8 @@ class StructuralAssignment:
             for place in places
             for seed in self.seeds
         ]
-        held_out = Sentences.of(Inputs(dev, self.device), self.dev.gold)
-        learned = Sentences.of(Inputs(train, self.device), self.train.gold)
+        held_out = Sentences.of(Inputs(dev, device=self.device), self.dev.gold)
+        learned = Sentences.of(Inputs(train, device=self.device), self.train.gold)
         bank, _ = train_structural(probes, learned, held_out, training.schedule)
         with kernels_only():
             counts = tally_structure(bank, held_out, 4 * training.schedule.batch_size)
