@@ -145,7 +145,7 @@ def difference(found: Mapping[str, Any], wanted: Mapping[str, Any], whole: bool)
     for side in wanted["models"] if whole else found["models"] | wanted["models"]:
         model, own = (index["models"].get(side) for index in (wanted, found))
         if own is None:
-            return f"without a model {side!r}"
+            return f"of {', '.join(map(repr, found['models']))} and not {side!r}"
         if model is None:
             return f"whose capture of {side!r} too was cut short"
         if own["fingerprint"] != model["fingerprint"]:

@@ -296,7 +296,7 @@ def test_features_of_something_else_are_refused(tmp_path, sides, rows, make_mode
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     sides, rows, options = change(sides, rows, what, make_model, tokenizer)
     options = {"layers": {side: [0] for side in sides}, **options}
-    clause = f"without {what}" if what == "a model 'c'" else f"whose {what} differs"
+    clause = "of 'a', 'b.1' and not 'c'" if what == "a model 'c'" else f"whose {what} differs"
     message = rf"^\[features\] folder must hold .* got .*, {re.escape(clause)}; pass"
     with pytest.raises(ValueError, match=message):
         keep(sides, rows, folder=tmp_path, **options)

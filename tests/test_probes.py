@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import shutil
 import sys
 
@@ -874,7 +875,13 @@ def test_provenance_is_whole(base, folder):
     assert provenance["options"]["schedule"]["epochs"] == 2
     [of] = provenance["tasks"]
     assert of["labels"] == ["D", "N", "P", "V"]
-    assert of["train"] == {"sentences": 30, "targets": 180, "cut": 0, "dropped_words": 0}
+    assert of["train"] == {
+        "sentences": 30,
+        "targets": 180,
+        "cut": 0,
+        "dropped_words": 0,
+        "dropped": 0,
+    }
 
 
 def command(*argv):
@@ -897,7 +904,7 @@ def test_commands(base, checkpoint, folder, tmp_path, monkeypatch):
         *("micro_f1", "accuracy", "selectivity", "code_length_bits", "compression"),
         *("center_of_gravity", "expected_layer"),
     }
-    assert made.provenance["command"] == " ".join(typed)
+    assert made.provenance["command"] == shlex.join(typed)
     (out / "report.html").unlink()
     again = command("report", out)
     assert again.exit_code == 0, again.output

@@ -297,7 +297,9 @@ def test_the_miniature_is_probed(tmp_path):
     folder = write_treebank(tmp_path, *parts)
     done = probe(str(model), {"structural": folder, "arcs": folder}, rank=8, epochs=3, layers="all")
     assert np.isfinite(done.table["value"]).all()
-    assert done.provenance["notes"] == []
+    # Those of arcs are solved; only the structural ones are trained by Adam.
+    [note] = done.provenance["notes"]
+    assert note.startswith("Linear probes of single layers are solved")
 
 
 PICTURE = {

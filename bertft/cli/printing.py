@@ -41,7 +41,7 @@ def show_comparison(comparison: "Comparison") -> None:
             for layer in layers:
                 table.add_column(str(layer), justify="right", no_wrap=True)
             for measure, values in summary[layers].iterrows():
-                marks = ["*" if (measure, layer) in inflated else "" for layer in layers]
+                marks = ["*" if (str(measure), int(layer)) in inflated else "" for layer in layers]
                 cells = [f"{value:.4f}{mark}" for value, mark in zip(values, marks, strict=True)]
                 table.add_row(str(measure), *cells)
             console.print(table)
