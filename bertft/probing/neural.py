@@ -77,9 +77,9 @@ class NeuralBank(Bank):
         with torch.enable_grad():
             logits = self._forward(leaves, split, index, True)
         gradient = logits.detach().clone(memory_format=torch.contiguous_format)
-        losses = torch.zeros(len(self.probes), dtype=torch.float64)
+        losses = torch.zeros(len(self.probes), dtype=torch.float64, device=gradient.device)
         counted = split.labels.differentiate(gradient, index, self.probes, losses)
-        gradient.div_(counted.clamp(min=1).float().to(gradient.device)[:, None])
+        gradient.div_(counted.clamp(min=1).float()[:, None])
         found = torch.autograd.grad(
             logits, list(leaves.values()), gradient, allow_unused=True, materialize_grads=True
         )
@@ -160,11 +160,29 @@ class EdgeBank(NeuralBank):
     For each span a projection of its pieces and a mean of them by self-attention; the spans one
     after another go through `Linear, tanh, LayerNorm, dropout, Linear`. Only pieces inside spans
     are projected, and each once. The logits of the attention have no bias, which a softmax cancels.
+
+    Args:
+        probes, classes, exclusive, inputs, spans, mixed: as for `NeuralBank`.
+        symmetric: whether all spans share one projection and one attention.
     """
+
+    def __init__(
+        self,
+        probes: Sequence[Probe],
+        classes: int,
+        exclusive: bool,
+        inputs: Inputs,
+        spans: int,
+        mixed: bool,
+        symmetric: bool = False,
+    ) -> None:
+        # For each span, which of the projections is its own.
+        self._projection = [0] * spans if symmetric else list(range(spans))
+        super().__init__(probes, classes, exclusive, inputs, spans, mixed)
 
     def _draw(self, draw: Draw, width: int) -> dict[str, Tensor]:
         drawn: dict[str, Tensor] = {}
-        for s in range(self._spans):
+        for s in sorted(set(self._projection)):
             drawn[f"projection{s}"] = draw(HIDDEN, width, inputs=width)
             drawn[f"projection{s}_bias"] = draw(HIDDEN, inputs=width)
             drawn[f"attention{s}"] = draw(HIDDEN, inputs=HIDDEN)
@@ -180,7 +198,8 @@ class EdgeBank(NeuralBank):
 
     def _forward(self, p: dict[str, Tensor], split: Split, index: Tensor, train: bool) -> Tensor:
         spans = []
-        for s, pieces in enumerate(split.inputs.pieces(split.examples, index)):
+        every = split.inputs.pieces(split.examples, index)
+        for s, pieces in zip(self._projection, every, strict=True):
             projected = self._project(p, pieces.x, p[f"projection{s}"]) + p[f"projection{s}_bias"]
             weight = p[f"attention{s}"]
             spans.append(_applied(_Attend, projected, weight, pieces.starts, pieces.stops))
