@@ -7,12 +7,12 @@ Probes lie side by side: a matrix of logits has the columns of probe 0, then tho
 import torch
 from torch import Tensor
 
+from bertft.ops.backends import choose_backend, choose_trainer
 from bertft.ops.checks import (
     Call,
     check_factors,
     check_offsets,
     check_step,
-    choose_backend,
 )
 
 
@@ -25,7 +25,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, backend: str | None = None) -
         a: `(m, k)`, float32 or float64, of any strides.
         b: `(k, n)`, of `a`'s type and any strides.
         out: `(m, n)`, of that type; a row is contiguous, rows may lie apart.
-        backend: "reference", "native" or "eager"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Raises:
         ValueError: shapes that don't fit, an `out` whose rows are not contiguous, or that overlaps
@@ -34,7 +34,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, backend: str | None = None) -
     """
     call = Call("multiply")
     check_factors(call, a, b, out)
-    choose_backend(call, backend, [a, b, out], has_eager=True).multiply(a, b, out)
+    choose_backend(call, backend, [a, b, out]).multiply(a, b, out)
 
 
 def softmax_gradient(
@@ -52,7 +52,7 @@ def softmax_gradient(
         targets: `(n, K)` int64, a column of the probe, or -1 where a row does not count: its
             gradient is 0.
         losses: `(K,)` float64, added to.
-        backend: "reference", "native" or "eager"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Returns:
         Whether every logit that counts is finite.
@@ -68,7 +68,7 @@ def softmax_gradient(
     call.output(targets, "targets", torch.int64, (n, probes))
     call.output(losses, "losses", torch.float64, (probes,))
     tensors = [logits, offsets, targets, losses]
-    chosen = choose_backend(call, backend, tensors, has_eager=True)
+    chosen = choose_backend(call, backend, tensors)
     return bool(chosen.softmax_gradient(logits, offsets, targets, losses))
 
 
@@ -86,7 +86,7 @@ def sigmoid_gradient(
         targets: `(n, c)` uint8, 0 or 1, or 255 where a logit does not count: its gradient is 0.
         losses: `(K,)` float64, added to.
         offsets: `(K + 1,)` int64, from 0 up to `c`.
-        backend: "reference", "native" or "eager"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Returns:
         Whether every logit that counts is finite.
@@ -102,7 +102,7 @@ def sigmoid_gradient(
     call.output(targets, "targets", torch.uint8, (n, columns))
     call.output(losses, "losses", torch.float64, (probes,))
     tensors = [logits, targets, losses, offsets]
-    chosen = choose_backend(call, backend, tensors, has_eager=True)
+    chosen = choose_backend(call, backend, tensors)
     return bool(chosen.sigmoid_gradient(logits, targets, losses, offsets))
 
 
@@ -126,17 +126,18 @@ def adam(
     `v` corrected for their start at zero; under AMSGrad `v` is the largest so far.
 
     Args:
-        weights: `(r, c)` float32, written.
-        gradients: `(r, c)` float32.
-        first: `(r, c)` float32, written: the running mean of the gradients.
-        second: `(r, c)` float32, written: that of their squares.
-        largest: `(r, c)` float32, written: the largest `second` so far; None for Adam.
+        weights: `(r, c)` float32 or float64, written.
+        gradients: `(r, c)`, of the weights' type, as all moments.
+        first: `(r, c)`, written: the running mean of the gradients.
+        second: `(r, c)`, written: that of their squares.
+        largest: `(r, c)`, written: the largest `second` so far; None for Adam.
         rates: `(r,)`, float32 or float64.
         decays: `(r,)`, float32 or float64.
         step: the number of this step, from 1.
         betas: how much of each moment is kept.
         epsilon: added to the root of the second moment.
-        backend: "reference", "native" or "eager"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device, and "eager" for
+            float64.
 
     Raises:
         ValueError: a step below 1, betas outside [0, 1), an epsilon that is not positive, or
@@ -152,12 +153,17 @@ def adam(
     matrices = {"weights": weights, "gradients": gradients, "first": first, "second": second}
     if largest is not None:
         matrices["largest"] = largest
+    dtype = _float_of(weights)
     for name, matrix in matrices.items():
-        call.output(matrix, name, torch.float32, shape)
+        call.output(matrix, name, dtype, shape)
     for name, values in (("rates", rates), ("decays", decays)):
-        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-        call.output(values, name, dtype, shape[:1])
+        call.output(values, name, _float_of(values), shape[:1])
     tensors = [*matrices.values(), rates, decays]
-    choose_backend(call, backend, tensors, has_eager=True).adam(
+    choose_trainer(call, backend, tensors).adam(
         weights, gradients, first, second, largest, rates, decays, step, betas, epsilon
     )
+
+
+def _float_of(x: Tensor) -> torch.dtype:
+    """float64 for what is of that type, float32 for what is, or should be, of the other."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
