@@ -6,7 +6,7 @@ Nothing is unpickled, and no code that comes with a checkpoint is run.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ class Checkpoint:
             name = encoder.name_or_path or type(model).__name__
             if tokenizer is None and not encoder.name_or_path:
                 raise ValueError(
-                    f"[Checkpoint.open] model must come with a tokenizer, got a {name} that was "
+                    f"[Checkpoint.open] model must come with a tokenizer, got {name}, which was "
                     "loaded from nowhere; pass tokenizer=."
                 )
             if dtype is not None and encoder.dtype != dtype:
@@ -159,6 +159,8 @@ def _rules(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any] | None:
 def load_encoder(name: str, dtype: torch.dtype) -> "PreTrainedModel":
     """Load the encoder of a checkpoint, whatever head it was saved with, in the dtype asked for.
 
+    A pooler that the checkpoint lacks is left out: transformers would draw one at random.
+
     Args:
         name: a folder, or a hub name as `NAME` or `NAME@revision`.
         dtype: of the weights in memory, whatever the files hold.
@@ -200,7 +202,9 @@ def load_encoder(name: str, dtype: torch.dtype) -> "PreTrainedModel":
             f"{name!r} ({_first_line(error)}); check the name, or download it first."
         ) from error
     model, loading = loaded
-    _require_all_weights(name, model, loading)
+    late = find_blocks(model).late
+    _require_all_weights(name, late, loading)
+    _drop_drawn(model, late, loading)
     return model
 
 
@@ -222,9 +226,15 @@ def locate(name: str) -> tuple[str, str | None]:
     return source, revision or None
 
 
-def fingerprint(encoder: nn.Module) -> str:
-    """Return a hash of every weight and its name: equal for equal encoders, wherever they lie."""
-    digest = hashlib.blake2b(digest_size=16)
+def fingerprint(encoder: "PreTrainedModel") -> str:
+    """Return a hash of architecture and weights: equal for equal encoders, wherever they lie."""
+    from transformers import PreTrainedConfig
+
+    # What all configurations have (names, labels, versions) says nothing of the computation.
+    common = PreTrainedConfig().to_dict()
+    own = {k: v for k, v in encoder.config.to_dict().items() if k not in common}
+    architecture = json.dumps([type(encoder).__name__, own], sort_keys=True, default=str)
+    digest = hashlib.blake2b(architecture.encode(), digest_size=16)
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
@@ -252,16 +262,16 @@ def _require_weights(folder: Path, name: str) -> None:
     )
 
 
-def _require_all_weights(name: str, model: "PreTrainedModel", loading: dict[str, Any]) -> None:
-    late = tuple(f"{module}." for module in find_blocks(model).late)
-    missing = sorted(key for key in loading["missing_keys"] if not key.startswith(late))
+def _require_all_weights(name: str, late: Collection[str], loading: dict[str, Any]) -> None:
+    poolers = tuple(f"{module}." for module in late)
+    missing = sorted(key for key in loading["missing_keys"] if not key.startswith(poolers))
     if missing:
         raise ValueError(
             f"[load_encoder] checkpoint must hold every encoder weight, got {name!r} without "
             f"{_some(missing)}; it is another architecture, or was saved in part."
         )
     mismatched = sorted(
-        entry for entry in loading["mismatched_keys"] if not entry[0].startswith(late)
+        entry for entry in loading["mismatched_keys"] if not entry[0].startswith(poolers)
     )
     if mismatched:
         key, found, wanted = mismatched[0]
@@ -269,6 +279,15 @@ def _require_all_weights(name: str, model: "PreTrainedModel", loading: dict[str,
             f"[load_encoder] weight {key!r} must have shape {tuple(wanted)}, got {tuple(found)} in "
             f"{name!r}; the configuration and the weights do not belong together."
         )
+
+
+def _drop_drawn(model: nn.Module, late: Collection[str], loading: dict[str, Any]) -> None:
+    """Leave poolers out that the checkpoint lacks, as models do that are made without one."""
+    drawn = [*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])]
+    for module in late:
+        parent, _, child = module.rpartition(".")
+        if parent not in late and any(key.startswith(f"{module}.") for key in drawn):
+            setattr(model.get_submodule(parent), child, None)
 
 
 def _some(names: list[str]) -> str:

@@ -16,14 +16,14 @@ from bertft.checkpoints import DTYPES, Checkpoint, fingerprint, load_tokenizer
 from bertft.compared import Comparison
 from bertft.corpora import Data, corpora_of
 from bertft.devices import find_device
-from bertft.models import inference
+from bertft.models import inference, original_depth
+from bertft.ops import device_of_sums, dot_precision
 from bertft.planning import FINETUNED, PRETRAINED, Options, Pairs, known_measures
 from bertft.preparing import prepare
 from bertft.progress import Display
 from bertft.rows import RowKind
-from bertft.similarity.diagnostics import INFLATED
 from bertft.similarity.sides import Ridge
-from bertft.solving import Solved, solve
+from bertft.solving import INFLATED, Solved, solve
 from bertft.streaming import stream
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def compare(
 
     Args:
         pretrained: folder, hub name (`NAME@revision` too) or `PreTrainedModel`, with any head.
-        finetuned: the same, with the same vocabulary and, for same-numbered layers, depth.
+        finetuned: the same, with the same vocabulary and, for same-numbered layers, depth; of a
+            truncated model, the layers that it has are compared.
         data: a file (`.txt`, `.conllu`, `.jsonl`), an iterable of texts, or a mapping of names to
             these; each is a corpus of its own.
         measures: names from `bertft.similarity.MEASURES` and `SAMPLED`; by default all that the
@@ -74,7 +75,8 @@ def compare(
         groups: of sentences, at least 5.
         ridge: of measures that invert a scatter matrix; see `bertft.similarity.cca`.
         sample: rows kept for measures that need them, drawn uniformly.
-        permutations: orders of rows for p-values of RSA and CKA on the sample; 0 for none.
+        permutations: orders of rows for p-values of RSA and CKA, on at most 1,000 rows of the
+            sample; 0 for none.
         memory_gib: for statistics; by default most of what is available. Groups whose sums do not
             fit are made from rows on disk.
         batch_size: most texts of a batch.
@@ -112,9 +114,13 @@ def compare(
     )
     corpora = corpora_of(data)
     sides = _open_sides(pretrained, finetuned, dtype, tokenizer, pairs)
-    work = [prepare(corpus, sides, options) for corpus in corpora]
-    del corpora  # only token ids are needed from here on
+    cut = _note_on_truncation(sides) if pairs == "same" else []
+    for note in cut:
+        display.note(note)
     where = find_device(device, "compare") if device is not None else None
+    summed_on = device_of_sums((where or side.encoder.device for side in sides.values()), backend)
+    work = [prepare(corpus, sides, options, summed_on) for corpus in corpora]
+    del corpora  # only token ids are needed from here on
     started = results.now()
     gathered = {}
     with inference(*(side.encoder for side in sides.values()), device=where):
@@ -124,9 +130,10 @@ def compare(
             gathered[task.name] = stream(task, sides, batch_size, backend, display)
         device_used = str(sides[PRETRAINED].encoder.device)
     solved = solve(gathered, work, sides, display)
-    notes = [note for task in work for note in task.notes] + _notes_on(solved)
+    notes = cut + [note for task in work for note in task.notes] + _notes_on(solved)
     for note in _notes_on(solved):
         display.note(note)
+    used = backend or ("native" if summed_on.type == "cpu" else "triton")
     provenance = {
         "created": started,
         "versions": results.versions(),
@@ -148,10 +155,11 @@ def compare(
             "batch_size": batch_size,
             "threads": torch.get_num_threads(),
             "device": device_used,
-            "rows_computed_on": "cpu"
-            if device_used == "cpu"
-            else f"cpu, copied from {device_used}",
-            "backend": backend or "native",
+            "rows_computed_on": str(summed_on)
+            if summed_on.type == torch.device(device_used).type
+            else f"{summed_on}, copied from {device_used}",
+            "backend": used,
+            "dot_precision": dot_precision() if used == "triton" else None,
         },
         "diagnostics": solved.diagnostics,
         "notes": notes,
@@ -171,12 +179,13 @@ def _notes_on(solved: Solved) -> list[str]:
                     f"{corpus}: {len(missing)} of {len(of_measure)} values of {name} are missing; "
                     f"the first because {missing['note'].iloc[0]}"
                 )
-        inflated = rows[rows["chance"] >= INFLATED]
+        inflated = rows[rows["note"].str.contains(INFLATED)]
         if len(inflated):
+            by_chance = inflated.groupby("measure", sort=False)["chance"].median()
+            given = ", ".join(f"{name} {chance:.2f}" for name, chance in by_chance.items())
             notes.append(
-                f"{corpus}: {', '.join(inflated['measure'].unique())} are inflated: unrelated "
-                f"rows, as many and as wide, would give up to {inflated['chance'].max():.2f}; pass "
-                "more rows, or read cka_debiased."
+                f"{corpus}: inflated, since unrelated rows, as many and as varied, would give some "
+                f"{given} (medians); pass more rows, or read cka_debiased."
             )
     return notes
 
@@ -196,7 +205,7 @@ def _open_sides(
     a = Checkpoint.open(pretrained, wanted, tokenizer or _borrowed(pretrained, finetuned))
     b = Checkpoint.open(finetuned, wanted, tokenizer or _borrowed(finetuned, pretrained))
     sides = {PRETRAINED: a, FINETUNED: b}
-    if pairs == "same" and a.blocks.depth != b.blocks.depth:
+    if pairs == "same" and len({original_depth(s.encoder, s.blocks) for s in (a, b)}) > 1:
         raise ValueError(
             f"[compare] models must have the same depth, got {a.blocks.depth} layers in {a.name!r} "
             f"and {b.blocks.depth} in {b.name!r}; pass pairs='all' (--pairs all)."
@@ -207,6 +216,21 @@ def _open_sides(
             f"{b.encoder.dtype}; convert one."
         )
     return sides
+
+
+def _note_on_truncation(sides: Mapping[str, Checkpoint]) -> list[str]:
+    """Which layers a truncated model has in common with the other one."""
+    cut, whole = sorted(sides.values(), key=lambda side: side.blocks.depth)
+    k = cut.blocks.depth
+    if k == whole.blocks.depth:
+        return []
+    note = (
+        f"layers 0 to {k} are compared: {cut.name!r} was cut off above block {k}, and "
+        f"{whole.name!r} has {whole.blocks.depth} blocks."
+    )
+    if cut.blocks.above - cut.blocks.late:
+        note += f" Layer {k} of the former is behind its final norm, that of the latter is not."
+    return [note]
 
 
 def _borrowed(

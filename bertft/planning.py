@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
+
 from bertft.budget import GROUP_BLOCK, Storage
 from bertft.checkpoints import Checkpoint
 from bertft.moments import BLOCK_ROWS
@@ -11,9 +13,13 @@ from bertft.ops import RowMap
 from bertft.rows import RowKind, Rows
 from bertft.similarity import MEASURES, SAMPLED
 from bertft.similarity.intervals import require_groups
+from bertft.similarity.permutation import Tested
 from bertft.similarity.sides import Ridge, require_ridge
 
 Pairs = Literal["same", "all"]
+GPU_BLOCK_ROWS = 8192
+"""Rows of a block on a GPU, whose sums are read and written once for each block."""
+
 PRETRAINED, FINETUNED = "pretrained", "finetuned"
 
 
@@ -50,6 +56,13 @@ class Options:
                 f"[compare] memory_gib must be positive, got {self.memory_gib}; leave it out for "
                 "what is available."
             )
+        if self.permutations and self.measures is not None:
+            tested = get_args(Tested)
+            if not set(tested) & set(self.measures):
+                raise ValueError(
+                    f"[compare] permutations must be of {' or '.join(tested)}, got measures "
+                    f"{', '.join(self.measures)}; add one, or leave permutations out."
+                )
         if self.ridge is not None:
             require_ridge("compare", self.ridge)
         if self.groups is not None:
@@ -74,6 +87,7 @@ class Task:
         max_length: most tokens of a text.
         bounds: number of the first row of each group, and of rows; empty without intervals.
         storage: how groups are kept.
+        device: where rows are summed.
         notes: what the user should know.
     """
 
@@ -90,6 +104,7 @@ class Task:
     max_length: int | None
     bounds: list[int]
     storage: Storage | None
+    device: torch.device
     notes: list[str]
 
     @property
@@ -105,10 +120,11 @@ class Task:
     @property
     def block_rows(self) -> int:
         """Most rows of a block."""
-        return block_rows(self.storage, len(self.bounds) - 1)
+        return block_rows(self.storage, len(self.bounds) - 1, self.device)
 
-    def plan(self, depth: int, nbytes: int) -> str:
+    def plan(self, nbytes: int) -> str:
         """Return the line that is printed before the pass."""
+        depth = max(layer for layer, _ in self.pairs)
         kept = {None: "", "sums": ", and of each group", "rows": ", rows for groups on disk"}
         return (
             f"{self.name}: {self.rows.n:,} of {self.available:,} rows in "
@@ -157,7 +173,7 @@ def layer_pairs(sides: Mapping[str, Checkpoint], which: Pairs) -> list[tuple[int
     first, second = (range(side.blocks.depth + 1) for side in sides.values())
     if which == "all":
         return [(a, b) for a in first for b in second]
-    return [(layer, layer) for layer in first]
+    return list(zip(first, second))  # noqa: B905 (a truncated model has fewer layers)
 
 
 def row_maps_of(measures: Sequence[str]) -> list[RowMap]:
@@ -167,6 +183,7 @@ def row_maps_of(measures: Sequence[str]) -> list[RowMap]:
     return [row_map for row_map in maps if row_map in needed]
 
 
-def block_rows(storage: Storage | None, groups: int) -> int:
-    """Return the most rows of a block; products of groups want more."""
-    return max(BLOCK_ROWS, GROUP_BLOCK * groups) if storage == "sums" else BLOCK_ROWS
+def block_rows(storage: Storage | None, groups: int, device: torch.device) -> int:
+    """Return the most rows of a block; products of groups want more, and so does a GPU."""
+    least = GPU_BLOCK_ROWS if device.type == "cuda" else BLOCK_ROWS
+    return max(least, GROUP_BLOCK * groups) if storage == "sums" else least

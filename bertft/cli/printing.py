@@ -1,5 +1,8 @@
-"""Tables and lines on the terminal."""
+"""Tables and lines on the terminal, and the line that was typed there."""
 
+import shlex
+import sys
+from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +14,16 @@ if TYPE_CHECKING:
     from bertft.probes import Probing
 
 
+def typed() -> str:
+    """Return the command line, for the record of a run."""
+    return shlex.join(["bertft", *sys.argv[1:]])
+
+
 def show_comparison(comparison: "Comparison") -> None:
-    """Print measures by layers for every corpus, in as many parts as the terminal needs."""
+    """Print measures by layers for every corpus, in as many parts as the terminal needs.
+
+    Values that are inflated have an asterisk.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -21,6 +32,7 @@ def show_comparison(comparison: "Comparison") -> None:
     console = Console()
     for corpus in comparison.table["corpus"].unique():
         summary = comparison.summary(corpus).T
+        inflated = _inflated(comparison.table, corpus)
         names = max(map(len, summary.index)) + 2
         per_part = max(1, (console.width - names) // 8)
         for first in range(0, len(summary.columns), per_part):
@@ -30,8 +42,19 @@ def show_comparison(comparison: "Comparison") -> None:
             for layer in layers:
                 table.add_column(str(layer), justify="right", no_wrap=True)
             for measure, values in summary[layers].iterrows():
-                table.add_row(str(measure), *(f"{value:.4f}" for value in values))
+                marks = ["*" if (str(measure), int(layer)) in inflated else "" for layer in layers]
+                cells = [f"{value:.4f}{mark}" for value, mark in zip(values, marks, strict=True)]
+                table.add_row(str(measure), *cells)
             console.print(table)
+        if inflated:
+            say("* inflated: much of it is what unrelated rows give (chance, in results.csv)")
+
+
+def _inflated(table: "pd.DataFrame", corpus: str) -> set[tuple[Hashable, Hashable]]:
+    """Measures and numbers of layers of which chance alone makes much."""
+    rows = table[(table["corpus"] == corpus) & table["note"].str.contains("inflated")]
+    rows = rows[rows["pretrained_layer"] == rows["finetuned_layer"]]
+    return set(zip(rows["measure"], rows["pretrained_layer"].astype(int), strict=True))
 
 
 def show_ablation(ablation: "Ablation") -> None:
@@ -68,13 +91,20 @@ def show_probing(probing: "Probing") -> None:
             if score["role"] != "base":
                 cells[name] += f" ({100 * score['difference']:+.1f})"
         rows.append(cells)
-    kinds = ", ".join(probing.table["probe"].unique())
-    show_table(pd.DataFrame(rows).fillna(""), f"{kinds} probes, % (less the first model)")
+    title = f"{', '.join(probing.table['probe'].unique())} probes, %"
+    table, heads = pd.DataFrame(rows).fillna(""), ["task", "score", "layer"]
+    if len(table.columns) > len(heads) + 1:
+        title += " (less the first model)"
+    if table["layer"].nunique() == 1:
+        layer = table.pop("layer").iloc[0]
+        title += f", layer {layer}" if layer.isdecimal() else f", {layer}"
+        heads.remove("layer")
+    show_parts(table.set_index(heads), title)
     for note in probing.provenance["notes"]:
         say(note)
 
 
-def show_table(table: "pd.DataFrame", title: str) -> None:
+def show_table(table: "pd.DataFrame", title: str | None = None) -> None:
     """Print a table as it is, numbers with two decimals."""
     from rich import box
     from rich.console import Console
@@ -82,7 +112,7 @@ def show_table(table: "pd.DataFrame", title: str) -> None:
     from rich.text import Text
 
     shown = Table(box=box.SIMPLE_HEAD, title_justify="left")
-    shown.title = Text(title)
+    shown.title = None if title is None else Text(title)
     for name in table.columns:
         numeric = table[name].dtype.kind in "if"
         shown.add_column(
@@ -91,6 +121,24 @@ def show_table(table: "pd.DataFrame", title: str) -> None:
     for _, row in table.iterrows():
         shown.add_row(*(_cell(value) for value in row))
     Console().print(shown)
+
+
+def show_parts(table: "pd.DataFrame", title: str) -> None:
+    """Print a table of text in as many parts as the terminal needs, the index in each of them."""
+    from rich.console import Console
+
+    whole = table.reset_index()
+    # A column has a space on both sides and one after it.
+    widths = {str(name): 3 + max(map(len, [str(name), *whole[name]])) for name in whole}
+    room = Console().width - 1 - sum(widths[str(name)] for name in table.index.names)
+    parts: list[list[str]] = [[]]
+    for name in map(str, table.columns):
+        if parts[-1] and sum(widths[own] for own in [*parts[-1], name]) > room:
+            parts.append([])
+        parts[-1].append(name)
+    say(title)
+    for part in parts:
+        show_table(table[part].reset_index())
 
 
 def _cell(value: object) -> str:

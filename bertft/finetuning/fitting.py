@@ -16,7 +16,7 @@ from bertft.finetuning.examples import Examples
 from bertft.finetuning.prefix import GIB, Prefix, place_for
 from bertft.finetuning.resuming import open_checkpoints
 from bertft.finetuning.tasks import Features, Predict, Scores, Task, Tokens
-from bertft.models import encoder_of, freeze, truncate
+from bertft.models import encoder_of, find_blocks, freeze, truncate
 from bertft.progress import Display
 from bertft.quiet import quiet
 
@@ -154,8 +154,11 @@ class Fitting:
         if config.pad_token_id is None:
             config.pad_token_id = self.tokens.pad_id
         model: PreTrainedModel = self.task.head()(config)
-        found = encoder_of(model).load_state_dict(checkpoint.encoder.state_dict(), strict=False)
-        assert not found.missing_keys, found.missing_keys
+        encoder = encoder_of(model)
+        found = encoder.load_state_dict(checkpoint.encoder.state_dict(), strict=False)
+        # A pooler that the checkpoint lacks is as new as the head.
+        late = tuple(f"{module}." for module in find_blocks(encoder).late)
+        assert all(key.startswith(late) for key in found.missing_keys), found.missing_keys
         return model
 
     def _prefix(

@@ -13,7 +13,7 @@ import torch
 
 from bertft.features import Layer
 from bertft.ops.native import kernels_only
-from bertft.probing.assignments import Row
+from bertft.probing.assignments import CPU, Row
 from bertft.probing.bank import Schedule
 from bertft.probing.examples import Inputs
 from bertft.probing.scores import Floats, intervals, resampled
@@ -29,6 +29,7 @@ from bertft.probing.structural import (
 from bertft.probing.structural_parts import StructuralPart
 from bertft.probing.structural_scores import METRICS, StructuralTally, count, tally_structure
 from bertft.probing.structural_tasks import StructuralTask
+from bertft.progress import counted
 
 CHAIN = "chain"
 PICTURED_WORDS = 11
@@ -94,6 +95,7 @@ class StructuralAssignment:
         seeds: of the probes.
         models: names of the models.
         skipped: what was asked for and is for probes of labels only.
+        device: where the probes are trained.
     """
 
     task: StructuralTask
@@ -103,6 +105,7 @@ class StructuralAssignment:
     seeds: Sequence[int]
     models: Sequence[str]
     skipped: Sequence[str] = ()
+    device: torch.device = CPU
     row_kind = "words"
 
     @property
@@ -115,7 +118,7 @@ class StructuralAssignment:
             reasons = {"longer than the maximal length": part.cut}
             reasons["with a word without a token"] = part.dropped_words
             notes += [
-                f"{self.task.name}, {name}: {n} sentences {reason} were left out."
+                f"{self.task.name}, {name}: left out: {counted(n, 'sentence')} {reason}."
                 for reason, n in reasons.items()
                 if n
             ]
@@ -128,10 +131,11 @@ class StructuralAssignment:
     @property
     def plan(self) -> str:
         """Return the line that is printed before the pass."""
+        whose = f"{counted(len(self.models), 'model')}, {counted(len(self.seeds), 'seed')}"
         return (
             f"{self.task.name}: {len(self.train.kept):,} training and {len(self.dev.kept):,} dev "
             f"sentences of {self.train.rows.n:,} and {self.dev.rows.n:,} words; probes of rank "
-            f"{self.training.rank} of {len(self.models)} models, {len(self.seeds)} seeds"
+            f"{self.training.rank} of {whose}"
         )
 
     def describe(self) -> dict[str, Any]:
@@ -173,8 +177,8 @@ class StructuralAssignment:
             for place in places
             for seed in self.seeds
         ]
-        held_out = Sentences.of(Inputs(dev), self.dev.gold)
-        learned = Sentences.of(Inputs(train), self.train.gold)
+        held_out = Sentences.of(Inputs(dev, device=self.device), self.dev.gold)
+        learned = Sentences.of(Inputs(train, device=self.device), self.train.gold)
         bank, _ = train_structural(probes, learned, held_out, training.schedule)
         with kernels_only():
             counts = tally_structure(bank, held_out, 4 * training.schedule.batch_size)
@@ -210,7 +214,8 @@ class StructuralAssignment:
         s = int(np.abs(lengths - PICTURED_WORDS).argmin())
         n, first = int(lengths[s]), int(self.dev.gold.offsets[s])
         gold = self.dev.gold.take(torch.tensor([s]))
-        points = bank.project(dev, torch.arange(first, first + n))[:, k]
+        words = torch.arange(first, first + n, device=dev.inputs.device)
+        points = bank.project(dev, words)[:, k].cpu()
         tables = {
             "gold": gold.distances.numpy(),
             "predicted": squared_distances(points.numpy()).ravel(),

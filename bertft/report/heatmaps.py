@@ -87,7 +87,7 @@ def _draw(
         axis.set_ticks(layer_ticks([int(layer) for layer in numbers], room=8))
     ax.tick_params(length=2, labelsize=6.5, pad=1.5)
     ax.set_xlabel("fine-tuned layer", fontsize=6.5, labelpad=1)
-    ax.set_ylabel("pretrained layer", fontsize=6.5, labelpad=1)
+    ax.set_ylabel("pretrained layer", fontsize=6.5, labelpad=2)
     box = ((left + SIZE + BAR_GAP) / width, bottom / height, BAR_WIDTH / width, SIZE / height)
     bar = figure.colorbar(mesh, cax=figure.add_axes(box))
     _label_bar(bar.ax, scale)
@@ -101,8 +101,7 @@ def _scale(of_measure: pd.DataFrame) -> Normalize:
     """From the value farthest from unchanged to unchanged, or what lies beyond."""
     values = of_measure["value"].to_numpy(float)
     seen = values[np.isfinite(values)]
-    unchanged = MEASURES[str(of_measure["measure"].iloc[0])].unchanged
-    seen = np.append(seen, unchanged)
+    seen = np.append(seen, of_measure["unchanged"].max())
     low, high = float(seen.min()), float(seen.max())
     return Normalize(low, high if high > low else low + 1e-6)
 
