@@ -227,8 +227,9 @@ def command(*argv):
     return CliRunner().invoke(app, [*map(str, argv)], catch_exceptions=True)
 
 
-def test_commands(base, files, tmp_path):
+def test_commands(base, files, tmp_path, monkeypatch):
     train, dev = files["depparse"]
+    monkeypatch.setattr(sys, "argv", ["/bin/bertft", "ablate", "a model"])
     out = tmp_path / "out"
     settings = ["--train", train, "--dev", dev, "--epochs", 1, "--batch-size", 8, "--limit", 16]
     done = command("ablate", "depparse", base, *settings, "--freeze", "0,2", "--out", out)
@@ -244,7 +245,7 @@ def test_commands(base, files, tmp_path):
     assert "las" in command("report", tmp_path / "one").output
     for folder in (tmp_path / "one", out / "cells" / "depparse-full-seed0"):
         record = json.loads((folder / "provenance.json").read_text())
-        assert record["command"].startswith("bertft ")
+        assert record["command"] == "bertft ablate 'a model'"
     assert len(Ablation.load(out).provenance["tasks"]["depparse"]["commands"]) == 1
     bad = command("ablate", "depparse", base, *settings, "--keep", "one", "--out", out)
     assert isinstance(bad.exception, ValueError)

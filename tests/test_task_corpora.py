@@ -64,7 +64,9 @@ def test_trees_are_those_annotated(tmp_path):
         ),
         Tree(("A b",), ("_",), (0,), ("root",), "", 10, ("_",)),
     ]
-    assert read_trees(write(tmp_path / "x.conllu", TREEBANK)) == expected
+    path = write(tmp_path / "x.conllu", TREEBANK)
+    assert read_trees(path) == expected
+    assert {tree.source for tree in read_trees(path)} == {str(path)}
     windows = "\ufeff" + TREEBANK.replace("\n", "\r\n")
     assert read_trees(str(write(tmp_path / "y.conllu", windows))) == expected
 

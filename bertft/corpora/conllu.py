@@ -42,7 +42,7 @@ class Tree:
     line: int
     xpos: tuple[str, ...] = ()
     # A treebank is the same wherever it lies, and fingerprints of examples are of what they show.
-    source: str = field(default="", repr=False)
+    source: str = field(default="", repr=False, compare=False)
 
     @property
     def where(self) -> str:
