@@ -164,6 +164,21 @@ def test_a_real_parser_is_scored_in_any_order(tokenizer):
     assert parser.training
 
 
+def test_batches_of_unknown_labels_alone_are_scored(tokenizer):
+    from bertft.finetuning.biaffine import BiaffineParser
+
+    torch.manual_seed(0)
+    parser = BiaffineParser(tiny_config("bert", id2label={0: "dep"}))
+    tokens = Tokens(tokenizer, DEPPARSE.recipe.with_settings(batch_size=1))
+    predict = Predict(parser, DEPPARSE.collate, tokens)
+    scores = DEPPARSE.score(tokens, [FIRST, SECOND], ("dep",), predict)
+    assert scores.values["las"] == 0
+    assert "8 words have labels that the training trees lack" in scores.notes[0]
+    parser.root.data.fill_(math.nan)
+    with pytest.raises(RuntimeError, match="scores must be numbers"):
+        DEPPARSE.score(tokens, [FIRST], ("dep",), predict)
+
+
 @pytest.mark.real
 def test_gold_trees_score_100_on_a_treebank(shared):
     from bertft.checkpoints import load_tokenizer

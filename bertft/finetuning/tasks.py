@@ -244,7 +244,7 @@ class Predict:
         """Yield the numbers of the rows of each batch, and the model's output for them.
 
         Raises:
-            RuntimeError: an output that is NaN.
+            RuntimeError: a score that is NaN.
         """
         from bertft.models import inference
 
@@ -253,7 +253,8 @@ class Predict:
             batch = self._collate([rows[i] for i in numbers], self._tokens.pad_id)
             with inference(self.model), autocast(device, self._tokens.recipe.dtype):
                 output = self.model(**{key: value.to(device) for key, value in batch.items()})
-            if any(value.isnan().any() for value in output.values() if value is not None):
+            # The loss is over what training has labels for: over nothing it is NaN.
+            if any(value.isnan().any() for key, value in output.items() if key != "loss"):
                 raise RuntimeError(
                     "[finetune] scores must be numbers, got NaN; the training diverged: lower the "
                     "learning rate."
