@@ -167,7 +167,7 @@ class _Pass:
                 flat = hidden.detach().reshape(-1, hidden.shape[-1]).to("cpu")
                 wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
                 pooled = torch.empty(len(place), flat.shape[1], dtype=wide)
-                finite = ops.pool_rows(flat, batch.starts, batch.stops, pooled)
+                finite = bool(ops.pool_rows(flat, batch.starts, batch.stops, pooled))
                 kept = self._kept(pooled, finite, side, layer)
                 out[f"{side}.{layer}"].index_copy_(0, place, kept)
             if layer == last:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,6 +154,8 @@ def test_sentences_that_cannot_be_kept_whole(base, task):
     )
     with pytest.raises(ValueError, match=message + "positions and 1 have a word without a piece"):
         run(base, StructuralTask.of(task.train, [long, blank]))
+    with pytest.raises(ValueError, match=r"^\[structural\] x-dev.conllu must have a sentence that"):
+        run(base, StructuralTask.of(task.train, [replace(long, source="x-dev.conllu")]))
 
 
 @pytest.mark.parametrize(

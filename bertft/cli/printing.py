@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def show_comparison(comparison: "Comparison") -> None:
             say("* inflated: much of it is what unrelated rows give (chance, in results.csv)")
 
 
-def _inflated(table: "pd.DataFrame", corpus: str) -> set[tuple[str, int]]:
+def _inflated(table: "pd.DataFrame", corpus: str) -> set[tuple[Hashable, Hashable]]:
     """Measures and numbers of layers of which chance alone makes much."""
     rows = table[(table["corpus"] == corpus) & table["note"].str.contains("inflated")]
     rows = rows[rows["pretrained_layer"] == rows["finetuned_layer"]]

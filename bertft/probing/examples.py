@@ -64,15 +64,13 @@ class Pieces(NamedTuple):
 
     Attributes:
         x: `(L, P, d)` the rows, of one or more layers.
-        row: `(E,)` for every place in a span, the row of `x` that stands there.
-        target: `(E,)` the target of the batch that this span belongs to, never falling.
-        longest: places of the longest span.
+        starts: `(B,)` int64, for every target the first row of its span.
+        stops: `(B,)` int64, one past its last row.
     """
 
     x: Tensor
-    row: Tensor
-    target: Tensor
-    longest: int
+    starts: Tensor
+    stops: Tensor
 
 
 class Inputs:
@@ -125,11 +123,13 @@ class Inputs:
 
     def _inside(self, starts: Tensor, stops: Tensor) -> Pieces:
         lengths = stops - starts
-        target = torch.arange(len(starts), device=starts.device).repeat_interleave(lengths)
         first = lengths.cumsum(0) - lengths
-        place = torch.arange(len(target), device=starts.device) + (starts - first)[target]
-        unique, row = torch.unique(place, return_inverse=True)
-        return Pieces(self.rows(unique), row, target, int(lengths.max()))
+        ranks = torch.arange(int(lengths.sum()), device=starts.device)
+        place = ranks + (starts - first).repeat_interleave(lengths)
+        unique = torch.unique(place)
+        # All rows of a span are there, so that they stay one after another.
+        begins = torch.searchsorted(unique, starts.contiguous())
+        return Pieces(self.rows(unique), begins, begins + lengths)
 
 
 def _placed(layer: Layer, device: torch.device) -> Layer:

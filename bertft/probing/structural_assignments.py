@@ -133,9 +133,10 @@ class StructuralPart:
         dropped = len(trees) - len(kept) - sum(cut)
         if not len(kept):
             raise ValueError(
-                f"[structural] treebank must have a sentence that the tokenizer keeps whole, got "
-                f"{len(trees)} of which {sum(cut)} are longer than {max_length} positions and "
-                f"{dropped} have a word without a piece; pass other sentences."
+                f"[structural] {trees[0].source or 'treebank'} must have a sentence that the "
+                f"tokenizer keeps whole, got {len(trees)} of which {sum(cut)} are longer than "
+                f"{max_length} positions and {dropped} have a word without a piece; pass other "
+                "sentences."
             )
         own = [trees[s] for s in kept.tolist()]
         words = np.zeros(len(trees), np.int64)
