@@ -74,10 +74,10 @@ class Assignment:
                 cut = counted(part.targets.cut, "target")
                 notes.append(f"{where}: left out: {cut} that reach beyond the maximal length.")
             if part.rows.dropped_words:
-                gone = counted(part.rows.dropped_words, "word")
+                words = counted(part.rows.dropped_words, "word")
                 lost = counted(part.targets.dropped, "target")
                 more = f"; left out: {lost} of nothing else" if part.targets.dropped else ""
-                notes.append(f"{where}: {gone} without a token{more}.")
+                notes.append(f"{where}: {words} without a token{more}.")
         if self.task.unknown:
             notes.append(
                 f"{self.task.name}, dev: labels that training lacks count as missed: "
