@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import cache
 
 import numpy as np
 import pytest
@@ -49,46 +50,54 @@ WITH_CHANCE = [name for name, measure in MEASURES.items() if measure.by_chance i
 WITH_RIDGE = [name for name in WITH_CHANCE if MEASURES[name].n_above_d]
 
 
-def over_orders(name, x, y, ridge, orders=150):
-    """The mean of a measure over orders of the rows of one side, and what it may be off by."""
-    measure, random = MEASURES[name], np.random.default_rng(0)
-    options = {} if ridge is None else {"ridge": ridge}
-    moments = [Moments.of(x, y[random.permutation(len(y))]) for _ in range(orders)]
-    found = [measure.compute(m, **options) for m in moments]
-    return np.mean(found), 4 * np.std(found) / np.sqrt(orders), measure.chance(moments[0], ridge)
+SHAPED = {
+    # More rows than columns; few rows of a well-conditioned side; fewer rows than columns.
+    "many": (120, 30, 20, np.geomspace(1, 0.02, 30)),
+    "few": (40, 12, 9, 1.0),
+    "fewest": (25, 40, 30, 1.0),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "ridge"),
-    [(name, None) for name in WITH_CHANCE]
-    + [(name, ridge) for name in WITH_RIDGE for ridge in (0.1, 3.0)],
-)
-def test_chance_of_a_measure_is_its_mean_over_orders(name, ridge):
-    x, y = related(n=120, dx=30, dy=20)
-    x, y = x * np.geomspace(1, 0.02, 30), y * np.geomspace(1, 0.3, 20)
-    found, error, expected = over_orders(name, x, y, ridge)
-    # The mean root is a limit, and the one of PWCCA with a ridge that of a few draws.
-    assert expected == pytest.approx(found, abs=error + 0.008)
+@cache
+def over_orders(shape, ridge, orders=150):
+    """By measure: its mean over orders of the rows of one side, its error, and what is expected."""
+    n, dx, dy, scales = SHAPED[shape]
+    x, y = related(n, dx, dy)
+    random = np.random.default_rng(0)
+    names, options = (WITH_CHANCE, {}) if ridge is None else (WITH_RIDGE, {"ridge": ridge})
+    found = {name: [] for name in names}
+    for _ in range(orders):
+        moments = Moments.of(x * scales, y[random.permutation(n)], row_maps=["raw"])
+        for name in names:
+            found[name].append(MEASURES[name].compute(moments, **options))
+    return {
+        name: (np.mean(of), np.std(of) / np.sqrt(orders), MEASURES[name].chance(moments, ridge))
+        for name, of in found.items()
+    }
 
 
-@pytest.mark.parametrize("name", ["cka", "cca_r2", "regression", "regression_y"])
+@pytest.mark.parametrize("ridge", [None, 0.1, 3.0])
+def test_chance_of_a_measure_is_its_mean_over_orders(ridge):
+    for name, (mean, error, chance) in over_orders("many", ridge).items():
+        # The mean root is a limit, and the one of PWCCA with a ridge that of a few draws.
+        assert chance == pytest.approx(mean, abs=4 * error + 0.008), name
+
+
 @pytest.mark.parametrize("ridge", [None, 0.5])
-def test_chance_of_what_is_squared_is_exact(name, ridge):
-    if name == "cka" and ridge is not None:
-        return
-    found, error, expected = over_orders(name, *related(n=40), ridge, orders=400)
-    assert expected == pytest.approx(found, abs=error)
+def test_chance_of_what_is_squared_is_exact(ridge):
+    found = over_orders("few", ridge)
+    for name in {"cka", "cca_r2", "regression", "regression_y"} & set(found):
+        mean, error, chance = found[name]
+        assert chance == pytest.approx(mean, abs=4 * error), name
 
 
-@pytest.mark.parametrize("name", WITH_RIDGE)
 @pytest.mark.parametrize("ridge", [1e-9, 0.1, "ledoit-wolf"])
-def test_fewer_rows_than_columns_are_inflated_with_any_ridge(name, ridge):
-    x, y = related(n=25, dx=40, dy=30)
-    found, error, expected = over_orders(name, x, y, ridge, orders=60)
-    assert expected == pytest.approx(found, abs=error + 0.012)
-    assert MEASURES[name].is_inflated(expected) or (name, ridge) == ("cca_r2", "ledoit-wolf")
-    if ridge == 1e-9:
-        assert expected == pytest.approx(1.0, abs=1e-6)
+def test_fewer_rows_than_columns_are_inflated_with_any_ridge(ridge):
+    for name, (mean, error, chance) in over_orders("fewest", ridge, orders=60).items():
+        assert chance == pytest.approx(mean, abs=4 * error + 0.012), name
+        assert MEASURES[name].is_inflated(chance) or (name, ridge) == ("cca_r2", "ledoit-wolf")
+        if ridge == 1e-9:
+            assert chance == pytest.approx(1.0, abs=1e-6), name
 
 
 def test_distances_are_inflated_where_chance_is_near_0():

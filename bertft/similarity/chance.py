@@ -7,6 +7,7 @@ and nuclear norms is that of random rotations, to which it tends as n and the ra
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,13 +17,14 @@ from torch import Tensor
 from bertft.similarity.arguments import TwoSided
 from bertft.similarity.sides import Ridge, kept_rank, leading_rank, retained, spectrum
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 _ANGLES, _STEPS = math.pi / 4 * (_NODES + 1), math.pi / 4 * _WEIGHTS
 
 DRAWN = 200
 """Directions of the draws behind the mean of PWCCA with a ridge."""
 
 
+@lru_cache(maxsize=1024)
 def chance_correlation(n: int, rank_x: int, rank_y: int) -> float:
     """Return the mean canonical correlation that unrelated rows of these ranks give on average.
 
@@ -67,7 +69,7 @@ def _level(values: NDArray[np.float64], freedom: NDArray[np.float64]) -> NDArray
     # Were all variances the least or the largest of them, w would be at this ratio to them.
     ratio = np.maximum(len(values) / freedom - 1, 1e-15)
     low, high = np.log(v[0] * ratio), np.log(v[-1] * ratio)
-    for _ in range(48):
+    for _ in range(40):
         middle = (low + high) / 2
         above = (counts * v / (v + np.exp(middle)[:, None])).sum(axis=1) > freedom
         low, high = np.where(above, middle, low), np.where(above, high, middle)
