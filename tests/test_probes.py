@@ -707,10 +707,15 @@ def test_terminals_show_whole_cells(checkpoint, monkeypatch, tmp_path, capsys, w
 def test_words_without_a_piece_are_counted(base):
     made = task("t")
     gone = Record(("\u200d", "cat"), (Target(((0, 1),), ("N",)), Target(((0, 2),), ("N",))))
-    done = run(base, {"t": EdgeTask.of("t", [*made.train, gone], made.dev)})
-    train = done.provenance["tasks"][0]["train"]
-    assert (train["dropped_words"], train["dropped"]) == (1, 1)
-    assert told(done) == ["t, train: 1 word without a token; left out: 1 target of nothing else."]
+    covered = Record(gone.words, gone.targets[1:])
+    done = run(base, {"t": EdgeTask.of("t", [*made.train, gone], [*made.dev, covered])})
+    [of] = done.provenance["tasks"]
+    assert (of["train"]["dropped_words"], of["train"]["dropped"]) == (1, 1)
+    assert (of["dev"]["dropped_words"], of["dev"]["dropped"]) == (1, 0)
+    assert told(done) == [
+        "t, train: 1 word without a token; left out: 1 target of nothing else.",
+        "t, dev: 1 word without a token.",
+    ]
 
 
 @pytest.mark.parametrize("family", ["linear", "mlp", "edge"])

@@ -76,7 +76,8 @@ class Assignment:
             if part.rows.dropped_words:
                 words = counted(part.rows.dropped_words, "word")
                 lost = counted(part.targets.dropped, "target")
-                notes.append(f"{where}: {words} without a token; left out: {lost} of nothing else.")
+                more = f"; left out: {lost} of nothing else" if part.targets.dropped else ""
+                notes.append(f"{where}: {words} without a token{more}.")
         if self.task.unknown:
             notes.append(
                 f"{self.task.name}, dev: labels that training lacks count as missed: "
