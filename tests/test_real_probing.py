@@ -12,9 +12,10 @@ from bertft.corpora.edges import from_arcs, from_tags
 from bertft.models import inference
 from bertft.probes import probe
 from bertft.probing.assignments import Part
-from bertft.probing.bank import Labels, Probe, Split
+from bertft.probing.bank import Probe, Split
 from bertft.probing.examples import Inputs
 from bertft.probing.families import Training, train_bank
+from bertft.probing.labels import Labels
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import EdgeTask
 from bertft.recording import record

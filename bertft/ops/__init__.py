@@ -7,8 +7,9 @@
 | correlate_pairs   | two sides (n, d) -> correlation            | native        | 1e-6 / 1e-12 |
 | eigh, svd         | matrices (d, d), (m, n) -> spectra         | native        | 1e-12        |
 | multiply          | a (m, k), b (k, n) -> out (m, n)           | native, eager | 2e-6 / 1e-13 |
-| softmax_gradient  | logits (n, c) of K probes -> gradients     | native, eager | 1e-6         |
-| sigmoid_gradient  | logits (n, c) of K probes -> gradients     | native, eager | 1e-6         |
+| softmax_gradient  | logits (c, n) of K probes -> gradients     | native, eager | 1e-6         |
+| sigmoid_gradient  | logits (c, n) of K probes -> gradients     | native, eager | 1e-6         |
+| linear_gradient   | x (n, d), weights of K probes -> gradients | native, eager | 2e-6         |
 | distance_gradient | words (N, K r) of K probes -> gradients    | native, eager | 2e-6         |
 | depth_gradient    | words (N, K r) of K probes -> gradients    | native, eager | 2e-6         |
 | adam              | weights (r, c), moments -> the next ones   | native, eager | 2e-6         |
@@ -37,7 +38,13 @@ from bertft.ops.checks import (
     require_finite,
     require_solved,
 )
-from bertft.ops.probes import adam, multiply, sigmoid_gradient, softmax_gradient
+from bertft.ops.probes import (
+    adam,
+    linear_gradient,
+    multiply,
+    sigmoid_gradient,
+    softmax_gradient,
+)
 from bertft.ops.structure import depth_gradient, distance_gradient
 from bertft.ops.types import (
     Correlation,
@@ -63,6 +70,7 @@ __all__ = [
     "depth_gradient",
     "distance_gradient",
     "eigh",
+    "linear_gradient",
     "multiply",
     "pool_rows",
     "sigmoid_gradient",
@@ -258,8 +266,7 @@ def svd(
         torch.linalg.LinAlgError: a matrix that is not finite, or an iteration that does not end.
     """
     call = Call("svd")
-    if (left is None) != (right is None):
-        raise call.fail("left and right must be given both or neither, got one; allocate both.")
+    call.both(left, right, "left", "right")
     call.counts(len(matrices), values=values, left=left, right=right)
     for i, matrix in enumerate(matrices):
         call.matrix(matrix, f"matrices[{i}]")

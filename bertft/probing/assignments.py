@@ -13,11 +13,12 @@ from torch import Tensor
 
 from bertft.corpora.edges import Record
 from bertft.features import Layer
-from bertft.probing.bank import Bank, Labels, Probe, Split
+from bertft.probing.bank import Bank, Probe, Split
 from bertft.probing.code_length import code_length
 from bertft.probing.controls import control_labels, word_types
 from bertft.probing.examples import Examples, Inputs
 from bertft.probing.families import Training, train_bank
+from bertft.probing.labels import Labels
 from bertft.probing.layers import center_of_gravity, expected_layer
 from bertft.probing.neural import NeuralBank
 from bertft.probing.scores import Interval, Tally, change, intervals, resampled, tally

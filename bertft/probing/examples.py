@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from bertft import ops
 from bertft.features import Layer
 
 Unit = Literal["targets", "sentences"]
@@ -97,7 +98,7 @@ class Inputs:
 
     def rows(self, index: Tensor) -> Tensor:
         """Return rows `(L, len(index), d)` in float32."""
-        rows = [layer.index_select(0, index).float() for layer in self._layers]
+        rows = [_rows_of(layer, index) for layer in self._layers]
         return torch.stack(rows) if len(rows) > 1 else rows[0][None]
 
     def pooled(self, examples: Examples, index: Tensor) -> Tensor:
@@ -117,3 +118,12 @@ class Inputs:
         place = torch.arange(len(target)) + (starts - first)[target]
         unique, row = torch.unique(place, return_inverse=True)
         return Pieces(self.rows(unique), row, target, int(lengths.max()))
+
+
+def _rows_of(layer: Layer, index: Tensor) -> Tensor:
+    """Some rows in float32, gathered by the kernels where they are in memory."""
+    if not isinstance(layer, Tensor) or layer.dtype == torch.float64 or layer.is_cuda:
+        return layer.index_select(0, index).float()
+    out = torch.empty(len(index), layer.shape[1])
+    ops.pool_rows(layer, index, index + 1, out)
+    return out
