@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bertft.blocks import Layer
 from bertft.moments import Moments
 from bertft.planning import FINETUNED, PRETRAINED, Task
 from bertft.progress import Bar
@@ -27,7 +28,7 @@ from bertft.similarity.permutation import Tested
 from bertft.similarity.sides import condition, kept_rank, leading_rank, left_out, require_spectra
 from bertft.streaming import side_name
 
-Key = tuple[int | None, int | None, str]
+Key = tuple[Layer | None, Layer | None, str]
 """Layers of the pretrained and of the fine-tuned model, or one of them alone, and a measure."""
 
 PERMUTED_ROWS = 1000
@@ -112,7 +113,7 @@ def evaluate_sample(rows: Mapping[str, Tensor], task: Task) -> dict[Key, Outcome
         measure = SAMPLED[name]
         prepare_after = cache(partial(_prepare, measure.prepare, rows, FINETUNED))
         # Pairs come by layers of the first model, one of which is enough to hold.
-        before_of = -1, Outcome(math.nan)
+        before_of: tuple[Layer | None, Any] = None, None
         for a, b in task.pairs:
             if before_of[0] != a:
                 before_of = a, _prepare(measure.prepare, rows, PRETRAINED, a)
@@ -124,7 +125,7 @@ def evaluate_sample(rows: Mapping[str, Tensor], task: Task) -> dict[Key, Outcome
 
 
 def _prepare(
-    prepare: Callable[[Tensor], Any], rows: Mapping[str, Tensor], role: str, layer: int
+    prepare: Callable[[Tensor], Any], rows: Mapping[str, Tensor], role: str, layer: Layer
 ) -> Any:
     """What a measure needs of a layer, or the reason why it has none."""
     try:
@@ -167,7 +168,7 @@ def _p_value(x: Tensor, y: Tensor, name: Tested, task: Task) -> float:
         return math.nan  # the value itself is missing and says why
 
 
-def describe_sides(moments: Moments, task: Task) -> dict[tuple[str, int], dict[str, Any]]:
+def describe_sides(moments: Moments, task: Task) -> dict[tuple[str, Layer], dict[str, Any]]:
     """Return columns, kept ranks, condition numbers and the variance left out, of every layer."""
     found = {}
     for role, layer in _layers(task):
@@ -195,13 +196,13 @@ def _describe_spectrum(two: TwoSided) -> dict[str, Any]:
     }
 
 
-def _side(moments: Moments, role: str, layer: int) -> TwoSided:
+def _side(moments: Moments, role: str, layer: Layer) -> TwoSided:
     """A layer beside itself."""
     side = side_name(role, layer)
     return TwoSided("describe", moments.under("raw"), side, side, moments.dtype)
 
 
-def _layers(task: Task) -> Iterator[tuple[str, int]]:
-    for role, place in ((PRETRAINED, 0), (FINETUNED, 1)):
-        for layer in sorted({pair[place] for pair in task.pairs}):
+def _layers(task: Task) -> Iterator[tuple[str, Layer]]:
+    for role in (PRETRAINED, FINETUNED):
+        for layer in task.layers(role):
             yield role, layer

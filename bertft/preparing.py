@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from bertft.blocks import Layer
 from bertft.budget import Need, Storage, available_memory, choose_storage, sums_bytes
 from bertft.checkpoints import Checkpoint, require_same_tokens
 from bertft.corpora import Corpus
@@ -31,7 +32,7 @@ def prepare(corpus: Corpus, sides: Mapping[str, Checkpoint], options: Options) -
             "pass more text, or a larger limit or max_length."
         )
     notes = _notes_on(corpus.name, rows, bound)
-    pairs = layer_pairs(sides, options.pairs)
+    pairs = layer_pairs(sides, options)
     chosen = _choose(options, rows.n, sides, pairs, corpus.name, notes)
     bounds = group_bounds(rows, options.groups, corpus.name) if options.groups else []
     measures = [name for name in chosen if name in MEASURES]
@@ -95,18 +96,23 @@ def _bound_of(max_length: int | None, a: Checkpoint, b: Checkpoint) -> int | Non
 
 def _storage(
     sides: Mapping[str, Checkpoint],
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[Layer, Layer]],
     measures: Sequence[str],
     needs_sample: bool,
     n: int,
     options: Options,
     corpus: str,
 ) -> Storage | None:
-    first, second = (side.blocks.widths for side in sides.values())
-    widths = [*first, *second]
+    columns = _columns(sides, pairs)
+    layers = (set(side) for side in zip(*pairs, strict=True))
+    widths = [
+        side.blocks.width(layer)
+        for side, own in zip(sides.values(), layers, strict=True)
+        for layer in own
+    ]
     is_wide = next(iter(sides.values())).encoder.dtype == torch.float64
     row_bytes = sum(widths) * (8 if is_wide else 4)
-    sums = sums_bytes(widths, [(first[a], second[b]) for a, b in pairs], len(row_maps_of(measures)))
+    sums = sums_bytes(widths, columns, len(row_maps_of(measures)))
     matrices = 20 * 4 * torch.get_num_threads() + 4 * len(widths)
     solving = 8 * matrices * max(widths) ** 2
     sample = options.sample if needs_sample or options.permutations else 0
@@ -118,6 +124,14 @@ def _storage(
     budget = options.memory_gib
     memory = int(budget * 2**30) if budget is not None else int(0.8 * available_memory())
     return choose_storage(need("rows"), need("sums"), options.groups, memory, corpus)
+
+
+def _columns(
+    sides: Mapping[str, Checkpoint], pairs: Sequence[tuple[Layer, Layer]]
+) -> list[tuple[int, int]]:
+    """Columns of both layers of each pair."""
+    first, second = (side.blocks for side in sides.values())
+    return [(first.width(a), second.width(b)) for a, b in pairs]
 
 
 def _require_known_tokens(rows: Rows, sides: Mapping[str, Checkpoint]) -> None:
@@ -147,13 +161,13 @@ def _choose(
     options: Options,
     n: int,
     sides: Mapping[str, Checkpoint],
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[Layer, Layer]],
     corpus: str,
     notes: list[str],
 ) -> list[str]:
     """The measures that these rows allow; one that was asked for by name must be among them."""
-    first, second = (side.blocks.widths for side in sides.values())
-    d = max(*first, *second)
+    columns = _columns(sides, pairs)
+    d = max(map(max, columns))
     default = [name for name, measure in MEASURES.items() if measure.default]
     chosen = list(options.measures or default)
     of_sums = [name for name in chosen if name in MEASURES]
@@ -161,7 +175,7 @@ def _choose(
     short = [name for name in of_sums if MEASURES[name].n_above_d and n <= d and not options.ridge]
     few = [name for name in of_sums if n < MEASURES[name].least_rows]
     few += [name for name in chosen if name in SAMPLED and sampled < SAMPLED[name].least_rows]
-    is_uneven = any(first[a] != second[b] for a, b in pairs)
+    is_uneven = any(a != b for a, b in columns)
     unequal = [name for name in of_sums if MEASURES[name].same_width and is_uneven]
     why = []
     if short:

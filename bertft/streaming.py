@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bertft.blocks import Layer
 from bertft.capture import RowBlock, capture
 from bertft.checkpoints import Checkpoint
 from bertft.gathering import Gathered, RowSample, SpooledGroups, SummedGroups
@@ -16,9 +17,14 @@ from bertft.progress import Display
 from bertft.rows import Batch, Encoded, batches, pad
 
 
-def side_name(role: str, layer: int) -> str:
-    """Return the name that a layer of a model has among the sides of the moments."""
-    return f"{role}.{layer}"
+def side_name(role: str, layer: Layer) -> str:
+    """Return the name that a layer of a model has among the sides of the moments.
+
+    >>> side_name("pretrained", Layer(3)), side_name("finetuned", Layer(3, "mlp"))
+    ('pretrained.3', 'finetuned.3.mlp')
+    """
+    name = f"{role}.{layer.number}"
+    return name if layer.site == "output" else f"{name}.{layer.site}"
 
 
 class Sink(Protocol):
@@ -70,7 +76,7 @@ def stream(
     largest = max(sum(len(text.starts) for text in part) for part in parts)
     capacity = min(task.rows.n, max(task.block_rows, largest))
     block = RowBlock(moments.widths, capacity, dtype, hand_on, backend)
-    display.note(task.plan(first.blocks.depth, moments.nbytes))
+    display.note(task.plan(moments.nbytes))
     _run_all(parts, task, sides, block, display)
     if isinstance(groups, SummedGroups):
         own = list(groups)
@@ -90,9 +96,9 @@ class _Sums:
 
 def _empty_moments(task: Task, sides: Mapping[str, Checkpoint]) -> Moments:
     widths = {
-        side_name(role, layer): width
+        side_name(role, layer): side.blocks.width(layer)
         for role, side in sides.items()
-        for layer, width in enumerate(side.blocks.widths)
+        for layer in task.layers(role)
     }
     first, second = sides
     pairs = [(side_name(first, a), side_name(second, b)) for a, b in task.pairs]
@@ -123,7 +129,7 @@ def _run_all(
         for number, part in enumerate(parts):
             started = time.perf_counter()
             batch = pad(part, pad_id)
-            _run(batch, number, sides, block, task.name)
+            _run(batch, number, task, sides, block)
             done = int(batch.mask.sum())
             if number == 0:
                 seconds = (time.perf_counter() - started) * task.rows.tokens / done
@@ -133,18 +139,21 @@ def _run_all(
 
 
 def _run(
-    batch: Batch, number: int, sides: Mapping[str, Checkpoint], block: RowBlock, corpus: str
+    batch: Batch, number: int, task: Task, sides: Mapping[str, Checkpoint], block: RowBlock
 ) -> None:
     block.open(batch)
     for role, side in sides.items():
 
-        def receive(layer: int, hidden: Tensor, role: str = role, side: Checkpoint = side) -> None:
+        def receive(
+            layer: Layer, hidden: Tensor, role: str = role, side: Checkpoint = side
+        ) -> None:
             if not block.receive(side_name(role, layer), hidden):
                 raise ValueError(
                     f"[compare] activations must be finite, got NaN or infinity in layer {layer} "
-                    f"of the {role} model {side.name!r}, batch {number} of {corpus!r}; check its "
-                    "weights, or use float32."
+                    f"of the {role} model {side.name!r}, batch {number} of {task.name!r}; check "
+                    "its weights, or use float32."
                 )
 
-        capture(side.encoder, side.blocks, batch.ids, batch.mask, receive)
+        wanted = task.layers(role)
+        capture(side.encoder, side.blocks, batch.ids, batch.mask, receive, wanted)
     block.close()

@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from bertft.blocks import find_blocks
 from bertft.checkpoints import Checkpoint, same_rules
 from bertft.features import DTYPES, Features
-from bertft.models import find_blocks, inference, randomize
+from bertft.models import randomize
 from bertft.probing.assignments import Assignment, Part, Row
 from bertft.probing.families import Training
 from bertft.probing.options import Wanted, split_names
@@ -29,6 +30,7 @@ from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import EdgeTask
 from bertft.progress import Display
 from bertft.recording import GIB, feature_bytes, record
+from bertft.traces import inference
 
 if TYPE_CHECKING:
     import torch

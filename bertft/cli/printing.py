@@ -19,7 +19,7 @@ def show_comparison(comparison: "Comparison") -> None:
     from rich.text import Text
 
     console = Console()
-    for corpus in comparison.table["corpus"].unique():
+    for corpus in comparison.facets:
         summary = comparison.summary(corpus).T
         names = max(map(len, summary.index)) + 2
         per_part = max(1, (console.width - names) // 8)

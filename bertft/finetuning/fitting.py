@@ -168,6 +168,8 @@ class Fitting:
         recipe = self.tokens.recipe
         dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
         prefix = Prefix(model, k, dtype)
+        if not prefix.is_whole:
+            return None, 0.0, "off: blocks hand on more than hidden states"
         size = prefix.nbytes(rows)
         folder = self.out / PREFIX_STATES
         shutil.rmtree(folder, ignore_errors=True)

@@ -132,7 +132,7 @@ class FineTuning(Trainer):
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameters that train, by learning rate and weight decay: only matrices decay."""
-    encoder = {id(p) for p in encoder_of(model).parameters()}  # type: ignore[arg-type]
+    encoder = {id(p) for p in encoder_of(model).parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
