@@ -123,6 +123,8 @@ def missed(rows):
             yield f"{row['group']}: the pass at {row['ratio']:.3f} times the forwards, not 1.10."
         if row["who"] == "the pass, all 169 pairs" and row["ratio"] > 1.6:
             yield f"{row['group']}: all pairs at {row['ratio']:.2f} times the forwards, not 1.6."
+        if row["who"] == "--layers 0,1" and row["ratio"] > 0.2:
+            yield f"{row['group']}: layers 0 and 1 at {row['ratio']:.2f} of the whole, not 0.2."
         if row["group"].startswith("solving 13") and row["median_s"] > 4.0:
             yield f"{row['group']}: {duration(row['median_s'])}, not 4 s."
         wanted = SIMILARITY.get(row["group"], 0)

@@ -15,9 +15,9 @@ from bertft.checkpoints import Checkpoint
 from bertft.corpora import Text
 from bertft.features import Features, Shard, checksum
 from bertft.files import save_tensors
-from bertft.models import inference
 from bertft.recording import record
 from bertft.rows import batches, encode, pad
+from bertft.traces import inference
 
 LAYERS, WIDTH, SHARD_ROWS, SHARDS = 7, 384, 12_000, 4
 WORDS, DTYPES = 20_000, {"float32": 4, "float16": 2}

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Corpus, Text
-from bertft.models import inference
+from bertft.traces import inference
 from bertft.planning import Options
 from bertft.preparing import prepare
 from bertft.progress import Display

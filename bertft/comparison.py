@@ -214,6 +214,11 @@ def _open_sides(
     wanted = DTYPES[dtype] if dtype is not None else None
     a = Checkpoint.open(pretrained, wanted, tokenizer or _borrowed(pretrained, finetuned), layers)
     b = Checkpoint.open(finetuned, wanted, tokenizer or _borrowed(finetuned, pretrained), layers)
+    if a.encoder is b.encoder and a.name != b.name:
+        raise ValueError(
+            f"[compare] models must be two, got {a.name!r} and {b.name!r} with one encoder, which "
+            "an adapter changes in place; pass the base by its name or path."
+        )
     sides = {PRETRAINED: a, FINETUNED: b}
     if options.pairs == "same" and options.layers is None and a.blocks.depth != b.blocks.depth:
         raise ValueError(

@@ -217,11 +217,12 @@ def layer_pairs(sides: Mapping[str, Checkpoint], options: Options) -> list[tuple
             # With layers chosen by number, models of different depths have those in common.
             pairs += [(layer, layer) for layer in first if layer in second]
     found = {layer.number for pair in pairs for layer in pair}
-    if absent := set(options.layers or ()) - found or (set() if pairs else {0}):
+    absent = sorted(set(options.layers or ()) - found)
+    if absent or not pairs:
         depths = " and ".join(f"0..{side.blocks.depth} of {side.name!r}" for side in sides.values())
         raise ValueError(
             f"[compare] layers must be among {depths}, and only output has a layer 0, got "
-            f"{', '.join(map(str, sorted(absent)))}; leave it out."
+            f"{', '.join(map(str, absent)) or 'none'}; leave it out, or name others."
         )
     return pairs
 

@@ -17,10 +17,10 @@ from bertft.checkpoints import Checkpoint
 from bertft.corpora import Text
 from bertft.features import INDEX, Features
 from bertft.files import load_tensors, locked, save_tensors
-from bertft.models import inference
 from bertft.progress import Display
 from bertft.recording import feature_bytes, record
 from bertft.rows import Encoded, Rows, encode
+from bertft.traces import inference
 from tests.conftest import KINDS
 
 DTYPES = ("float32", "bfloat16", "float16")

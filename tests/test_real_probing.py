@@ -9,7 +9,6 @@ import torch
 from bertft.checkpoints import Checkpoint
 from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import from_arcs, from_tags
-from bertft.models import inference
 from bertft.probes import probe
 from bertft.probing.assignments import Part
 from bertft.probing.bank import Labels, Probe, Split
@@ -18,6 +17,7 @@ from bertft.probing.families import Training, train_bank
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import EdgeTask
 from bertft.recording import record
+from bertft.traces import inference
 
 EDGES = ("ner_wnut17", "relations_semeval2010", "srl_ewt", "spr_uds", "coref_gap")
 BASE, PARSER, RANDOMIZED = "minilm", "minilm-dep", "randomized"
