@@ -5,6 +5,7 @@ Needs peft, which is loaded when it is used.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,10 @@ def merged(
         if key.startswith(ROOT + head)
     }
     try:
-        adapted = get_peft_model(base, config)
+        with warnings.catch_warnings():
+            # peft asks models for what transformers has renamed.
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing")
+            adapted = get_peft_model(base, config)
         _load(adapted, base, own, name)
     except (ValueError, RuntimeError) as error:
         if str(error).startswith("["):

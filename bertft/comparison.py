@@ -161,6 +161,7 @@ def compare(
         "corpora": [task.describe() for task in work],
         "options": {
             **asdict(options),
+            "layers": path or numbers,
             "intervals": intervals,
             "max_length": work[0].max_length,
             "batch_size": batch_size,

@@ -139,8 +139,9 @@ def trace(encoder: "PreTrainedModel") -> Trace:
         call.further = tuple(output[1:]) if isinstance(output, tuple) else None
         time += 1
 
+    padding = getattr(encoder.config, "pad_token_id", None)
     # The id of padding would change the positions of what follows in some models.
-    one, other = [i for i in range(3) if i != encoder.config.pad_token_id][:2]
+    one, other = [i for i in range(3) if i != padding][:2]
     tokens = torch.full((TEXTS, TOKENS), one, device=encoder.device)
     tokens[1, 0] = other
     inner = [module for module in encoder.modules() if module is not encoder]

@@ -14,6 +14,9 @@ from bertft.checkpoints import Checkpoint, load_encoder, load_tokenizer
 from bertft.models import encoder_of, randomize
 from bertft.traces import inference
 
+# peft asks models for what transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+
 IDS = torch.tensor([[5, 9, 3, 17, 4, 8], [6, 7, 11, 12, 2, 2]])
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
 LORA = {"r": 3, "lora_alpha": 5, "init_lora_weights": False, "target_modules": ["query", "dense"]}
