@@ -56,7 +56,8 @@ wheel-test: wheel
 # the installation in place would come first, and pytest must not take the first look at a fault.
 # CPython leaks by design, one test wants an allocation to fail and one forks, and the stack that
 # detects use after return does not align vectors of 64 bytes. The threads of torch and of NumPy's
-# products are not compiled to be watched, so there is one.
+# products are not compiled to be watched, so there is one. KERNEL_TESTS names some instead of all.
+KERNEL_TESTS ?= $(addprefix tests/test_,native.py ops.py probe_ops.py structure_ops.py)
 sanitize: sanitize-asan sanitize-tsan
 
 sanitize-asan: SANITIZE := address,undefined
@@ -71,7 +72,7 @@ sanitize-asan sanitize-tsan: sanitize-%: $(VENV)/.dev-installed
 	TSAN_OPTIONS=halt_on_error=1:die_after_fork=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$(g++ -print-file-name=lib$*.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(BIN)/python -SP -m pytest --import-mode=importlib --capture=sys -p no:faulthandler \
-	  tests/test_native.py tests/test_ops.py tests/test_probe_ops.py tests/test_structure_ops.py
+	  $(KERNEL_TESTS)
 
 aarch64: $(VENV)/.dev-installed
 	.ci/aarch64 $(BIN)/python

@@ -4,13 +4,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertft.ops import RowFault
+from bertft.ops import RowFault, RowMap
+from bertft.ops.reference import first_fault
 
 # What rows must do, what was found, and what else helps, by fault.
 _REFUSALS = {
     "not finite": ("be finite", "NaN or infinity in row", "find where it arises"),
     "zero": (
-        "have a direction under a cosine kernel", "a zero row at", "leave out rsa and cosine"
+        "have a direction under a cosine kernel", "a zero row at",
+        "leave out the measures of cosines",
     ),
     "constant": (
         "have a direction under a correlation kernel", "a constant row at",
@@ -41,10 +43,21 @@ def as_rows(x: Tensor | np.ndarray, name: str) -> Tensor:
     return torch.from_numpy(rows if shared else rows.copy())
 
 
-def refusal(fault: RowFault, side: str) -> ValueError:
+def require_usable(x: Tensor, row_map: RowMap, function: str, name: str) -> None:
+    """Refuse rows that a row map cannot map.
+
+    Raises:
+        ValueError: with the number of the first such row.
+    """
+    fault = first_fault(x, row_map, 0)
+    if fault is not None:
+        raise refusal(fault, name, function)
+
+
+def refusal(fault: RowFault, side: str, function: str = "Moments.update") -> ValueError:
     """Return the error for a row of a side that cannot be summed."""
     need, found, remedy = _REFUSALS[fault.what]
     return ValueError(
-        f"[Moments.update] rows of {side!r} must {need}, got {found} {fault.row}; drop it on every "
+        f"[{function}] rows of {side!r} must {need}, got {found} {fault.row}; drop it on every "
         f"side, or {remedy}."
     )

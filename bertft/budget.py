@@ -39,7 +39,7 @@ class Need:
 
 
 def choose_storage(
-    need: Need, grouped: Need, groups: int | None, memory: int, corpus: str
+    need: Need, grouped: Need, groups: int | None, memory: int, corpus: str, ways_out: str
 ) -> Storage | None:
     """Return how groups are kept: as sums where they fit in memory, else as rows on disk.
 
@@ -49,6 +49,7 @@ def choose_storage(
         groups: of the jackknife, or None.
         memory: bytes that may be used.
         corpus: its name.
+        ways_out: what needs less memory.
 
     Raises:
         ValueError: neither fits; the message names the ways out.
@@ -60,8 +61,7 @@ def choose_storage(
     if needed > memory:
         raise ValueError(
             f"[compare] statistics of {corpus!r} must fit in {memory / 2**30:.1f} GiB of memory, "
-            f"got {needed / 2**30:.1f} GiB; pass pairs='same', fewer measures (rsa alone, or none "
-            "of rsa, halves it), a smaller sample, or more memory_gib."
+            f"got {needed / 2**30:.1f} GiB; pass {ways_out}."
         )
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if storage is not None and need.rows > free:

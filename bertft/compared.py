@@ -21,8 +21,9 @@ class Comparison:
         table: tidy pandas table with the columns `pretrained, finetuned, corpus, site,
             pretrained_layer, finetuned_layer, measure, value, low, high, n`, what the value stands
             on (`n_per_d`, and `rank_`, `condition_` and `left_out_` of both sides), `chance` (what
-            unrelated rows would give on average), `p_value`, and `note`: why a value is missing,
-            or what to mind about it.
+            unrelated rows would give on average), `unchanged` (what equal layers give: 1 or 0, but
+            with a ridge), `p_value` and the rows that it is of, `p_value_n`, and `note`: why a
+            value is missing, or what to mind about it.
         geometry: the same for single layers: `model, role, corpus, site, layer, measure, value,
             low, high, n, note`.
         replicates: with intervals, the values without each group of sentences.

@@ -28,9 +28,8 @@ from bertft.planning import (
 from bertft.preparing import prepare
 from bertft.progress import Display
 from bertft.rows import RowKind
-from bertft.similarity.diagnostics import INFLATED
 from bertft.similarity.sides import Ridge
-from bertft.solving import Solved, solve
+from bertft.solving import INFLATED, Solved, solve
 from bertft.streaming import stream
 from bertft.traces import inference
 
@@ -89,7 +88,8 @@ def compare(
         groups: of sentences, at least 5.
         ridge: of measures that invert a scatter matrix; see `bertft.similarity.cca`.
         sample: rows kept for measures that need them, drawn uniformly.
-        permutations: orders of rows for p-values of RSA and CKA on the sample; 0 for none.
+        permutations: orders of rows for p-values of RSA and CKA, on at most 1,000 rows of the
+            sample; 0 for none.
         memory_gib: for statistics; by default most of what is available. Groups whose sums do not
             fit are made from rows on disk.
         batch_size: most texts of a batch.
@@ -190,12 +190,13 @@ def _notes_on(solved: Solved) -> list[str]:
                     f"{corpus}: {len(missing)} of {len(of_measure)} values of {name} are missing; "
                     f"the first because {missing['note'].iloc[0]}"
                 )
-        inflated = rows[rows["chance"] >= INFLATED]
+        inflated = rows[rows["note"].str.contains(INFLATED)]
         if len(inflated):
+            by_chance = inflated.groupby("measure", sort=False)["chance"].median()
+            given = ", ".join(f"{name} {chance:.2f}" for name, chance in by_chance.items())
             notes.append(
-                f"{corpus}: {', '.join(inflated['measure'].unique())} are inflated: unrelated "
-                f"rows, as many and as wide, would give up to {inflated['chance'].max():.2f}; pass "
-                "more rows, or read cka_debiased."
+                f"{corpus}: inflated, since unrelated rows, as many and as wide, would give in the "
+                f"median layer {given}; pass more rows, or read cka_debiased."
             )
     return notes
 

@@ -10,6 +10,7 @@ import pandas as pd
 from bertft.similarity import MEASURES, SAMPLED
 from bertft.similarity.intervals import Interval, interval
 from bertft.similarity.intervals import difference as independent_difference
+from bertft.similarity.scale import Scale
 
 KEY = ["site", "pretrained_layer", "finetuned_layer", "measure"]
 GROUPED_BY = ("fingerprint", "rows_used", "group_bounds")
@@ -86,10 +87,16 @@ def _rows(first: Tables, second: Tables, corpus: str, other: str) -> list[dict[s
 
 def _note(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Why a difference may be none of the layers."""
-    measure = MEASURES.get(row["measure"]) or SAMPLED[row["measure"]]
+    measure: Scale = MEASURES.get(row["measure"]) or SAMPLED[row["measure"]]
+    notes = []
     if measure.is_biased and row["n"] != other["n"]:
-        return "biased values of unequal n: part of the difference is the bias"
-    return ""
+        notes.append("biased values of unequal n: part of the difference is the bias")
+    ends = [float(side.get("unchanged", math.nan)) for side in (row, other)]
+    if abs(ends[0] - ends[1]) > 0.001:
+        notes.append(
+            f"unequal ridges: an unchanged layer gives {ends[0]:.3f} here and {ends[1]:.3f} there"
+        )
+    return "; ".join(notes)
 
 
 def _interval(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from bertft.similarity import (
     GEOMETRY,
     MEASURES,
     SAMPLED,
+    Sampled,
     factorize,
     geometry,
     permutation_test,
@@ -38,15 +39,21 @@ UNDEFINED = (ValueError, torch.linalg.LinAlgError)
 
 
 class Outcome(NamedTuple):
-    """A value, or NaN with the reason; and what chance alone would give on average."""
+    """A value, or NaN with the reason; and what unrelated and what equal layers would give."""
 
     value: float
     chance: float = math.nan
+    unchanged: float = math.nan
     note: str = ""
 
 
-def evaluate(moments: Moments, task: Task, bar: Bar) -> dict[Key, Outcome]:
-    """Return the measures of all pairs of layers, each layer factorized once."""
+def evaluate(
+    moments: Moments, task: Task, bar: Bar, *, with_scale: bool = True
+) -> dict[Key, Outcome]:
+    """Return the measures of all pairs of layers, each layer factorized once.
+
+    With its scale a value comes beside what unrelated and what equal layers would give.
+    """
     found: dict[Key, Outcome] = {}
     # So many pairs at once keep all threads at work; each holds some 20 matrices of (d, d).
     some = 4 * torch.get_num_threads()
@@ -58,18 +65,19 @@ def evaluate(moments: Moments, task: Task, bar: Bar) -> dict[Key, Outcome]:
         factorize(list(pairs.values()), task.measures, task.options.ridge)
         for (a, b), pair in pairs.items():
             for name in task.measures:
-                found[a, b, name] = _measured(name, pair, task)
+                found[a, b, name] = _measured(name, pair, task, with_scale)
             bar.advance(1)
     return found
 
 
-def _measured(name: str, pair: Moments, task: Task) -> Outcome:
+def _measured(name: str, pair: Moments, task: Task, with_scale: bool) -> Outcome:
     measure, ridge = MEASURES[name], task.options.ridge
     options = {"ridge": ridge} if measure.n_above_d and ridge is not None else {}
     outcome = _outcome(lambda: float(measure.compute(pair, **options)))
-    if measure.chance is None or options or outcome.note:
+    if outcome.note or not with_scale:
         return outcome
-    return outcome._replace(chance=measure.chance(pair))
+    chance, unchanged = measure.chance(pair, **options), measure.beside_itself(pair, **options)
+    return outcome._replace(chance=chance, unchanged=unchanged)
 
 
 def _outcome(compute: Callable[[], float]) -> Outcome:
@@ -117,9 +125,7 @@ def evaluate_sample(rows: Mapping[str, Tensor], task: Task) -> dict[Key, Outcome
         for a, b in task.pairs:
             if before_of[0] != a:
                 before_of = a, _prepare(measure.prepare, rows, PRETRAINED, a)
-            outcome = _compared(measure.compare, before_of[1], prepare_after(b))
-            if measure.chance is not None:
-                outcome = outcome._replace(chance=measure.chance(len(next(iter(rows.values())))))
+            outcome = _compared(measure, before_of[1], prepare_after(b))
             found[a, b, name] = outcome
     return found
 
@@ -134,29 +140,31 @@ def _prepare(
         return Outcome(math.nan, note=f"{_reason(error)} ({role} layer {layer})")
 
 
-def _compared(compare: Callable[[Any, Any], float], before: Any, after: Any) -> Outcome:
+def _compared(measure: Sampled, before: Any, after: Any) -> Outcome:
     for prepared in (before, after):
         if isinstance(prepared, Outcome):
             return prepared
-    outcome = _outcome(lambda: compare(before, after))
-    if math.isnan(outcome.value) and not outcome.note:
-        return outcome._replace(note="all pairs of rows of a layer are equally similar")
-    return outcome
+    outcome = _outcome(lambda: measure.compare(before, after))
+    if math.isnan(outcome.value):
+        reason = outcome.note or "all pairs of rows of a layer are equally similar"
+        return outcome._replace(note=reason)
+    chance = measure.chance(before, after) if measure.chance is not None else math.nan
+    return outcome._replace(chance=chance, unchanged=measure.unchanged)
 
 
-def permutation_p_values(rows: Mapping[str, Tensor], task: Task) -> dict[Key, float]:
-    """Return the p-values of RSA and CKA on at most 1,000 rows of the sample."""
-    found: dict[Key, float] = {}
+def permutation_p_values(rows: Mapping[str, Tensor], task: Task) -> dict[Key, tuple[float, int]]:
+    """Return the p-values of RSA and CKA on at most 1,000 rows of the sample, and how many."""
+    found: dict[Key, tuple[float, int]] = {}
     if not task.options.permutations:
         return found
     total = len(next(iter(rows.values())))
     some = torch.linspace(0, total - 1, min(total, PERMUTED_ROWS)).long()
-    tested: tuple[Tested, ...] = ("rsa", "cka")
+    tested: tuple[Tested, ...] = get_args(Tested)
     for a, b in task.pairs:
         sides = rows[side_name(PRETRAINED, a)][some], rows[side_name(FINETUNED, b)][some]
         for name in tested:
             if name in task.measures:
-                found[a, b, name] = _p_value(*sides, name, task)
+                found[a, b, name] = _p_value(*sides, name, task), len(some)
     return found
 
 

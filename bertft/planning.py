@@ -12,6 +12,7 @@ from bertft.ops import RowMap
 from bertft.rows import RowKind, Rows
 from bertft.similarity import MEASURES, SAMPLED
 from bertft.similarity.intervals import require_groups
+from bertft.similarity.permutation import Tested
 from bertft.similarity.sides import Ridge, require_ridge
 
 Pairs = Literal["same", "all"]
@@ -53,6 +54,13 @@ class Options:
                 f"[compare] memory_gib must be positive, got {self.memory_gib}; leave it out for "
                 "what is available."
             )
+        if self.permutations and self.measures is not None:
+            tested = get_args(Tested)
+            if not set(tested) & set(self.measures):
+                raise ValueError(
+                    f"[compare] permutations must be of {' or '.join(tested)}, got measures "
+                    f"{', '.join(self.measures)}; add one, or leave permutations out."
+                )
         if self.ridge is not None:
             require_ridge("compare", self.ridge)
         if self.groups is not None:

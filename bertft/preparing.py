@@ -123,7 +123,24 @@ def _storage(
 
     budget = options.memory_gib
     memory = int(budget * 2**30) if budget is not None else int(0.8 * available_memory())
-    return choose_storage(need("rows"), need("sums"), options.groups, memory, corpus)
+    return choose_storage(
+        need("rows"),
+        need("sums"),
+        options.groups,
+        memory,
+        corpus,
+        _ways_out(options, measures, sample),
+    )
+
+
+def _ways_out(options: Options, measures: Sequence[str], sample: int) -> str:
+    """What would need less memory."""
+    ways = ["pairs='same'"] if options.pairs == "all" else []
+    if len(row_maps_of(measures)) > 1:
+        ways.append("fewer measures (rsa alone, or none of rsa and cosine, halves it)")
+    if sample:
+        ways.append("a smaller sample")
+    return f"{', '.join(ways)}, or more memory_gib" if ways else "more memory_gib"
 
 
 def _columns(
@@ -174,7 +191,8 @@ def _choose(
     sampled = min(n, options.sample)
     short = [name for name in of_sums if MEASURES[name].n_above_d and n <= d and not options.ridge]
     few = [name for name in of_sums if n < MEASURES[name].least_rows]
-    few += [name for name in chosen if name in SAMPLED and sampled < SAMPLED[name].least_rows]
+    least = {name: SAMPLED[name].least_rows for name in chosen if name in SAMPLED}
+    few_sampled = [name for name in least if sampled < least[name]]
     is_uneven = any(a != b for a, b in columns)
     unequal = [name for name in of_sums if MEASURES[name].same_width and is_uneven]
     why = []
@@ -185,9 +203,15 @@ def _choose(
         )
     if few:
         why.append(f"{', '.join(few)} need more rows, got n={n} on {corpus!r}; pass more text")
+    if few_sampled:
+        remedy = "pass more text or a larger limit" if sampled == n else "pass a larger sample"
+        why.append(
+            f"{', '.join(few_sampled)} need a sample of {max(least[name] for name in few_sampled)} "
+            f"rows, got {sampled} of n={n} on {corpus!r}; {remedy}"
+        )
     if unequal:
         why.append(f"{', '.join(unequal)} need layers of the same width; use rsa or cka")
     if options.measures and why:
         raise ValueError(f"[compare] measures must suit the rows: {'; '.join(why)}.")
     notes.extend(f"left out: {reason}." for reason in why)
-    return [name for name in chosen if name not in {*short, *few, *unequal}]
+    return [name for name in chosen if name not in {*short, *few, *few_sampled, *unequal}]

@@ -26,14 +26,14 @@ from bertft.evaluation import (
     permutation_p_values,
 )
 from bertft.gathering import Gathered, RowSample
-from bertft.planning import FINETUNED, PRETRAINED, Options, Task
+from bertft.planning import FINETUNED, PRETRAINED, Task
 from bertft.progress import Bar, Display
 from bertft.similarity import GEOMETRY, MEASURES, SAMPLED
-from bertft.similarity.diagnostics import INFLATED
 from bertft.similarity.intervals import LEAST_GROUPS, interval
+from bertft.similarity.scale import Scale
 
+INFLATED = "inflated"
 BIASED = "the interval is about the biased value of this n, not centered on the truth"
-SHRUNKEN = "with a ridge equal layers give less than 1, and what unrelated rows give is not known"
 # Of the geometry of a layer, what depends on how many rows its directions are from.
 SPREADS = ("participation_ratio", "effective_rank", "isoscore", "top_share")
 
@@ -60,7 +60,7 @@ class _Found(NamedTuple):
     values: dict[Key, Outcome]
     without: dict[Key, list[float]]
     sizes: dict[Key, list[int]]
-    p_values: dict[Key, float]
+    p_values: dict[Key, tuple[float, int]]
     sides: dict[tuple[str, Layer], dict[str, Any]]
 
 
@@ -86,9 +86,9 @@ def solve(
             if key in found.without:
                 replicates.append(_replicates_row(row, found.without[key], found.sizes[key]))
         diagnostics += _records(task.name, found.sides)
-    ranks = dict.fromkeys(("rank_pretrained", "rank_finetuned"), "Int64")
+    counts = dict.fromkeys(("rank_pretrained", "rank_finetuned", "p_value_n"), "Int64")
     return Solved(
-        pd.DataFrame(table).astype(ranks),
+        pd.DataFrame(table).astype(counts),
         pd.DataFrame(layers),
         pd.DataFrame(replicates),
         diagnostics,
@@ -103,7 +103,7 @@ def _find(kept: Gathered, task: Task, bar: Bar) -> _Found:
         moments.under(row_map).forget()
     without: dict[Key, list[float]] = defaultdict(list)
     sizes: dict[Key, list[int]] = {}
-    p_values: dict[Key, float] = {}
+    p_values: dict[Key, tuple[float, int]] = {}
     of_groups = kept.groups.sizes if kept.groups is not None else []
     for found in _without_groups(kept, task, bar):
         for key, outcome in found.items():
@@ -125,7 +125,8 @@ def _without_groups(kept: Gathered, task: Task, bar: Bar) -> Iterator[dict[Key, 
     for part in kept.groups or ():
         rest = kept.moments - part
         del part  # at all pairs of BERT-base, sums are gigabytes
-        found = {**evaluate(rest, task, bar), **evaluate_geometry(rest, task)}
+        values = evaluate(rest, task, bar, with_scale=False)
+        found = {**values, **evaluate_geometry(rest, task)}
         del rest
         yield found
 
@@ -186,8 +187,9 @@ def _row(
         for role, side in ((PRETRAINED, own), (FINETUNED, other)):
             row[f"{quantity}_{role}"] = side.get(prefix + quantity, side.get(quantity, math.nan))
     row["chance"] = outcome.chance
-    row["p_value"] = found.p_values.get(key, math.nan)
-    row["note"] = "; ".join(_notes(name, outcome, found.without.get(key), low, task.options))
+    row["unchanged"] = outcome.unchanged
+    row["p_value"], row["p_value_n"] = found.p_values.get(key, (math.nan, None))
+    row["note"] = "; ".join(_notes(name, outcome, found.without.get(key), low))
     return row
 
 
@@ -203,15 +205,15 @@ def _interval(key: Key, found: _Found) -> tuple[float, float]:
 
 
 def _notes(
-    name: str, outcome: Outcome, without: Sequence[float] | None, low: float, options: Options
+    name: str, outcome: Outcome, without: Sequence[float] | None, low: float
 ) -> Iterator[str]:
+    measure: Scale = MEASURES.get(name) or SAMPLED[name]
     if outcome.note:
         yield outcome.note
-    if outcome.chance >= INFLATED:
-        yield f"inflated: unrelated rows give {outcome.chance:.3f} on average"
-    measure = MEASURES.get(name) or SAMPLED[name]
-    if options.ridge and name in MEASURES and MEASURES[name].n_above_d:
-        yield SHRUNKEN
+    if measure.is_inflated(outcome.chance):
+        yield f"{INFLATED}: unrelated rows give {outcome.chance:.3f} on average"
+    if outcome.unchanged < measure.unchanged:
+        yield f"with this ridge an unchanged layer gives {outcome.unchanged:.3f}"
     if without is not None and len(without) < LEAST_GROUPS:
         yield f"no interval: the sample has rows of {len(without)} groups only"
     if measure.is_biased and not math.isnan(low):

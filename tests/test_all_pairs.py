@@ -219,6 +219,17 @@ def test_differences_of_unequal_n_say_so(models, many):
     assert told["procrustes"].str.startswith("biased values of unequal n").all()
 
 
+def test_differences_of_unequal_ridges_say_so(models, texts):
+    first, second, third = (
+        bertft.compare(*models[:2], texts, measures=["rsa", "cca"], ridge=ridge)
+        for ridge in (0.1, 0.1, 1.0)
+    )
+    assert (first.difference(second)["note"] == "").all()
+    told = first.difference(third).set_index("measure")["note"]
+    assert (told["rsa"] == "").all()
+    assert told["cca"].str.match(r"unequal ridges: an unchanged layer gives 0\.\d+ here").all()
+
+
 def test_small_samples_of_rows_leave_values_out_with_a_reason(models, many):
     texts = many[:8]
     options = {"intervals": "jackknife", "groups": 5, "sample": 14}
@@ -261,22 +272,41 @@ def test_replicates_are_saved_and_differences_read_them(models, jackknifed, tmp_
         bertft.Comparison.load(tmp_path / "run")
 
 
-def test_p_values_tell_related_layers(models, texts):
+def test_p_values_tell_related_layers(models, texts, tmp_path):
     comparison = bertft.compare(
         *models[:2], texts, measures=["rsa", "cka", "l2"], permutations=99, sample=60
     )
     table = comparison.table
-    assert (table[table["measure"] != "l2"]["p_value"] == 0.01).all()
-    assert table[table["measure"] == "l2"]["p_value"].isna().all()
+    tested = table["measure"] != "l2"
+    assert (table[tested]["p_value"] == 0.01).all()
+    assert (table[tested]["p_value_n"] == 60).all()
+    assert table[~tested][["p_value", "p_value_n"]].isna().all(axis=None)
+    page = comparison.write_report(tmp_path).read_text()
+    assert "at least this value, on 60 rows" in page
+    assert page.count("<td>0.0100</td>") == 8
 
 
-def test_a_ridge_lifts_n_above_d_and_says_nothing_of_chance(models, texts):
+@pytest.mark.parametrize("ridge", ["ledoit-wolf", 0.1, 1e-9])
+def test_a_ridge_lifts_n_above_d_and_says_what_chance_gives(models, texts, ridge, tmp_path):
     comparison = bertft.compare(
-        *models[:2], texts, measures=["cca", "regression"], limit=20, ridge="ledoit-wolf"
+        *models[:2], texts, measures=["cca", "regression"], limit=20, ridge=ridge
     )
-    assert comparison.table["value"].between(0.01, 0.999999).all()
-    assert comparison.table["chance"].isna().all()
-    assert comparison.provenance["options"]["ridge"] == "ledoit-wolf"
+    table = comparison.table
+    assert table["value"].between(0.01, 0.999999).all() or ridge == 1e-9
+    assert table["note"].str.contains("inflated: unrelated rows give").all()
+    assert table["chance"].between(0.75 if ridge == 1e-9 else 0.25, 1.0).all()
+    # The embeddings are the same in both models.
+    same = table[table["pretrained_layer"] == 0]
+    np.testing.assert_allclose(same["value"], same["unchanged"], atol=1e-6)
+    page = comparison.write_report(tmp_path).read_text()
+    assert page.count("<small>inflated</small>") == 8
+    if ridge != 1e-9:
+        assert table["note"].str.contains("with this ridge an unchanged layer gives 0").all()
+        assert "would give with this ridge" in page
+        assert re.search(r"cca is 0\.\d{4} there \(0\.\d{4} = unchanged\)", page)
+        assert "with a ridge they lie on a dotted line" in page
+    assert "(1 = unchanged)" not in page.split("<svg")[0]
+    assert comparison.provenance["options"]["ridge"] == ridge
     json.dumps(comparison.provenance)
 
 
@@ -290,7 +320,8 @@ def test_an_inflated_cca_says_so(models, texts, tmp_path):
     comparison.save(tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<small>inflated</small>" in page
-    assert "are inflated: unrelated rows" in page or "cca are inflated" in page
+    assert "inflated, since unrelated rows, as many and as wide, would give" in page
+    assert f"<td>{expected:.4f}</td>" in page
     many_rows = bertft.compare(*models[:2], texts * 30, measures=["cca"])
     assert (many_rows.table["note"] == "").all()
 
@@ -333,8 +364,23 @@ def test_negative_debiased_hsic_is_missing_with_its_reason(models, texts, monkey
         ({"sample": 3}, "sample must be at least 4, got 3"),
         ({"permutations": -1}, "permutations must be at least 0, got -1"),
         ({"memory_gib": 0.0}, "memory_gib must be positive, got 0.0"),
-        ({"memory_gib": 1e-4}, "must fit in 0.0 GiB of memory, got .*; pass pairs='same', fewer"),
-        ({"measures": ["knn_overlap"], "limit": 9}, "knn_overlap need more rows, got n=9"),
+        ({"memory_gib": 1e-4}, "must fit in 0.0 GiB of memory, got .*; pass fewer measures"),
+        (
+            {"memory_gib": 1e-4, "pairs": "all", "measures": ["rsa"]},
+            "got 0.. GiB; pass pairs='same', or more memory_gib",
+        ),
+        (
+            {"measures": ["knn_overlap"], "limit": 9},
+            "knn_overlap need a sample of 12 rows, got 9 of n=9 on .*; pass more text or a larger",
+        ),
+        (
+            {"measures": ["knn_overlap"], "sample": 9},
+            "knn_overlap need a sample of 12 rows, got 9 of n=490 on .*; pass a larger sample",
+        ),
+        (
+            {"measures": ["cca", "l2"], "permutations": 9},
+            "permutations must be of rsa or cka, got measures cca, l2; add one",
+        ),
     ],
 )
 def test_refusals_before_the_pass(models, texts, options, message, monkeypatch):
@@ -345,15 +391,15 @@ def test_refusals_before_the_pass(models, texts, options, message, monkeypatch):
 
 def test_storage_follows_memory_and_disk(monkeypatch):
     small, large = Need(100, 7, 10, 5, 1000), Need(100, 7, 50, 5, 1000)
-    assert choose_storage(small, large, None, 122, "a") is None
-    assert choose_storage(small, large, 20, 2262, "a") == "sums"
-    assert choose_storage(small, large, 20, 2261, "a") == "rows"
-    with pytest.raises(ValueError, match="statistics of 'a' must fit"):
-        choose_storage(small, large, 20, 321, "a")
+    assert choose_storage(small, large, None, 122, "a", "less") is None
+    assert choose_storage(small, large, 20, 2262, "a", "less") == "sums"
+    assert choose_storage(small, large, 20, 2261, "a", "less") == "rows"
+    with pytest.raises(ValueError, match=r"statistics of 'a' must fit .*; pass less"):
+        choose_storage(small, large, 20, 321, "a", "less")
     usage = type("Usage", (), {"free": 999})
     monkeypatch.setattr("bertft.budget.shutil.disk_usage", lambda _: usage)
     with pytest.raises(ValueError, match=r"rows of 'a' must fit on disk for 20 groups, .*TMPDIR"):
-        choose_storage(small, large, 20, 500, "a")
+        choose_storage(small, large, 20, 500, "a", "less")
     assert available_memory() > 2**20
 
 
@@ -368,7 +414,7 @@ def test_bert_base_with_20_groups_fits_in_8_gib(pairs):
     solving = 264 * 8 * 768**2
     need = [Need(sums, solving, rows * row, 5000 * row, n * row) for rows in (2048, 20 * 512)]
     models = 2 * 110e6 * 4
-    storage = choose_storage(*need, 20, int(8 * 2**30 - models), "a")
+    storage = choose_storage(*need, 20, int(8 * 2**30 - models), "a", "less")
     assert storage == "rows"
 
 
@@ -451,7 +497,7 @@ def test_options_of_the_command_line(models, texts, tmp_path):
     data.write_text("\n".join(texts))
     arguments = ["compare", *models[:2], "--data", str(data), "--out", str(tmp_path / "run")]
     arguments += ["--pairs", "all", "--intervals", "jackknife", "--groups", "5"]
-    arguments += ["--measures", "cca,knn_overlap", "--ridge", "0.1", "--sample", "50"]
+    arguments += ["--measures", "cca,rsa,knn_overlap", "--ridge", "0.1", "--sample", "50"]
     done = CliRunner().invoke(app, [*arguments, "--permutations", "9", "--memory", "4"])
     assert done.exit_code == 0, done.output
     loaded = bertft.Comparison.load(tmp_path / "run")

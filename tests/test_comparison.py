@@ -41,7 +41,9 @@ COLUMNS = [
     "left_out_pretrained",
     "left_out_finetuned",
     "chance",
+    "unchanged",
     "p_value",
+    "p_value_n",
     "note",
 ]
 
@@ -138,7 +140,7 @@ def test_defaults_leave_out_what_the_rows_do_not_allow(pair, texts):
     few = bertft.compare(*pair, texts, limit=20)
     assert everything - set(few.table["measure"]) == {n for n, m in MEASURES.items() if m.n_above_d}
     note, inflated = few.provenance["notes"]
-    assert re.search(r"cka, svcca are inflated: unrelated rows, .* up to 0\.\d\d", inflated)
+    assert re.search(r"inflated, since unrelated rows, .* give .* cka 0\.\d\d, svcca 0", inflated)
     assert re.search(
         r"left out: cca, .* need more rows than columns, got n=20 and d=24 .*svcca", note
     )

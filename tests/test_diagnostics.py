@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
+from sklearn.linear_model import Ridge
 
 from bertft import Moments
 from bertft import similarity as s
 from bertft.similarity import MEASURES
 from bertft.similarity.arguments import two_sided
+from bertft.similarity.chance import unrelated_directions
 from bertft.similarity.sides import shrinkage
 from tests.test_similarity import centered, related
 
@@ -42,27 +44,87 @@ def test_chance_correlation_where_rows_do_not_suffice():
     assert s.chance_correlation(200, 5, 9) == s.chance_correlation(200, 9, 5)
 
 
+WITH_CHANCE = [name for name, measure in MEASURES.items() if measure.by_chance is not None]
+WITH_RIDGE = [name for name in WITH_CHANCE if MEASURES[name].n_above_d]
+
+
+def over_orders(name, x, y, ridge, orders=150):
+    """The mean of a measure over orders of the rows of one side, and what it may be off by."""
+    measure, random = MEASURES[name], np.random.default_rng(0)
+    options = {} if ridge is None else {"ridge": ridge}
+    moments = [Moments.of(x, y[random.permutation(len(y))]) for _ in range(orders)]
+    found = [measure.compute(m, **options) for m in moments]
+    return np.mean(found), 4 * np.std(found) / np.sqrt(orders), measure.chance(moments[0], ridge)
+
+
 @pytest.mark.parametrize(
-    "name", [n for n, m in MEASURES.items() if m.chance is not None and n not in ("svcca",)]
+    ("name", "ridge"),
+    [(name, None) for name in WITH_CHANCE]
+    + [(name, ridge) for name in WITH_RIDGE for ridge in (0.1, 3.0)],
 )
-def test_chance_of_a_measure_is_its_mean_on_unrelated_rows(name):
-    measure = MEASURES[name]
-    found, expected = [], []
-    for seed in range(150):
-        x, y = unrelated(120, 10, 14, seed)
-        moments = Moments.of(x * np.linspace(0.5, 2.0, 10), y)
-        found.append(measure.compute(moments))
-        expected.append(measure.chance(moments))
-    error = np.std(found) / np.sqrt(150)
-    assert np.mean(expected) == pytest.approx(np.mean(found), abs=4 * error + 0.005)
+def test_chance_of_a_measure_is_its_mean_over_orders(name, ridge):
+    x, y = related(n=120, dx=30, dy=20)
+    x, y = x * np.geomspace(1, 0.02, 30), y * np.geomspace(1, 0.3, 20)
+    found, error, expected = over_orders(name, x, y, ridge)
+    # The mean root is a limit, and the one of PWCCA with a ridge that of a few draws.
+    assert expected == pytest.approx(found, abs=error + 0.008)
 
 
-def test_chance_of_cka_is_its_mean_over_orders():
-    x, y = related(n=40)
+@pytest.mark.parametrize("name", ["cka", "cca_r2", "regression", "regression_y"])
+@pytest.mark.parametrize("ridge", [None, 0.5])
+def test_chance_of_what_is_squared_is_exact(name, ridge):
+    if name == "cka" and ridge is not None:
+        return
+    found, error, expected = over_orders(name, *related(n=40), ridge, orders=400)
+    assert expected == pytest.approx(found, abs=error)
+
+
+@pytest.mark.parametrize("name", WITH_RIDGE)
+@pytest.mark.parametrize("ridge", [1e-9, 0.1, "ledoit-wolf"])
+def test_fewer_rows_than_columns_are_inflated_with_any_ridge(name, ridge):
+    x, y = related(n=25, dx=40, dy=30)
+    found, error, expected = over_orders(name, x, y, ridge, orders=60)
+    assert expected == pytest.approx(found, abs=error + 0.012)
+    assert MEASURES[name].is_inflated(expected) or (name, ridge) == ("cca_r2", "ledoit-wolf")
+    if ridge == 1e-9:
+        assert expected == pytest.approx(1.0, abs=1e-6)
+
+
+def test_distances_are_inflated_where_chance_is_near_0():
+    small, large = Moments.of(*unrelated(60, 40, 40, 0)), Moments.of(*unrelated(2000, 5, 5, 0))
+    for name in ("procrustes", "procrustes_angle"):
+        measure = MEASURES[name]
+        assert measure.is_inflated(measure.chance(small))
+        assert not measure.is_inflated(measure.chance(large))
+        assert measure.is_inflated(measure.unchanged)
+
+
+@pytest.mark.parametrize("name", WITH_RIDGE)
+@pytest.mark.parametrize("shape", [(25, 40), (200, 12)], ids=str)
+def test_what_a_layer_gives_beside_itself_with_a_ridge(name, shape):
+    x = related(*shape)[0]
+    moments = Moments.of(x, x)
+    for ridge in (0.2, "ledoit-wolf"):
+        found = MEASURES[name].compute(moments, ridge=ridge)
+        assert MEASURES[name].beside_itself(moments, ridge) == pytest.approx(found, abs=1e-9)
+        assert found < 0.999
+    assert MEASURES[name].beside_itself(moments) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(30, 10, 8), (12, 9, 5), (12, 4, 9), (12, 11, 11)], ids=str)
+def test_unrelated_directions_are_corners_of_rotations(shape):
+    n, p, q = shape
+    drawn = [unrelated_directions(*shape, seed).numpy() for seed in range(400)]
+    sizes = [np.square(z).sum() for z in drawn]
+    assert np.mean(sizes) == pytest.approx(p * q / (n - 1), abs=4 * np.std(sizes) / 20 + 1e-9)
     random = np.random.default_rng(0)
-    found = [s.cka(x, y[random.permutation(40)]) for _ in range(2000)]
-    expected = MEASURES["cka"].chance(Moments.of(x, y))
-    assert np.mean(found) == pytest.approx(expected, abs=4 * np.std(found) / np.sqrt(2000))
+    expected = []
+    for _ in range(400):
+        bases = [np.linalg.qr(random.normal(size=(n - 1, r)))[0] for r in (p, q)]
+        expected.append(np.linalg.norm(bases[0].T @ bases[1], "nuc"))
+    found = [np.linalg.norm(z, "nuc") for z in drawn]
+    error = math.hypot(np.std(found), np.std(expected)) / 20
+    assert np.mean(found) == pytest.approx(np.mean(expected), abs=4 * error + 1e-9)
 
 
 def test_diagnostics_are_those_of_the_covariance():
@@ -79,8 +141,22 @@ def test_diagnostics_are_those_of_the_covariance():
     assert kept.diagnostics.left_out[0] == pytest.approx(1 - share, abs=1e-9)
     assert s.regression(x, y).diagnostics.chance == pytest.approx(9 / 199)
     assert s.regression(x, y, side="y").diagnostics.chance == pytest.approx(11 / 199)
-    assert math.isnan(s.cca(x, y, ridge=0.1).diagnostics.chance)
+    assert s.cca(x, y, ridge=0.1).diagnostics.chance < found.chance
+    assert s.regression(x, y, ridge=0.1).diagnostics.chance < 9 / 199
     assert s.diagnose(Moments.of(x, y)).ranks == (11, 9)
+
+
+@pytest.mark.parametrize("n", [20, 200])
+@pytest.mark.parametrize("ridge", [1e-6, 0.1, 5.0])
+def test_regression_with_a_ridge_is_that_of_ridge_regression(n, ridge):
+    x, y = related(n=n, dx=25, dy=30)
+    for side, target, source in (("x", x, y), ("y", y, x)):
+        target, source = centered(target), centered(source)
+        penalty = ridge * np.square(source).sum() / source.shape[1]
+        map_ = Ridge(alpha=penalty, fit_intercept=False, solver="svd").fit(source, target)
+        expected = 1 - np.square(target - map_.predict(source)).sum() / np.square(target).sum()
+        found = s.regression(x, y, side=side, ridge=ridge)
+        assert found.value == pytest.approx(expected, abs=1e-10)
 
 
 @pytest.mark.parametrize("n", [30, 100, 1000])

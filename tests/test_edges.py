@@ -184,13 +184,13 @@ def test_records_of_tags_and_of_arcs():
 @pytest.mark.parametrize("tag", ["_", "", " "])
 @pytest.mark.parametrize(("name", "where"), [("s", "line 4 (sentence 's')"), ("", "line 4")])
 def test_words_without_a_tag_are_refused(tag, name, where):
-    tree = Tree(("a", "b"), ("X", tag), (0, 1), ("root", "dep"), name, 4)
+    tree = Tree(("a", "b"), ("X", tag), (0, 1), ("root", "dep"), name, 4, source="x.conllu")
     message = (
         f"[corpora] x.conllu, {where} must have a part of speech for each word, got {tag!r} for "
         "'b'; fill the column UPOS."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        from_tags([tree], "x.conllu")
+        from_tags([tree])
 
 
 def files(folder, train, dev):

@@ -271,8 +271,8 @@ def test_nothing_to_lose(backend):
 def stepped(state, gradients, step=1, is_amsgrad=True, rates=None, backend=None, **options):
     """The weights and moments after a step; all rows at 0.01 unless `rates` says otherwise."""
     rows = len(gradients)
-    rates = torch.full((rows,), 0.01).double() if rates is None else rates
-    decays = torch.full((rows,), 0.1).double()
+    rates = torch.full((rows,), 0.01, dtype=torch.float64) if rates is None else rates
+    decays = torch.full((rows,), 0.1, dtype=torch.float64)
     weights, first, second, largest = state
     largest = largest if is_amsgrad else None
     ops.adam(
@@ -301,6 +301,18 @@ def test_adam_agrees_with_torch(backend, shape, is_amsgrad):
     expected.append(found["max_exp_avg_sq"] if is_amsgrad else torch.zeros(shape).double())
     for own, other in zip(state, expected, strict=True):
         torch.testing.assert_close(own.double(), other, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", [None, "reference", "eager"])
+def test_adam_in_float64_agrees_with_torch(backend):
+    parameter = torch.nn.Parameter(torch.randn(3, 40).double())
+    oracle = torch.optim.AdamW([parameter], lr=0.01, weight_decay=0.1)
+    state = [parameter.detach().clone(), *torch.zeros(3, 3, 40).double()]
+    for step in range(1, 8):
+        parameter.grad = torch.randn(3, 40).double()
+        oracle.step()
+        stepped(state, parameter.grad, step, is_amsgrad=False, backend=backend)
+    torch.testing.assert_close(state[0], parameter.data, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
@@ -422,6 +434,8 @@ def test_tensors_elsewhere_go_to_torch_and_nowhere_in_silence():
     ops.multiply(a, b, out)
     with pytest.raises(RuntimeError, match=r"must be on the CPU .* got meta.*backend=\"eager\""):
         ops.multiply(a, b, out, backend="native")
+    with pytest.raises(ValueError, match=r"must be torch.float32 .* native .*, got torch.float64"):
+        stepped(list(torch.zeros(4, 2, 3).double()), torch.zeros(2, 3).double(), backend="native")
     with pytest.raises(ValueError, match="must be on one device"):
         ops.multiply(a, B, out)
     runs = torch.zeros(4, dtype=torch.int64, device="meta")

@@ -147,9 +147,12 @@ def test_a_minute_of_structure(models, trees):
 
 
 @pytest.mark.real_long
-def test_the_table_of_structure(models, ewt):
+def test_the_table_of_structure(models, ewt, tmp_path, monkeypatch):
+    """The command of `docs/structural.md`."""
     options = {"layers": "all,lexical", "seeds": 3, "limit": 4000, "controls": ["randomized"]}
-    done = probe(models, {"structural": ewt}, **options)
+    monkeypatch.chdir(models[0].parent)
+    done = probe([BASE, PARSER], {"structural": ewt}, rank=64, **options)
+    done.save(tmp_path / "out")
     for metric in ("uuas", "dspr", "root_accuracy", "nspr"):
         found = scores(done, metric)["structural"]
         base = found[BASE].drop(["lexical", "chain"])

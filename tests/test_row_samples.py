@@ -1,7 +1,5 @@
 """Measures that need rows: Gaussian CKA, neighborhoods, ranks; and permutation tests."""
 
-import math
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -77,14 +75,14 @@ def test_invariances(name):
     assert sampled(name, x[order], y[order]) == pytest.approx(before, abs=1e-6)
 
 
-def test_neighbors_by_chance():
+@pytest.mark.parametrize("name", ["knn_overlap", "cka_rbf"])
+def test_chance_is_the_mean_over_orders(name):
+    x, y = related(n=60)
     random = np.random.default_rng(0)
-    found = [
-        s.neighbor_overlap(random.normal(size=(60, 5)), random.normal(size=(60, 5)))
-        for _ in range(40)
-    ]
-    expected = SAMPLED["knn_overlap"].chance(60)
-    assert np.mean(found) == pytest.approx(expected, abs=4 * np.std(found) / np.sqrt(40))
+    found = [sampled(name, x, y[random.permutation(60)]) for _ in range(60)]
+    measure = SAMPLED[name]
+    expected = measure.chance(*(measure.prepare(torch.as_tensor(z)) for z in (x, y)))
+    assert np.mean(found) == pytest.approx(expected, abs=4 * np.std(found) / np.sqrt(60))
 
 
 def test_duplicated_rows_are_neighbors_of_each_other():
@@ -135,7 +133,19 @@ def test_p_values_of_unrelated_rows_are_uniform(measure):
 
 X = np.random.default_rng(0).normal(size=(30, 4))
 ZERO = X * (np.arange(30) != 7)[:, None]
+HOLED = np.where(np.arange(30)[:, None] == 11, np.nan, X)
+CORNERS = np.eye(5)
 TWINS = np.repeat(X[:2], (20, 10), axis=0)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_collapsed_layer_has_no_value(name, dtype):
+    collapsed = torch.full((30, 4), 1 / 3, dtype=dtype)
+    collapsed *= 1 + torch.finfo(dtype).eps * torch.from_numpy(np.sign(X)).to(dtype)
+    assert len(collapsed.unique()) > 1
+    with pytest.raises(ValueError, match="x must vary over its 30 rows"):
+        SAMPLED[name].prepare(collapsed)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +160,16 @@ TWINS = np.repeat(X[:2], (20, 10), axis=0)
         (lambda: s.neighbor_overlap(X, X[:9]), ValueError, "same positions, .* 30 and 9 rows"),
         (lambda: s.neighbor_overlap(X, X, neighbors=30), ValueError, "more than neighbors"),
         (lambda: s.neighbor_overlap(X, X, neighbors=0), ValueError, "and 0 neighbors"),
-        (lambda: s.neighbor_overlap(X, ZERO), ValueError, "rows must be finite and have"),
-        (lambda: s.neighbor_overlap(X, math.nan * X), ValueError, "rows must be finite and have"),
+        (lambda: s.neighbor_overlap(X, ZERO), ValueError, "'y' must have a .* a zero row at 7;"),
+        (lambda: s.neighbor_overlap(HOLED, X), ValueError, "'x' must be finite, .* in row 11;"),
+        (lambda: s.neighbor_overlap(X, 0 * X + 3), ValueError, "y must vary over its 30 rows"),
         (lambda: s.permutation_test(X, X, measure="cca"), ValueError, "measure must be one of"),
         (lambda: s.permutation_test(X, X, permutations=0), ValueError, "at least 1, got 'rsa' and"),
         (lambda: s.permutation_test(X, X[:8]), ValueError, "same positions, at least 4, got 30"),
-        (lambda: s.permutation_test(X, ZERO), ValueError, "must be finite, and not zero for rsa"),
-        (lambda: s.permutation_test(X, 0 * X, measure="cka"), ValueError, "rows must differ"),
+        (lambda: s.permutation_test(X, ZERO), ValueError, "'y' must have a .* a zero row at 7;"),
+        (lambda: s.permutation_test(X, HOLED), ValueError, "'y' must be finite, .* in row 11;"),
+        (lambda: s.permutation_test(X, 0 * X, measure="cka"), ValueError, "y must vary over its"),
+        (lambda: s.permutation_test(CORNERS, X[:5]), ValueError, "pairs of rows of x must differ"),
     ],
 )
 def test_refusals(call, error, message):

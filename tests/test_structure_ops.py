@@ -63,7 +63,7 @@ def expected(kind, projected, lengths, gold, probes):
 def differentiated(kind, projected, lengths, gold, probes, backend=None, start=0.0):
     """What becomes of projected rows between columns that must stay as they are."""
     n, columns = projected.shape
-    whole = torch.full((n, columns + 6), NAN)
+    whole = torch.full((n, columns + 6), NAN, dtype=projected.dtype)
     own = whole[:, 3:-3]
     own.copy_(projected)
     losses = torch.full((probes,), start).double()
@@ -87,6 +87,18 @@ def test_gradients_are_those_of_autograd(backend, kind, lengths, probes, rank):
     torch.testing.assert_close(losses - 1.0, lost, rtol=2e-6, atol=1e-6)
     largest = float(gradient.abs().max())
     torch.testing.assert_close(found.double(), gradient, rtol=0, atol=2e-6 * largest)
+
+
+@pytest.mark.parametrize("kind", OPS)
+@pytest.mark.parametrize("backend", [None, "reference", "eager"])
+def test_gradients_in_float64_are_those_of_autograd(backend, kind):
+    lengths = [17, 5, 1, 33]
+    projected, gold = torch.randn(56, 14).double(), gold_of(kind, lengths)
+    found, losses, is_finite = differentiated(kind, projected, lengths, gold, 2, backend)
+    lost, gradient = expected(kind, projected, lengths, gold, 2)
+    assert is_finite
+    torch.testing.assert_close(losses, lost, rtol=1e-14, atol=0)
+    torch.testing.assert_close(found, gradient, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", OPS)
@@ -164,7 +176,11 @@ def rows(n, columns):
 
 BAD = [
     ({"projected": torch.zeros(6)}, r"projected must be a matrix, got .*\(6,\); reshape"),
-    ({"projected": rows(6, 4).double()}, "projected must be float32 .* got torch.float64"),
+    ({"projected": rows(6, 4).half()}, "projected must be float32 or .* got torch.float16"),
+    (
+        {"projected": rows(6, 4).double(), "backend": "native"},
+        "tensors must be torch.float32 for the native backend, got torch.float64; convert",
+    ),
     ({"projected": rows(4, 6).T}, r"projected must be float32 .* strides \(1, 6\); allocate"),
     ({"projected": torch.zeros(1, 4).expand(6, 4)}, r"do not overlap, got .* strides \(0, 1\)"),
     ({"projected": rows(6, 5)}, "as many columns for each of the 2 probes, got 5; give"),

@@ -31,6 +31,7 @@ class Tree:
         id: the sentence's `sent_id`, or "".
         line: number of the sentence's first line with columns.
         xpos: the treebank's own part of speech (XPOS) of each word as written; none by default.
+        source: path of the file, or "" for a tree that is from none.
     """
 
     words: tuple[str, ...]
@@ -40,11 +41,12 @@ class Tree:
     id: str
     line: int
     xpos: tuple[str, ...] = ()
+    source: str = ""
 
     @property
     def where(self) -> str:
-        """The sentence's place in its file, for errors."""
-        return f"line {self.line}" + (f" (sentence {self.id!r})" if self.id else "")
+        """The sentence's file and its place there, for errors."""
+        return _place(self.source, self.line, self.id)
 
 
 def read(path: Path) -> Iterator[Text]:
@@ -113,6 +115,15 @@ def universal(label: str) -> str:
     return label.partition(":")[0]
 
 
+def is_given(field: str) -> bool:
+    """Return if a column of a word holds anything.
+
+    >>> [is_given(field) for field in ("NOUN", "_", " ")]
+    [True, False, False]
+    """
+    return field.strip() not in ("", "_")
+
+
 class _Sentence(NamedTuple):
     id: str
     line: int
@@ -120,7 +131,13 @@ class _Sentence(NamedTuple):
 
     def at(self, path: Path, line: int) -> str:
         """Where an error is, in words."""
-        return f"{path}, line {line}" + (f" (sentence {self.id!r})" if self.id else "")
+        return _place(str(path), line, self.id)
+
+
+def _place(source: str, line: int, name: str) -> str:
+    """A line of a sentence in words, with what is known of it."""
+    place = f"{source}, line {line}" if source else f"line {line}"
+    return f"{place} (sentence {name!r})" if name else place
 
 
 def _sentences(path: Path) -> Iterator[_Sentence]:
@@ -172,7 +189,7 @@ def _tree(path: Path, sentence: _Sentence) -> Tree:
                 f"[corpora] {sentence.at(path, line)} must have a head from 0 to {size}, got "
                 f"{head!r}; mend the line."
             )
-        if label.strip() in ("", "_"):
+        if not is_given(label):
             raise ValueError(
                 f"[corpora] {sentence.at(path, line)} must have a relation to its head, got "
                 f"{label!r}; fill the column DEPREL."
@@ -183,7 +200,9 @@ def _tree(path: Path, sentence: _Sentence) -> Tree:
     words, tags, xpos = (
         tuple(columns[place] for _, columns in sentence.words) for place in (_FORM, _UPOS, _XPOS)
     )
-    return Tree(words, tags, tuple(heads), tuple(labels), sentence.id, sentence.line, xpos)
+    return Tree(
+        words, tags, tuple(heads), tuple(labels), sentence.id, sentence.line, xpos, str(path)
+    )
 
 
 def _check_tree(where: str, heads: list[int]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft.corpora import hub
-from bertft.corpora.conllu import Tree
+from bertft.corpora.conllu import Tree, is_given
 from bertft.corpora.jsonl import read_objects
 
 Span = tuple[int, int]
@@ -57,22 +57,18 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     return checked(str(path), ((line.where, _record(line)) for line in read_objects(path)))
 
 
-def from_tags(trees: Sequence[Tree], source: object = "treebank") -> list[Record]:
+def from_tags(trees: Sequence[Tree]) -> list[Record]:
     """Return a target for each word: the word alone, and its part of speech (UPOS).
 
-    Args:
-        trees: sentences of a treebank.
-        source: its path, for errors.
-
     Raises:
-        ValueError: a word without a tag (with the line of its sentence).
+        ValueError: a word without a tag (with the file and the line of its sentence).
     """
     records = []
     for tree in trees:
         for word, tag in zip(tree.words, tree.tags, strict=True):
-            if tag.strip() in ("", "_"):
+            if not is_given(tag):
                 raise ValueError(
-                    f"[corpora] {source}, {tree.where} must have a part of speech for each word, "
+                    f"[corpora] {tree.where} must have a part of speech for each word, "
                     f"got {tag!r} for {word!r}; fill the column UPOS."
                 )
         records.append(tagged(tree.words, tree.tags))

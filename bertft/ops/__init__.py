@@ -16,7 +16,8 @@
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
 itself. `native` takes CPU tensors; `eager` is torch as it is, for tensors on other devices. Rows
 are float64, float32, float16 or bfloat16, factors float64 or float32, and what probes are trained
-with float32; tolerances are relative to the largest entry, for types up to float32 and for float64.
+with float32; the last three take float64 too, by `eager`. Tolerances are relative to the largest
+entry, for types up to float32 and for float64.
 Each has a file in `benchmarks/`. Callers allocate all outputs. The checks are in `checks`, the
 operations of probes in `probes` and `structure`, the arithmetic in the backends. `trees`, decoding
 and scores of dependency trees by numba, has no second backend and is imported on its own.

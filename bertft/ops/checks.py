@@ -13,6 +13,7 @@ from bertft.ops.types import Cross, MappedSums, RowMap
 BACKENDS = ("reference", "native")
 EAGER_BACKENDS = (*BACKENDS, "eager")
 ROW_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+TRAINED_DTYPES = (torch.float64, torch.float32)
 
 
 class Call(NamedTuple):
@@ -169,9 +170,9 @@ def check_sentences(call: Call, projected: Tensor, offsets: Tensor, losses: Tens
     call.output(losses, "losses", torch.float64, (losses.numel(),))
     rows, columns = projected.shape
     apart = rows < 2 or projected.stride(0) >= columns
-    if projected.dtype != torch.float32 or projected.stride(1) != 1 or not apart:
+    if projected.dtype not in TRAINED_DTYPES or projected.stride(1) != 1 or not apart:
         raise call.fail(
-            f"projected must be float32 with contiguous rows that do not overlap, got "
+            f"projected must be float32 or float64 with contiguous rows that do not overlap, got "
             f"{projected.dtype} with strides {projected.stride()}; allocate it so."
         )
     if not len(losses) or not columns or columns % len(losses):
@@ -252,3 +253,15 @@ def choose_backend(
     from bertft.ops import native
 
     return native
+
+
+def choose_trainer(call: Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
+    """Return the module that trains what the first tensor holds; float64 has no native kernels."""
+    dtype = tensors[0].dtype
+    if dtype == torch.float64 and name == "native":
+        raise call.fail(
+            f"tensors must be {torch.float32} for the native backend, got {dtype}; convert them or "
+            'pass backend="eager".'
+        )
+    wide = dtype == torch.float64 and name is None
+    return choose_backend(call, "eager" if wide else name, tensors, has_eager=True)

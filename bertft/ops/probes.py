@@ -13,6 +13,7 @@ from bertft.ops.checks import (
     check_offsets,
     check_step,
     choose_backend,
+    choose_trainer,
 )
 
 
@@ -126,17 +127,18 @@ def adam(
     `v` corrected for their start at zero; under AMSGrad `v` is the largest so far.
 
     Args:
-        weights: `(r, c)` float32, written.
-        gradients: `(r, c)` float32.
-        first: `(r, c)` float32, written: the running mean of the gradients.
-        second: `(r, c)` float32, written: that of their squares.
-        largest: `(r, c)` float32, written: the largest `second` so far; None for Adam.
+        weights: `(r, c)` float32 or float64, written.
+        gradients: `(r, c)`, of the weights' type, as all moments.
+        first: `(r, c)`, written: the running mean of the gradients.
+        second: `(r, c)`, written: that of their squares.
+        largest: `(r, c)`, written: the largest `second` so far; None for Adam.
         rates: `(r,)`, float32 or float64.
         decays: `(r,)`, float32 or float64.
         step: the number of this step, from 1.
         betas: how much of each moment is kept.
         epsilon: added to the root of the second moment.
-        backend: "reference", "native" or "eager"; by default the one of the device.
+        backend: "reference", "native" (float32) or "eager"; by default the one of the device, and
+            "eager" for float64.
 
     Raises:
         ValueError: a step below 1, betas outside [0, 1), an epsilon that is not positive, or
@@ -152,12 +154,17 @@ def adam(
     matrices = {"weights": weights, "gradients": gradients, "first": first, "second": second}
     if largest is not None:
         matrices["largest"] = largest
+    dtype = _float_of(weights)
     for name, matrix in matrices.items():
-        call.output(matrix, name, torch.float32, shape)
+        call.output(matrix, name, dtype, shape)
     for name, values in (("rates", rates), ("decays", decays)):
-        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-        call.output(values, name, dtype, shape[:1])
+        call.output(values, name, _float_of(values), shape[:1])
     tensors = [*matrices.values(), rates, decays]
-    choose_backend(call, backend, tensors, has_eager=True).adam(
+    choose_trainer(call, backend, tensors).adam(
         weights, gradients, first, second, largest, rates, decays, step, betas, epsilon
     )
+
+
+def _float_of(x: Tensor) -> torch.dtype:
+    """float64 for what is of that type, float32 for what is, or should be, of the other."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

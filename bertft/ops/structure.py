@@ -8,7 +8,7 @@ others.
 import torch
 from torch import Tensor
 
-from bertft.ops.checks import Call, check_sentences, choose_backend
+from bertft.ops.checks import Call, check_sentences, choose_trainer
 
 
 def distance_gradient(
@@ -22,14 +22,15 @@ def distance_gradient(
     O(n^2 rank) for each sentence and probe.
 
     Args:
-        projected: `(N, K * rank)` float32, overwritten; probe k has columns from `k * rank`. A row
-            is contiguous, rows may lie apart.
+        projected: `(N, K * rank)` float32 or float64, overwritten; probe k has columns from
+            `k * rank`. A row is contiguous, rows may lie apart.
         offsets: `(S + 1,)` int64, from 0 up to `N`: the rows of sentence s are offsets[s] to
             offsets[s + 1] - 1, at least one.
         gold: `(sum n^2,)` float32, for each sentence a table of n by n distances, symmetric and 0
             from a word to itself.
         losses: `(K,)` float64, added to.
-        backend: "reference", "native" or "eager"; by default the one of the device.
+        backend: "reference", "native" (float32) or "eager"; by default the one of the device, and
+            "eager" for float64.
 
     Returns:
         Whether every loss is finite.
@@ -43,7 +44,7 @@ def distance_gradient(
     lengths = check_sentences(call, projected, offsets, losses)
     call.output(gold, "gold", torch.float32, (int(lengths.square().sum()),))
     tensors = [projected, offsets, gold, losses]
-    chosen = choose_backend(call, backend, tensors, has_eager=True)
+    chosen = choose_trainer(call, backend, tensors)
     return bool(chosen.distance_gradient(projected, offsets, gold, losses))
 
 
@@ -60,5 +61,5 @@ def depth_gradient(
     check_sentences(call, projected, offsets, losses)
     call.output(gold, "gold", torch.float32, (len(projected),))
     tensors = [projected, offsets, gold, losses]
-    chosen = choose_backend(call, backend, tensors, has_eager=True)
+    chosen = choose_trainer(call, backend, tensors)
     return bool(chosen.depth_gradient(projected, offsets, gold, losses))

@@ -75,10 +75,12 @@ class Inputs:
 
     Args:
         layers: for each layer its rows `(n, d)`, of one width and in any floating dtype.
+        dtype: what rows are read as. Only structural probes are trained in float64.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], dtype: torch.dtype = torch.float32) -> None:
         self._layers = list(layers)
+        self.dtype = dtype
 
     @property
     def depth(self) -> int:
@@ -96,12 +98,12 @@ class Inputs:
         return self._layers[0].device
 
     def rows(self, index: Tensor) -> Tensor:
-        """Return rows `(L, len(index), d)` in float32."""
-        rows = [layer.index_select(0, index).float() for layer in self._layers]
+        """Return rows `(L, len(index), d)` in `dtype`."""
+        rows = [layer.index_select(0, index).to(self.dtype) for layer in self._layers]
         return torch.stack(rows) if len(rows) > 1 else rows[0][None]
 
     def pooled(self, examples: Examples, index: Tensor) -> Tensor:
-        """Return `(L, B, S * d)` float32 for targets whose spans are one row each."""
+        """Return `(L, B, S * d)` for targets whose spans are one row each."""
         rows = examples.starts[index]
         return self.rows(rows.flatten()).view(self.depth, len(index), -1)
 

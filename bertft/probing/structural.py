@@ -91,7 +91,7 @@ class StructuralBank:
     """Structural probes of any layers, ranks and kinds, trained together.
 
     All probes of a layer share one product with its words. Maps of a lower rank than the highest
-    have rows of zeros, which stay so.
+    have rows of zeros, which stay so. Maps are of the type that the inputs are read in.
 
     Args:
         probes: what tells them apart; those of one kind, and in it of one layer, side by side.
@@ -113,7 +113,7 @@ class StructuralBank:
         for k, probe in enumerate(probes):
             stream = torch.Generator().manual_seed(probe.seed)
             projection[k, : probe.rank].uniform_(-START, START, generator=stream)
-        self.parameters = {"projection": projection.to(inputs.device)}
+        self.parameters = {"projection": projection.to(inputs.device, inputs.dtype)}
 
     @property
     def rank(self) -> int:
@@ -130,7 +130,7 @@ class StructuralBank:
         projected = self._project(x)
         lost = torch.zeros(len(self.probes), dtype=torch.float64)
         projected /= self._differentiate(projected, split, index, lost)
-        out = torch.empty(projected.shape[1], x.shape[2], device=x.device)
+        out = x.new_empty(projected.shape[1], x.shape[2])
         for layer, columns in self._columns(probe.layer for probe in self.probes):
             ops.multiply(projected[:, columns].T, x[layer], out[columns])
         return {"projection": out.view(len(self.probes), self.rank, -1)}
@@ -152,7 +152,7 @@ class StructuralBank:
     def _project(self, x: Tensor) -> Tensor:
         """`(n, K * rank)`: rows `(L, n, d)` under all maps, side by side."""
         maps = self.parameters["projection"].flatten(0, 1)
-        out = torch.empty(x.shape[1], len(maps), device=x.device)
+        out = x.new_empty(x.shape[1], len(maps))
         for layer, columns in self._columns(probe.layer for probe in self.probes):
             ops.multiply(x[layer], maps[columns].T, out[:, columns])
         return out

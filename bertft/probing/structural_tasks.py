@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from bertft.corpora.conllu import Tree, read_trees
+from bertft.corpora.conllu import Tree, is_given, read_trees
 from bertft.probing.tasks import PARTS, STRUCTURAL, check_limit, drawn, only_file
 
 Punctuation = Literal["upos", "xpos"]
@@ -103,16 +103,16 @@ def kept_words(tree: Tree, punctuation: Punctuation) -> tuple[bool, ...]:
     """Return which words of a tree are no punctuation.
 
     Raises:
-        ValueError: a word without the tag that the rule asks for.
+        ValueError: a word without the tag that the rule asks for (with its file and line).
     """
     tags: Sequence[str] = tree.tags if punctuation == "upos" else tree.xpos
     tags = tags or ("_",) * len(tree.words)
-    if "_" in tags:
-        word = tree.words[tags.index("_")]
+    untagged = [word for word, tag in zip(tree.words, tags, strict=True) if not is_given(tag)]
+    if untagged:
         raise ValueError(
             f"[StructuralTask] words must have a tag in the column {punctuation.upper()}, got none "
-            f"for {word!r} in the sentence at {tree.where}; fill it, or pass punctuation="
-            f'"{"xpos" if punctuation == "upos" else "upos"}".'
+            f"for {untagged[0]!r} in the sentence at {tree.where}; fill it, or pass "
+            f'punctuation="{"xpos" if punctuation == "upos" else "upos"}" to StructuralTask.read.'
         )
     if punctuation == "upos":
         return tuple(tag != "PUNCT" for tag in tags)

@@ -171,7 +171,7 @@ def only_file(function: str, name: str, folder: Path, pattern: str) -> Path:
 
 def _from_trees(name: str, path: Path) -> list[Record]:
     trees = read_trees(path)
-    return from_tags(trees, path) if name == "pos" else from_arcs(trees)
+    return from_tags(trees) if name == "pos" else from_arcs(trees)
 
 
 def check_limit(function: str, limit: int | None) -> None:

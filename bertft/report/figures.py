@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from bertft.files import write_text
-from bertft.report.vocabulary import MEASURES, same_numbered
+from bertft.report.vocabulary import MEASURES, is_shrunken, same_numbered
 
 STYLE = {
     "font.size": 8.0,
@@ -84,7 +84,8 @@ def layer_figure(table: pd.DataFrame) -> Figure:
     Similarities share the upper panel, Procrustes distances the one below; mean L2 has its own,
     since it has no upper bound. Only the panels that the table needs are drawn. A family of
     measures has one color, a measure its own dashes and marker, the same in every figure. Where
-    `low` and `high` are present the interval is shaded. A missing value leaves a gap.
+    `low` and `high` are present the interval is shaded. A missing value leaves a gap. Where a ridge
+    keeps unchanged layers from 1, a dotted line says what they give.
 
     Args:
         table: the tidy table of a comparison.
@@ -187,6 +188,9 @@ def _draw_panel(
         layers = of_measure["layer"].to_numpy()
         value, low, high = (of_measure[name].to_numpy(float) for name in ("value", "low", "high"))
         line, alone = _line(measure), _alone(value)
+        if is_shrunken(of_measure):
+            unchanged = of_measure["unchanged"].to_numpy(float)
+            ax.plot(layers, unchanged, color=line.get_color(), lw=0.8, ls=":", clip_on=False)
         if (low <= high).any():
             color = line.get_color()
             ax.fill_between(layers, low, high, color=color, alpha=0.15, lw=0, clip_on=False)

@@ -101,8 +101,7 @@ def _scale(of_measure: pd.DataFrame) -> Normalize:
     """From the value farthest from unchanged to unchanged, or what lies beyond."""
     values = of_measure["value"].to_numpy(float)
     seen = values[np.isfinite(values)]
-    unchanged = MEASURES[str(of_measure["measure"].iloc[0])].unchanged
-    seen = np.append(seen, unchanged)
+    seen = np.append(seen, of_measure["unchanged"].max())
     low, high = float(seen.min()), float(seen.max())
     return Normalize(low, high if high > low else low + 1e-6)
 

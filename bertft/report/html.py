@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bertft.report.page import inline, interval, listed, number, template
-from bertft.report.vocabulary import MEASURES, by_site, same_numbered
+from bertft.report.vocabulary import MEASURES, by_site, is_shrunken, same_numbered
 
 DECIMALS = 4
 
@@ -74,7 +74,7 @@ def summary_sentences(table: pd.DataFrame) -> list[str]:
     present = set(rows["measure"])
     measure = next(name for name in ("rsa", "cka", *MEASURES) if name in present)
     layers = {
-        str(corpus): group.set_index("layer")[["value", "low", "high"]].astype(float)
+        str(corpus): group.set_index("layer")[["value", "low", "high", "unchanged"]].astype(float)
         for corpus, group in rows[rows["measure"] == measure].groupby("corpus", sort=False)
     }
     sentences = [_corpus_sentence(corpus, measure, frame) for corpus, frame in layers.items()]
@@ -111,8 +111,15 @@ def render(
         figure=inline(svg, "render"),
         heatmap=inline(heatmap, "render", "heatmap") if heatmap else None,
         tables=[_corpus_table(str(name), of) for name, of in rows.groupby("corpus", sort=False)],
+        references=[
+            table
+            for name, of in rows.groupby("corpus", sort=False)
+            for table in _reference_tables(str(name), of)
+        ],
         geometry=[] if geometry is None or geometry.empty else _geometry_tables(geometry),
         measures={name: measure for name, measure in MEASURES.items() if name in present},
+        unchanged={str(name): _unchanged(of) for name, of in rows.groupby("measure")},
+        is_shrunken=any(is_shrunken(of) for _, of in rows.groupby("measure")),
         diagnostics=provenance.get("diagnostics"),
         notes=_notes(provenance.get("notes"), left_out=0 if heatmap else len(table) - len(rows)),
         provenance={
@@ -122,20 +129,21 @@ def render(
 
 
 def _corpus_sentence(corpus: str, measure: str, frame: pd.DataFrame) -> str:
-    unchanged = MEASURES[measure].unchanged
     known = frame["value"].dropna()
     if known.empty:
         return f"On {corpus}, {measure} has no value in any layer."
-    change = (known - unchanged).abs().round(DECIMALS)
+    change = _change(frame.loc[known.index])
     most = [int(layer) for layer in change.index[change == change.max()]]
     top = int(frame.index[-1])
     value = f"{measure} is {_at(frame, most[0])}"
-    scale = f"({unchanged:.0f} = unchanged)"
+    scale = f"({_scale(frame['unchanged'][most[0]])} = unchanged)"
     partial = len(known) < len(frame)
     on = f"On {corpus}, of the {len(known)} layers with a value," if partial else f"On {corpus},"
     if len(known) == 1:
         return f"On {corpus}, only layer {most[0]} has a value: {value} {scale}."
     if change.max() == 0:
+        if frame["unchanged"].nunique() > 1:
+            value = f"{measure} is what unchanged layers give"
         return f"{on} {'none' if partial else 'no layer'} changed: {value} in all of them."
     if len(most) == len(known):
         return f"{on} {'all' if partial else 'every layer'} changed equally: {value} {scale}."
@@ -152,7 +160,7 @@ def _comparison_sentences(measure: str, layers: Mapping[str, pd.DataFrame]) -> l
     top = int(max(frame.index[-1] for frame in layers.values()))
     values = {corpus: frame["value"].get(top, math.nan) for corpus, frame in layers.items()}
     change = {
-        corpus: round(abs(float(value) - MEASURES[measure].unchanged), DECIMALS)
+        corpus: float(_change(layers[corpus].loc[[top]]).iloc[0])
         for corpus, value in values.items()
         if not math.isnan(value)
     }
@@ -170,6 +178,16 @@ def _comparison_sentences(measure: str, layers: Mapping[str, pd.DataFrame]) -> l
     absent = [corpus for corpus in layers if corpus not in change]
     without = f"; no value there on {listed(absent)}" if absent else ""
     return [f"At the top layer, {top}, {claim}{without}."]
+
+
+def _change(frame: pd.DataFrame) -> pd.Series[float]:
+    """How far values are from what unchanged layers give."""
+    return (frame["value"] - frame["unchanged"]).abs().round(DECIMALS)
+
+
+def _scale(unchanged: float) -> str:
+    """Short where it is whole, as it is without a ridge."""
+    return f"{unchanged:.0f}" if unchanged in (0.0, 1.0) else number(unchanged, DECIMALS)
 
 
 def _layer(layer: int, top: int) -> str:
@@ -191,8 +209,8 @@ def _pivot(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _corpus_table(corpus: str, rows: pd.DataFrame) -> dict[str, Any]:
-    value, low, high = (_pivot(rows, column) for column in ("value", "low", "high"))
-    marks = _marks(rows)
+    columns = [_pivot(rows, column) for column in ("value", "low", "high", "unchanged")]
+    value, marks = columns[0], _marks(rows)
     counts = rows["n"].dropna()
     extremes = [] if counts.empty else sorted({int(counts.min()), int(counts.max())})
     families = itertools.groupby(value.columns, key=lambda name: MEASURES[name].family)
@@ -206,7 +224,7 @@ def _corpus_table(corpus: str, rows: pd.DataFrame) -> dict[str, Any]:
                 _cell(
                     name,
                     marks.get((layer, name), ""),
-                    *(float(frame[name][layer]) for frame in (value, low, high)),
+                    *(float(frame[name][layer]) for frame in columns),
                 )
                 for name in value.columns
             ]
@@ -226,6 +244,44 @@ def _marks(rows: pd.DataFrame) -> dict[tuple[int, str], str]:
     }
 
 
+def _reference_tables(corpus: str, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Tables of layers by measures of what values on a corpus are to be held against."""
+    shrunken = [name for name, of in rows.groupby("measure", sort=False) if is_shrunken(of)]
+    parts = {
+        "chance": (rows, "unrelated rows, as many and as varied, would give on average"),
+        "unchanged": (
+            rows[rows["measure"].isin(shrunken)],
+            "an unchanged layer would give with this ridge",
+        ),
+    }
+    tables = [
+        _plain_table(of, column, f"On {corpus}: what {what}")
+        for column, (of, what) in parts.items()
+        if column in of and of[column].notna().any()
+    ]
+    if "p_value" in rows and rows["p_value"].notna().any():
+        n = int(rows["p_value_n"].max())
+        named = f"On {corpus}: p-values, the share of orders of the rows of one model with at least"
+        tables.append(_plain_table(rows, "p_value", f"{named} this value, on {n:,} rows"))
+    return tables
+
+
+def _plain_table(rows: pd.DataFrame, column: str, named: str) -> dict[str, Any]:
+    """A table of layers by the measures that have something in a column."""
+    frame = _pivot(rows, column).dropna(axis="columns", how="all")
+    layers = {
+        layer: [Cell(number(float(value), DECIMALS), "", "") for value in values]
+        for layer, values in frame.iterrows()
+    }
+    return {"named": named, "measures": list(frame.columns), "layers": layers}
+
+
+def _unchanged(of_measure: pd.DataFrame) -> str:
+    """The value, or the range of values, of unchanged layers."""
+    ends = sorted({_scale(float(of_measure["unchanged"].agg(end))) for end in ("min", "max")})
+    return " to ".join(ends)
+
+
 def _geometry_tables(geometry: pd.DataFrame) -> list[dict[str, Any]]:
     """For each corpus and model a table of layers by quantities."""
     tables = []
@@ -241,13 +297,13 @@ def _geometry_tables(geometry: pd.DataFrame) -> list[dict[str, Any]]:
             ]
             for layer, of_layer in rows.groupby("layer", sort=True)
         }
-        named = f"{role} model {rows['model'].iloc[0]} on {corpus}"
+        named = f"Geometry: {role} model {rows['model'].iloc[0]} on {corpus}"
         tables.append({"named": named, "measures": rows["measure"].unique(), "layers": layers})
     return tables
 
 
-def _cell(measure: str, mark: str, value: float, low: float, high: float) -> Cell:
-    change = 1.0 - value
+def _cell(measure: str, mark: str, value: float, low: float, high: float, unchanged: float) -> Cell:
+    change = unchanged - value
     # The root makes the small changes near 1, where most values lie, visible.
     shaded = MEASURES[measure].panel == "similarity" and change > 0
     shade = f"{min(change, 1.0) ** 0.5:.2f}" if shaded else ""

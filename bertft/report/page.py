@@ -83,6 +83,11 @@ def _breakable(name: str) -> Markup:
     return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
 
 
+def _rounded(value: object) -> object:
+    """A number with fractions to six digits: more are noise."""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
 def _source(name: str) -> str:
     return resources.files("bertft.report").joinpath(name).read_text("utf-8")
 
@@ -96,5 +101,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(breakable=_breakable, columns=_columns)
+    environment.filters.update(breakable=_breakable, columns=_columns, rounded=_rounded)
     return environment

@@ -42,7 +42,7 @@ class Measure:
 
     @property
     def unchanged(self) -> float:
-        """The value of two identical representations."""
+        """The value of two identical representations, without a ridge."""
         return 1.0 if self.panel == "similarity" else 0.0
 
     @property
@@ -196,7 +196,7 @@ def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
     """The rows of a tidy table that compare same-numbered layers, checked and in order.
 
     Corpora are named by their sites (`by_site`) and keep the order of the table, layers ascend; the
-    column `layer` holds the number.
+    column `layer` holds the number, `unchanged` what equal layers give.
 
     Args:
         table: a tidy table with `COLUMNS`.
@@ -216,7 +216,7 @@ def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
         )
     _check_rows(rows, function, ["corpus", "layer", "measure"])
     rank = {name: at for at, name in enumerate(dict.fromkeys(rows["corpus"]))}
-    return rows.sort_values(
+    return _with_unchanged(rows).sort_values(
         ["corpus", "layer"],
         key=lambda column: column.map(rank) if column.name == "corpus" else column,
         ignore_index=True,
@@ -237,7 +237,20 @@ def pairs_of_layers(table: pd.DataFrame, function: str) -> pd.DataFrame:
     _check_columns(table, function)
     rows = by_site(table)
     _check_rows(rows, function, ["corpus", "pretrained_layer", "finetuned_layer", "measure"])
-    return rows
+    return _with_unchanged(rows)
+
+
+def is_shrunken(rows: pd.DataFrame) -> bool:
+    """Whether a ridge keeps an unchanged layer of one measure from its value without."""
+    nominal = MEASURES[str(rows["measure"].iloc[0])].unchanged
+    return bool((rows["unchanged"] < nominal).any())
+
+
+def _with_unchanged(rows: pd.DataFrame) -> pd.DataFrame:
+    """With a column `unchanged`, also where the table has none or a value is missing."""
+    nominal = rows["measure"].map(lambda name: MEASURES[name].unchanged)
+    known = rows["unchanged"].fillna(nominal) if "unchanged" in rows else nominal
+    return rows.assign(unchanged=known.astype(float))
 
 
 def _check_columns(table: pd.DataFrame, function: str) -> None:

@@ -2,7 +2,8 @@
 
 from bertft.similarity.alignment import cka
 from bertft.similarity.canonical import Canonical, Regression, cca, pwcca, regression, svcca
-from bertft.similarity.diagnostics import Diagnostics, chance_correlation, diagnose
+from bertft.similarity.chance import chance_correlation
+from bertft.similarity.diagnostics import Diagnostics, diagnose
 from bertft.similarity.geometry import GEOMETRY, Geometry, geometry
 from bertft.similarity.intervals import Interval, jackknife
 from bertft.similarity.measures import MEASURES, Measure, factorize

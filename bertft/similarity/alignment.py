@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bertft.arrays import as_rows
 from bertft.moments import Moments
-from bertft.similarity.arguments import Rows, TwoSided, in_range, two_sided
+from bertft.similarity.arguments import Rows, TwoSided, in_range, require_varied, two_sided
 
 Kernel = Literal["linear", "rbf"]
 
@@ -103,9 +103,11 @@ def gaussian_kernel(x: Tensor, bandwidth: float = 0.5) -> Tensor:
     """Return the centered kernel `exp(-D^2 / (2 t^2 median(D^2)))`, of unit norm, `(n, n)`.
 
     Raises:
-        ValueError: at least half of all pairs of rows are equal, where the median is 0.
+        ValueError: rows that do not vary, or at least half of all pairs of which are equal, where
+            the median is 0.
     """
     rows = x.double()
+    require_varied("cka", "x", rows, x.dtype)
     rows = rows - rows.mean(dim=0)
     squares = rows.square().sum(dim=1)
     distances = torch.addmm(squares[:, None] + squares, rows, rows.T, alpha=-2).clamp_(min=0.0)

@@ -128,10 +128,22 @@ def _short(dtype: torch.dtype) -> str:
 def require_spread(two: TwoSided, side: str) -> None:
     """Refuse a side whose rows are all alike."""
     variance = two.scatter(side, side).trace() / two.n
-    mean = two.sums.mean(side)
-    if variance <= _noise(two.dtype) ** 2 * (mean @ mean):
+    _require_variance(two.name, side, two.n, variance, two.sums.mean(side), two.dtype)
+
+
+def require_varied(function: str, name: str, rows: Tensor, dtype: torch.dtype) -> None:
+    """Refuse float64 rows, mapped from rows of this type, that are all alike."""
+    mean = rows.mean(dim=0)
+    variance = (rows - mean).square().sum() / len(rows)
+    _require_variance(function, name, len(rows), variance, mean, dtype)
+
+
+def _require_variance(
+    function: str, name: str, n: int, variance: Tensor, mean: Tensor, dtype: torch.dtype
+) -> None:
+    if variance <= _noise(dtype) ** 2 * (mean @ mean):
         raise ValueError(
-            f"[{two.name}] {side} must vary over its {two.n} rows, got columns that are all "
+            f"[{function}] {name} must vary over its {n} rows, got columns that are all "
             "constant; check that the layer is not collapsed and the rows differ."
         )
 

@@ -1,22 +1,25 @@
 """The CCA family and regression: measures that invert a scatter matrix, from moments."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor
 
 from bertft.moments import Moments
+from bertft.similarity import chance
 from bertft.similarity.arguments import Rows, TwoSided, two_sided
-from bertft.similarity.diagnostics import (
-    Diagnostics,
-    chance_correlation,
-    chance_shared_variance,
-    diagnosed,
+from bertft.similarity.diagnostics import Diagnostics, diagnosed
+from bertft.similarity.sides import (
+    Ridge,
+    coloring,
+    kept_rank,
+    require_ridge,
+    retained,
 )
-from bertft.similarity.sides import Ridge, coloring, kept_rank, require_ridge
 from bertft.similarity.spectra import (
+    Solution,
     canonical_correlations,
+    decompose,
     explained,
     leading_correlations,
     shared_variance,
@@ -33,7 +36,7 @@ class Canonical:
         value: the measure; `float(result)` too.
         correlations: canonical correlations, `(min(rank_x, rank_y),)`, descending.
         r_squared: `R^2_CCA`, the sum of squared correlations over `min(rank_x, rank_y)`.
-        diagnostics: rows, kept ranks, conditioning, and the mean correlation by chance.
+        diagnostics: rows, kept ranks, conditioning, and the mean of `correlations` by chance.
     """
 
     value: float
@@ -97,7 +100,8 @@ def cca(x: Rows | Moments, y: Rows | None = None, *, ridge: Ridge | None = None)
     """
     two = _determined("cca", x, y, ridge)
     [solution] = canonical_correlations([two], ridge)
-    return _canonical(two, solution.rho, _ranks(two), float(solution.rho.mean()), ridge)
+    expected = chance.correlation(two, ridge)
+    return _canonical(two, solution.rho, _ranks(two), float(solution.rho.mean()), expected)
 
 
 def svcca(x: Rows | Moments, y: Rows | None = None, *, threshold: float = 0.99) -> Canonical:
@@ -120,7 +124,8 @@ def svcca(x: Rows | Moments, y: Rows | None = None, *, threshold: float = 0.99) 
         raise ValueError(f"[svcca] threshold must be in (0, 1], got {threshold}; pass 0.99.")
     two = two_sided("svcca", x, y, "raw")
     [(rho, ranks)] = leading_correlations([two], threshold)
-    return _canonical(two, rho, ranks, float(rho.mean()), None)
+    expected = chance.chance_correlation(two.n, *ranks)
+    return _canonical(two, rho, ranks, float(rho.mean()), expected)
 
 
 def pwcca(
@@ -146,10 +151,34 @@ def pwcca(
         raise ValueError(f'[pwcca] side must be "x" or "y", got {side!r}; pass one.')
     two = _determined("pwcca", x, y, ridge)
     [solution] = canonical_correlations([two], ridge)
+    value = _weighted(two, solution, side, ridge)
+    return _canonical(two, solution.rho, _ranks(two), value, chance.correlation(two, ridge))
+
+
+def _weighted(two: TwoSided, solution: Solution, side: Side, ridge: Ridge | None) -> float:
     own, vectors = (two.x, solution.x) if side == "x" else (two.y, solution.y)
     weights = (vectors.T @ coloring(two, own, ridge)).abs().sum(dim=1)
-    value = float(weights @ solution.rho / weights.sum())
-    return _canonical(two, solution.rho, _ranks(two), value, ridge)
+    return float(weights @ solution.rho / weights.sum())
+
+
+def chance_weighted_correlation(two: TwoSided, ridge: Ridge | None, side: Side) -> float:
+    """Return the mean PWCCA by chance, with a ridge as the mean over seeded draws.
+
+    Without ridge the weights have nothing to do with the correlations, whose mean it is. A ridge
+    leaves most of the directions of most variance, which then have the larger ones of both.
+    """
+    if ridge is None:
+        return chance.correlation(two)
+
+    def draw() -> list[Solution]:
+        ranks = _ranks(two)
+        x, y = (retained(two, own, ridge).sqrt() for own in (two.x, two.y))
+        seeds = range(-(-chance.DRAWN // min(ranks)))
+        drawn = [chance.unrelated_directions(two.n, *ranks, seed) for seed in seeds]
+        return decompose([x[:, None] * directions * y for directions in drawn])
+
+    drawn = two.sums.memo(("unrelated", ridge), draw)
+    return sum(_weighted(two, solution, side, ridge) for solution in drawn) / len(drawn)
 
 
 def cca_r_squared(moments: Moments, ridge: Ridge | None = None) -> float:
@@ -163,7 +192,9 @@ def regression(
 ) -> Regression:
     """Share of one side's variance that a linear map of the other explains (R^2).
 
-    `tr(C_xy C_yy^+ C_yx) / tr C_xx`, weighted by variance over the columns; in [0, 1].
+    `tr(C_xy C_yy^+ C_yx) / tr C_xx`, weighted by variance over the columns; in [0, 1]. With a ridge
+    R^2 of the ridge regression on these rows, `tr(C_xy A^-1 (2 A - C_yy) A^-1 C_yx) / tr C_xx` with
+    `A = C_yy + r`.
 
     Args:
         x: `(n, d_x)` rows, or the `Moments` of both sides (row map "raw").
@@ -180,8 +211,8 @@ def regression(
     target, source = (two.x, two.y) if side == "x" else (two.y, two.x)
     variance = float(two.scatter(target, target).trace())
     value = explained(two, target, source, ridge) / variance
-    chance = chance_shared_variance(two, source) if ridge is None else math.nan
-    diagnostics = diagnosed(two, _ranks(two), chance)
+    expected = chance.explained_variance(two, source, ridge)
+    diagnostics = diagnosed(two, _ranks(two), expected)
     return Regression(two.in_range(value, 0.0, 1.0), kept_rank(two, source), diagnostics)
 
 
@@ -204,9 +235,8 @@ def _ranks(two: TwoSided) -> tuple[int, int]:
 
 
 def _canonical(
-    two: TwoSided, rho: Tensor, ranks: tuple[int, int], value: float, ridge: Ridge | None
+    two: TwoSided, rho: Tensor, ranks: tuple[int, int], value: float, expected: float
 ) -> Canonical:
-    chance = chance_correlation(two.n, *ranks) if ridge is None else math.nan
     r_squared = two.in_range(float(rho.square().mean()), 0.0, 1.0)
-    diagnostics = diagnosed(two, ranks, chance)
+    diagnostics = diagnosed(two, ranks, expected)
     return Canonical(two.in_range(value, 0.0, 1.0), rho, r_squared, diagnostics)

@@ -11,17 +11,21 @@ import torch
 
 from bertft.moments import Moments
 from bertft.ops import RowMap
+from bertft.similarity import chance
 from bertft.similarity.alignment import cka
 from bertft.similarity.arguments import TwoSided, two_sided
-from bertft.similarity.canonical import cca, cca_r_squared, pwcca, regression, svcca
-from bertft.similarity.diagnostics import (
-    chance_alignment,
-    chance_correlation,
-    chance_shared_variance,
+from bertft.similarity.canonical import (
+    cca,
+    cca_r_squared,
+    chance_weighted_correlation,
+    pwcca,
+    regression,
+    svcca,
 )
 from bertft.similarity.representational import rsa
+from bertft.similarity.scale import Scale
 from bertft.similarity.shape import cosine, l2, procrustes
-from bertft.similarity.sides import Ridge, kept_rank, leading_rank
+from bertft.similarity.sides import Ridge, coloring, retained, spectrum
 from bertft.similarity.spectra import (
     canonical_correlations,
     leading_correlations,
@@ -32,42 +36,55 @@ THRESHOLD = 0.99
 """Share of the variance that SVCCA keeps in a comparison."""
 
 Factorize = Callable[[Sequence[TwoSided], Ridge | None], object]
+Scaled = Callable[[TwoSided, Ridge | None], float]
+"""From two sides and a ridge to a value that a measure has by chance, or for equal sides."""
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A number for a pair of layers, and what it needs.
+class Measure(Scale):
+    """A number for a pair of layers, its scale, and what it needs.
 
     Attributes:
         compute: from the moments of two sides, and a ridge where `n_above_d`, to the value.
         row_map: the sums that it reads.
-        low: its least value.
-        high: its largest one.
         n_above_d: whether it is trivial unless rows outnumber columns, or there is a ridge.
         same_width: whether both sides must have the same width.
-        least_rows: fewest rows that it is defined for.
         default: whether it is computed when no measures are named.
-        is_biased: whether few rows bring its expectation nearer to that of equal sides.
-        chance: from the moments to what unrelated rows would give on average, without ridge.
+        by_chance: what unrelated rows would give on average.
+        shrunken: what the first side gives beside itself with a ridge, where that is less.
         factorize: solves what it factorizes, for many pairs at once.
     """
 
     compute: Callable[..., float]
     row_map: RowMap = "raw"
-    low: float = -1.0
-    high: float = 1.0
     n_above_d: bool = False
     same_width: bool = False
-    least_rows: int = 2
     default: bool = True
-    is_biased: bool = False
-    chance: Callable[[Moments], float] | None = None
+    by_chance: Scaled | None = None
+    shrunken: Scaled | None = None
     factorize: Factorize | None = None
+
+    def chance(self, moments: Moments, ridge: Ridge | None = None) -> float:
+        """Return what unrelated rows would give on average; NaN where that is not known."""
+        if self.by_chance is None:
+            return math.nan
+        return self.by_chance(_sides_of(moments), ridge)
+
+    def beside_itself(self, moments: Moments, ridge: Ridge | None = None) -> float:
+        """Return what the first side gives beside itself."""
+        if ridge is None or self.shrunken is None:
+            return self.unchanged
+        return self.shrunken(_sides_of(moments), ridge)
+
+
+def _sides_of(moments: Moments) -> TwoSided:
+    return two_sided("chance", moments, None, "raw")
 
 
 def _inverting(
     measure: Callable[..., Any],
-    chance: Callable[[TwoSided], float],
+    by_chance: Scaled,
+    shrunken: Scaled,
     factorize: Factorize | None = None,
     **options: str,
 ) -> Measure:
@@ -77,25 +94,32 @@ def _inverting(
         return float(measure(moments, ridge=ridge, **options))
 
     return Measure(
-        compute, low=0.0, n_above_d=True, is_biased=True, chance=_of(chance), factorize=factorize
+        compute,
+        low=0.0,
+        n_above_d=True,
+        is_biased=True,
+        by_chance=by_chance,
+        shrunken=shrunken,
+        factorize=factorize,
     )
 
 
-def _of(chance: Callable[[TwoSided], float]) -> Callable[[Moments], float]:
-    return lambda moments: chance(two_sided("chance", moments, None, "raw"))
+def _shrunken_correlation(two: TwoSided, ridge: Ridge | None) -> float:
+    return float(retained(two, two.x, ridge).mean())
 
 
-def _correlation(two: TwoSided) -> float:
-    return chance_correlation(two.n, kept_rank(two, two.x), kept_rank(two, two.y))
+def _shrunken_square(two: TwoSided, ridge: Ridge | None) -> float:
+    return float(retained(two, two.x, ridge).square().mean())
 
 
-def _leading_correlation(two: TwoSided) -> float:
-    ranks = (leading_rank(two, side, THRESHOLD) for side in (two.x, two.y))
-    return chance_correlation(two.n, *ranks)
+def _shrunken_weighted(two: TwoSided, ridge: Ridge | None) -> float:
+    weights = coloring(two, two.x, ridge).abs().sum(dim=1)
+    return float(weights @ retained(two, two.x, ridge) / weights.sum())
 
 
-def _shared(two: TwoSided) -> float:
-    return max(chance_shared_variance(two, two.x), chance_shared_variance(two, two.y))
+def _shrunken_share(two: TwoSided, ridge: Ridge | None) -> float:
+    kept, (values, _) = retained(two, two.x, ridge), spectrum(two, two.x)
+    return float((values[: len(kept)] * kept * (2 - kept)).sum() / values.sum())
 
 
 def _factorize_leading(pairs: Sequence[TwoSided], ridge: Ridge | None) -> object:
@@ -113,39 +137,65 @@ MEASURES: dict[str, Measure] = {
     "rsa_correlation": Measure(
         partial(rsa, kernel="correlation"), "centered_unit", least_rows=3, default=False
     ),
-    "cka": Measure(cka, low=0.0, is_biased=True, chance=_of(chance_alignment)),
+    "cka": Measure(
+        cka, low=0.0, is_biased=True, by_chance=lambda two, ridge: chance.alignment(two)
+    ),
     "cka_debiased": Measure(partial(cka, debiased=True), least_rows=4),
-    "cca": _inverting(cca, _correlation, canonical_correlations),
-    "cca_r2": _inverting(cca_r_squared, _shared),
+    "cca": _inverting(cca, chance.correlation, _shrunken_correlation, canonical_correlations),
+    "cca_r2": _inverting(cca_r_squared, chance.squared_correlation, _shrunken_square),
     "svcca": Measure(
         lambda m: svcca(m, threshold=THRESHOLD).value,
         low=0.0,
         is_biased=True,
-        chance=_of(_leading_correlation),
+        by_chance=lambda two, ridge: chance.leading_correlation(two, THRESHOLD),
         factorize=_factorize_leading,
     ),
-    "pwcca": _inverting(pwcca, _correlation, canonical_correlations),
-    "pwcca_y": _inverting(pwcca, _correlation, canonical_correlations, side="y"),
+    "pwcca": _inverting(
+        pwcca,
+        partial(chance_weighted_correlation, side="x"),
+        _shrunken_weighted,
+        canonical_correlations,
+    ),
+    "pwcca_y": _inverting(
+        pwcca,
+        partial(chance_weighted_correlation, side="y"),
+        _shrunken_weighted,
+        canonical_correlations,
+        side="y",
+    ),
     "procrustes": Measure(
         lambda m: procrustes(m).value,
         low=0.0,
         high=math.sqrt(2.0),
+        unchanged=0.0,
         is_biased=True,
+        by_chance=lambda two, ridge: math.sqrt(2 - 2 * chance.procrustes_cosine(two)),
+        similarity=lambda distance: 1 - distance**2 / 2,
         factorize=_factorize_products,
     ),
     "procrustes_angle": Measure(
         lambda m: procrustes(m).angle,
         low=0.0,
         high=math.pi / 2,
+        unchanged=0.0,
         is_biased=True,
+        by_chance=lambda two, ridge: math.acos(chance.procrustes_cosine(two)),
+        similarity=math.cos,
         factorize=_factorize_products,
     ),
-    "regression": _inverting(regression, lambda two: chance_shared_variance(two, two.y)),
+    "regression": _inverting(
+        regression,
+        lambda two, ridge: chance.explained_variance(two, two.y, ridge),
+        _shrunken_share,
+    ),
     "regression_y": _inverting(
-        regression, lambda two: chance_shared_variance(two, two.x), side="y"
+        regression,
+        lambda two, ridge: chance.explained_variance(two, two.x, ridge),
+        _shrunken_share,
+        side="y",
     ),
     "cosine": Measure(cosine, "unit", same_width=True),
-    "l2": Measure(l2, low=0.0, high=math.inf, same_width=True),
+    "l2": Measure(l2, low=0.0, high=math.inf, unchanged=0.0, same_width=True),
 }
 
 

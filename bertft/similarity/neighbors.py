@@ -14,35 +14,30 @@ import torch
 from torch import Tensor
 
 from bertft import ops
-from bertft.arrays import as_rows
+from bertft.arrays import as_rows, require_usable
 from bertft.ops.reference import map_rows
 from bertft.similarity.alignment import aligned, gaussian_kernel
-from bertft.similarity.arguments import Rows
+from bertft.similarity.arguments import Rows, require_varied
+from bertft.similarity.chance import kernel_alignment
 from bertft.similarity.representational import paired_rows
+from bertft.similarity.scale import Scale
 
 NEIGHBORS = 10
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """A measure of the rows of a sample.
+class Sampled(Scale):
+    """A measure of the rows of a sample, and its scale.
 
     Attributes:
         prepare: what it needs of one side, from its rows `(n, d)`.
         compare: from what both sides have prepared to the value.
-        low: its least value.
-        least_rows: fewest rows that it is defined for.
-        chance: from n to what unrelated rows would give on average, where that is not 0.
-        is_biased: as in `Measure`.
+        chance: from what both sides have prepared to what unrelated rows would give on average.
     """
 
     prepare: Callable[[Tensor], Any]
     compare: Callable[[Any, Any], float]
-    low: float = -1.0
-    high: float = 1.0
-    least_rows: int = 3
-    chance: Callable[[int], float] | None = None
-    is_biased: bool = False
+    chance: Callable[[Any, Any], float] | None = None
 
 
 def neighbor_overlap(x: Rows, y: Rows, *, neighbors: int = NEIGHBORS) -> float:
@@ -57,7 +52,8 @@ def neighbor_overlap(x: Rows, y: Rows, *, neighbors: int = NEIGHBORS) -> float:
         neighbors: k.
 
     Raises:
-        ValueError: unequal n, no more rows than neighbors, or a zero row.
+        ValueError: unequal n, no more rows than neighbors, a row that is zero or not finite, or
+            a side whose rows all have the same direction.
         TypeError: input that is no floating-point matrix.
 
     Reference: Huh et al. 2024 (mutual k-NN).
@@ -68,26 +64,27 @@ def neighbor_overlap(x: Rows, y: Rows, *, neighbors: int = NEIGHBORS) -> float:
             f"[neighbor_overlap] rows must be the same positions, and more than neighbors, got "
             f"{len(sides[0])} and {len(sides[1])} rows and {neighbors} neighbors; pass others."
         )
-    return _overlap(*(nearest(rows, neighbors) for rows in sides))
+    x_near, y_near = (
+        nearest(rows, neighbors, name) for rows, name in zip(sides, "xy", strict=True)
+    )
+    return _overlap(x_near, y_near)
 
 
-def nearest(x: Tensor, neighbors: int) -> Tensor:
+def nearest(x: Tensor, neighbors: int, name: str = "x") -> Tensor:
     """Return each row's nearest other rows by cosine, `(n, k)` and sorted by number.
 
     Raises:
-        ValueError: no more rows than neighbors, or a row that is not finite, or zero.
+        ValueError: no more rows than neighbors, a row that is not finite, or zero, or rows that all
+            have the same direction.
     """
     if len(x) <= neighbors:
         raise ValueError(
             f"[neighbor_overlap] rows must be more than neighbors, got {len(x)} and {neighbors}; "
             "pass more rows."
         )
-    if not x.isfinite().all() or (x == 0).all(dim=1).any():
-        raise ValueError(
-            "[neighbor_overlap] rows must be finite and have a direction, got NaN, infinity or a "
-            "zero row; drop it on both sides."
-        )
+    require_usable(x, "unit", "neighbor_overlap", name)
     unit = map_rows(x, "unit")
+    require_varied("neighbor_overlap", name, unit, x.dtype)
     cosines = unit @ unit.T
     cosines.fill_diagonal_(-math.inf)
     return cosines.topk(neighbors, dim=1).indices.sort(dim=1).values
@@ -103,19 +100,32 @@ def _overlap(a: Tensor, b: Tensor) -> float:
 
 
 def _paired(x: Tensor) -> ops.PairedRows:
+    require_usable(x, "unit", "rsa", "x")
+    require_varied("rsa", "x", map_rows(x, "unit"), x.dtype)
     return paired_rows(x, "cosine", torch.promote_types(x.dtype, torch.float32))
 
 
 SAMPLED: dict[str, Sampled] = {
-    "rsa_spearman": Sampled(_paired, partial(ops.correlate_pairs, correlation="spearman")),
-    "rsa_kendall": Sampled(_paired, partial(ops.correlate_pairs, correlation="kendall")),
+    "rsa_spearman": Sampled(
+        _paired, partial(ops.correlate_pairs, correlation="spearman"), least_rows=3
+    ),
+    "rsa_kendall": Sampled(
+        _paired, partial(ops.correlate_pairs, correlation="kendall"), least_rows=3
+    ),
     # Kernels of many layers are kept at once, so they are rounded to half the bytes.
-    "cka_rbf": Sampled(lambda x: gaussian_kernel(x).float(), aligned, low=0.0, is_biased=True),
+    "cka_rbf": Sampled(
+        lambda x: gaussian_kernel(x).float(),
+        aligned,
+        kernel_alignment,
+        low=0.0,
+        least_rows=3,
+        is_biased=True,
+    ),
     "knn_overlap": Sampled(
         partial(nearest, neighbors=NEIGHBORS),
         _overlap,
+        lambda a, b: a.shape[1] / (len(a) - 1),
         low=0.0,
         least_rows=NEIGHBORS + 2,
-        chance=lambda n: NEIGHBORS / (n - 1),
     ),
 }

@@ -5,9 +5,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from bertft.arrays import as_rows
+from bertft.arrays import as_rows, require_usable
+from bertft.ops import RowMap
 from bertft.ops.reference import map_rows
-from bertft.similarity.arguments import Rows
+from bertft.similarity.arguments import Rows, require_varied
 
 Tested = Literal["rsa", "cka"]
 
@@ -55,7 +56,7 @@ def permutation_test(
             f"[permutation_test] rows must be the same positions, at least 4, got "
             f"{len(sides[0])} and {len(sides[1])}; pass them row for row."
         )
-    a, b = (similarities(rows, measure) for rows in sides)
+    a, b = (similarities(rows, measure, name) for rows, name in zip(sides, "xy", strict=True))
     given = (a * b).sum()
     generator = torch.Generator().manual_seed(seed)
     found = torch.empty(permutations, dtype=torch.float64)
@@ -68,18 +69,16 @@ def permutation_test(
     return PermutationTest((1 + reached) / (1 + permutations), float(found.mean()), deviation)
 
 
-def similarities(x: Tensor, measure: Tested) -> Tensor:
+def similarities(x: Tensor, measure: Tested, name: str = "x") -> Tensor:
     """Return centered similarities of unit norm: products of two sides are the measure.
 
     Raises:
         ValueError: rows that are not finite, zero under RSA, or all alike.
     """
-    if not x.isfinite().all() or (measure == "rsa" and (x == 0).all(dim=1).any()):
-        raise ValueError(
-            "[permutation_test] rows must be finite, and not zero for rsa, got such a row; drop it "
-            "on both sides."
-        )
-    rows = map_rows(x, "unit" if measure == "rsa" else "raw")
+    row_map: RowMap = "unit" if measure == "rsa" else "raw"
+    require_usable(x, row_map, "permutation_test", name)
+    rows = map_rows(x, row_map)
+    require_varied("permutation_test", name, rows, x.dtype)
     rows = rows - rows.mean(dim=0)
     kernel = rows @ rows.T
     if measure == "rsa":
@@ -89,10 +88,10 @@ def similarities(x: Tensor, measure: Tested) -> Tensor:
         n = len(kernel)
         kernel -= (kernel.sum() - kernel.trace()) / (n * (n - 1))
         kernel.fill_diagonal_(0.0)
-    size = float(kernel.norm())
-    if not size > 0.0:
+    size = kernel.norm()
+    if size <= 1e-12 * rows.square().sum():
         raise ValueError(
-            "[permutation_test] rows must differ, got a side where all are alike; check that the "
-            "layer is not collapsed."
+            f"[permutation_test] pairs of rows of {name} must differ in similarity, got pairs that "
+            "are all alike; check that the layer is not collapsed."
         )
-    return kernel / size
+    return kernel.div_(size)

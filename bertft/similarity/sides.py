@@ -126,6 +126,16 @@ def shrinkage(two: TwoSided, side: str) -> float:
     return noise / spread
 
 
+def retained(two: TwoSided, side: str, ridge: Ridge | None) -> Tensor:
+    """Return `v / (v + r)` of the kept eigenvalues v of a side with its ridge r, 1 without one.
+
+    What whitening leaves of the variance of each direction.
+    """
+    rank = kept_rank(two, side)
+    shares: Tensor = spectrum(two, side)[0][:rank] / lifted(two, side, ridge)[:rank]
+    return shares
+
+
 def condition(two: TwoSided, side: str) -> float:
     """Return the largest by the smallest eigenvalue that is kept."""
     values, _ = spectrum(two, side)

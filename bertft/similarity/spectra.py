@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bertft import ops
 from bertft.similarity.arguments import TwoSided
-from bertft.similarity.sides import Ridge, leading_rank, require_spectra, whitening
+from bertft.similarity.sides import Ridge, leading_rank, require_spectra, retained, whitening
 
 T = TypeVar("T")
 
@@ -33,8 +33,7 @@ def canonical_correlations(pairs: Sequence[TwoSided], ridge: Ridge | None = None
     """Return the canonical correlations of every pair, with the singular vectors behind them."""
 
     def solve(missing: Sequence[TwoSided]) -> list[Solution]:
-        left, rho, right = _svd(_whitened(missing, ridge))
-        return [Solution(u, vh.T, s) for u, s, vh in zip(left, rho, right, strict=True)]
+        return decompose(_whitened(missing, ridge))
 
     return _solved(pairs, ("canonical", ridge), solve)
 
@@ -79,13 +78,25 @@ def shared_variance(two: TwoSided, ridge: Ridge | None = None) -> float:
 
 
 def explained(two: TwoSided, target: str, source: str, ridge: Ridge | None = None) -> float:
-    """Return the variance of a side that a linear map of the other explains."""
+    """Return the variance of a side that the (ridge) regression on the other explains.
+
+    `sum_k (2 - h_k) |w_k^T C|^2` over the whitened directions of the source, with what their
+    whitening leaves, `h_k = v_k / (v_k + r)`: a ridge map misses its targets by more than what is
+    orthogonal to the source.
+    """
     if target == two.y:
         _whitened([two], ridge)  # it passes through these products
+
+    def project() -> Tensor:
+        return whitening(two, source, ridge).T @ two.scatter(source, target)
+
     return two.sums.memo(
-        ("explained", target, ridge),
-        lambda: float((two.scatter(target, source) @ whitening(two, source, ridge)).square().sum()),
+        ("explained", target, ridge), lambda: _explained(two, source, project(), ridge)
     )
+
+
+def _explained(two: TwoSided, source: str, projected: Tensor, ridge: Ridge | None) -> float:
+    return float((2 - retained(two, source, ridge)) @ projected.square().sum(dim=1))
 
 
 def _whitened(pairs: Sequence[TwoSided], ridge: Ridge | None = None) -> list[Tensor]:
@@ -93,14 +104,15 @@ def _whitened(pairs: Sequence[TwoSided], ridge: Ridge | None = None) -> list[Ten
 
     def whiten(two: TwoSided) -> Tensor:
         half = whitening(two, two.x, ridge).T @ two.scatter(two.x, two.y)
-        two.sums.memo(("explained", two.y, ridge), lambda: float(half.square().sum()))
+        two.sums.memo(("explained", two.y, ridge), lambda: _explained(two, two.x, half, ridge))
         return half @ whitening(two, two.y, ridge)
 
     require_spectra(pairs)
     return [two.sums.memo(("whitened", ridge), partial(whiten, two)) for two in pairs]
 
 
-def _svd(matrices: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def decompose(matrices: Sequence[Tensor]) -> list[Solution]:
+    """Return the singular vectors and values of matrices, solved as one batch."""
     least = [min(matrix.shape) for matrix in matrices]
     values = [matrix.new_empty(k) for matrix, k in zip(matrices, least, strict=True)]
     left = [matrix.new_empty(len(matrix), k) for matrix, k in zip(matrices, least, strict=True)]
@@ -108,7 +120,7 @@ def _svd(matrices: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[T
         matrix.new_empty(k, matrix.shape[1]) for matrix, k in zip(matrices, least, strict=True)
     ]
     ops.svd(matrices, values, left, right)
-    return left, values, right
+    return [Solution(u, vh.T, s) for u, s, vh in zip(left, values, right, strict=True)]
 
 
 def _singular_values(matrices: Sequence[Tensor]) -> list[Tensor]:
