@@ -161,7 +161,8 @@ def compare(
         "corpora": [task.describe() for task in work],
         "options": {
             **asdict(options),
-            "layers": path or numbers,
+            "sites": list(options.sites),
+            "layers": path or (list(numbers) if numbers is not None else None),
             "intervals": intervals,
             "max_length": work[0].max_length,
             "batch_size": batch_size,
