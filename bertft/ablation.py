@@ -84,6 +84,7 @@ class Ablation:
                 **same,
                 "train": plan["train"],
                 "dev": plan["dev"],
+                "commands": plan.get("commands", []),
                 "fingerprints": fingerprints,
                 "frozen prefix": prefixes,
             }
@@ -166,7 +167,7 @@ def ablate(
     may work on one folder. Several tasks may share it too.
 
     Args:
-        task: "depparse", "mnli" or "squad".
+        task: "depparse", "mnli", "squad" or "tagging".
         model: folder or hub name.
         train: as for `finetune`.
         dev: as for `finetune`.

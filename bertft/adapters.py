@@ -104,6 +104,11 @@ def merged(
     return whole
 
 
+def suffix_of(model: Any) -> str:
+    """Return what tells the name of a model in memory with an adapter from that of its base."""
+    return f" + {model.active_adapter}" if hasattr(model, "get_base_model") else ""
+
+
 def _heads(encoder: "PreTrainedModel") -> list[str]:
     """Where a model with a head may hold the encoder; T5's is inside of an encoder-decoder."""
     prefix = f"{encoder.base_model_prefix}."

@@ -6,7 +6,7 @@ Nothing is unpickled, and no code that comes with a checkpoint is run.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from bertft.adapters import base_of, merged
+from bertft.adapters import base_of, merged, suffix_of
 from bertft.blocks import Blocks, find_blocks
 from bertft.models import encoder_of, positions
 from bertft.quiet import quiet
@@ -67,10 +67,10 @@ class Checkpoint:
         else:
             encoder = encoder_of(model)
             home = encoder.name_or_path
-            name = (home or type(model).__name__) + _adapter_of(model)
+            name = (home or type(model).__name__) + suffix_of(model)
             if tokenizer is None and not home:
                 raise ValueError(
-                    f"[Checkpoint.open] model must come with a tokenizer, got a {name} that was "
+                    f"[Checkpoint.open] model must come with a tokenizer, got {name}, which was "
                     "loaded from nowhere; pass tokenizer=."
                 )
             if dtype is not None and encoder.dtype != dtype:
@@ -170,6 +170,8 @@ def _rules(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any] | None:
 def load_encoder(name: str, dtype: torch.dtype, layers: str | None = None) -> "PreTrainedModel":
     """Load the encoder of a checkpoint, whatever head it was saved with, in the dtype asked for.
 
+    A pooler that the checkpoint lacks is left out: transformers would draw one at random.
+
     Args:
         name: a folder, or a hub name as `NAME` or `NAME@revision`; an adapter is merged into its
             base.
@@ -238,7 +240,9 @@ def _load_whole(name: str, dtype: torch.dtype, layers: str | None) -> "PreTraine
         ) from error
     model, loading = loaded
     encoder = encoder_of(model)
-    _require_all_weights(name, model, encoder, loading, layers)
+    late = find_blocks(encoder, layers).late
+    _require_all_weights(name, model, encoder, late, loading)
+    _drop_drawn(encoder, late, loading)
     return encoder
 
 
@@ -260,9 +264,15 @@ def locate(name: str) -> tuple[str, str | None]:
     return source, revision or None
 
 
-def fingerprint(encoder: nn.Module) -> str:
-    """Return a hash of every weight and its name: equal for equal encoders, wherever they lie."""
-    digest = hashlib.blake2b(digest_size=16)
+def fingerprint(encoder: "PreTrainedModel") -> str:
+    """Return a hash of architecture and weights: equal for equal encoders, wherever they lie."""
+    from transformers import PreTrainedConfig
+
+    # What all configurations have (names, labels, versions) says nothing of the computation.
+    common = PreTrainedConfig().to_dict()
+    own = {k: v for k, v in encoder.config.to_dict().items() if k not in common}
+    architecture = json.dumps([type(encoder).__name__, own], sort_keys=True, default=str)
+    digest = hashlib.blake2b(architecture.encode(), digest_size=16)
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
@@ -294,12 +304,11 @@ def _require_all_weights(
     name: str,
     model: "PreTrainedModel",
     encoder: "PreTrainedModel",
+    late: Collection[str],
     loading: dict[str, Any],
-    layers: str | None,
 ) -> None:
-    late = find_blocks(encoder, layers).late
-    unread = {p for module in late for p in encoder.get_submodule(module).parameters()}
-    read = set(encoder.parameters()) - unread
+    poolers = {p for module in late for p in encoder.get_submodule(module).parameters()}
+    read = set(encoder.parameters()) - poolers
     named = dict(model.named_parameters(remove_duplicate=False))
 
     def is_read(key: str) -> bool:
@@ -320,9 +329,13 @@ def _require_all_weights(
         )
 
 
-def _adapter_of(model: Any) -> str:
-    """What tells a model with an adapter from its base."""
-    return f" + {model.active_adapter}" if hasattr(model, "get_base_model") else ""
+def _drop_drawn(encoder: nn.Module, late: Collection[str], loading: dict[str, Any]) -> None:
+    """Leave poolers out that the checkpoint lacks, as models do that are made without one."""
+    drawn = [*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])]
+    for module in late:
+        parent, _, child = module.rpartition(".")
+        if parent not in late and any(key.startswith(f"{module}.") for key in drawn):
+            setattr(encoder.get_submodule(parent), child, None)
 
 
 def _some(names: list[str]) -> str:

@@ -16,6 +16,7 @@ from bertft.checkpoints import DTYPES, Checkpoint, fingerprint, load_tokenizer
 from bertft.compared import Comparison
 from bertft.corpora import Data, corpora_of
 from bertft.devices import find_device
+from bertft.models import original_depth
 from bertft.planning import (
     FINETUNED,
     PRETRAINED,
@@ -69,7 +70,8 @@ def compare(
 
     Args:
         pretrained: folder, hub name (`NAME@revision` too) or `PreTrainedModel`, with any head.
-        finetuned: the same, with the same vocabulary and, for same-numbered layers, depth.
+        finetuned: the same, with the same vocabulary and, for same-numbered layers, depth; of a
+            truncated model, the layers that it has are compared.
         data: a file (`.txt`, `.conllu`, `.jsonl`), an iterable of texts, or a mapping of names to
             these; each is a corpus of its own.
         measures: names from `bertft.similarity.MEASURES` and `SAMPLED`; by default all that the
@@ -130,6 +132,9 @@ def compare(
     )
     corpora = corpora_of(data)
     sides = _open_sides(pretrained, finetuned, dtype, tokenizer, options, path)
+    cut = _note_on_truncation(sides) if pairs == "same" else []
+    for note in cut:
+        display.note(note)
     work = [prepare(corpus, sides, options) for corpus in corpora]
     del corpora  # only token ids are needed from here on
     where = find_device(device, "compare") if device is not None else None
@@ -142,7 +147,7 @@ def compare(
             gathered[task.name] = stream(task, sides, batch_size, backend, display)
         device_used = str(sides[PRETRAINED].encoder.device)
     solved = solve(gathered, work, sides, display)
-    notes = [note for task in work for note in task.notes] + _notes_on(solved)
+    notes = cut + [note for task in work for note in task.notes] + _notes_on(solved)
     for note in _notes_on(solved):
         display.note(note)
     provenance = {
@@ -196,8 +201,8 @@ def _notes_on(solved: Solved) -> list[str]:
             by_chance = inflated.groupby("measure", sort=False)["chance"].median()
             given = ", ".join(f"{name} {chance:.2f}" for name, chance in by_chance.items())
             notes.append(
-                f"{corpus}: inflated, since unrelated rows, as many and as wide, would give in the "
-                f"median layer {given}; pass more rows, or read cka_debiased."
+                f"{corpus}: inflated, since unrelated rows, as many and as varied, would give some "
+                f"{given} (medians); pass more rows, or read cka_debiased."
             )
     return notes
 
@@ -223,7 +228,8 @@ def _open_sides(
             "an adapter changes in place; pass the base by its name or path."
         )
     sides = {PRETRAINED: a, FINETUNED: b}
-    if options.pairs == "same" and options.layers is None and a.blocks.depth != b.blocks.depth:
+    depths = {original_depth(side.encoder, side.blocks) for side in sides.values()}
+    if options.pairs == "same" and options.layers is None and len(depths) > 1:
         raise ValueError(
             f"[compare] models must have the same depth, got {a.blocks.depth} layers in {a.name!r} "
             f"and {b.blocks.depth} in {b.name!r}; pass pairs='all' (--pairs all), or "
@@ -235,6 +241,22 @@ def _open_sides(
             f"{b.encoder.dtype}; convert one."
         )
     return sides
+
+
+def _note_on_truncation(sides: Mapping[str, Checkpoint]) -> list[str]:
+    """Which layers a truncated model has in common with the other one."""
+    cut, whole = sorted(sides.values(), key=lambda side: side.blocks.depth)
+    k = cut.blocks.depth
+    depths = {original_depth(side.encoder, side.blocks) for side in sides.values()}
+    if k == whole.blocks.depth or len(depths) > 1:
+        return []
+    note = (
+        f"layers 0 to {k} are compared: {cut.name!r} was cut off above block {k}, and "
+        f"{whole.name!r} has {whole.blocks.depth} blocks."
+    )
+    if cut.blocks.above - cut.blocks.late:
+        note += f" Layer {k} of the former is behind its final norm, that of the latter is not."
+    return [note]
 
 
 def _borrowed(

@@ -5,14 +5,16 @@ speech in one of the grammar's two domains, and compared with itself on both.
 """
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bertft.compared import Comparison
 from bertft.comparison import compare
-from bertft.corpora.miniature import DOMAINS, sentences
+from bertft.corpora.conllu import write_trees
+from bertft.corpora.miniature import DOMAINS, dependency_trees, sentences
 from bertft.corpora.miniature.pretraining import pretrained_miniature
-from bertft.finetuning.tagging import finetune_tagging
+from bertft.finetuning import finetune
 from bertft.progress import Display
 
 # Tiny models take larger steps than the 2e-5 to 5e-5 of full-size ones.
@@ -33,14 +35,17 @@ def demo(*, seed: int = 0, progress: bool = False) -> Comparison:
     display = Display(progress)
     base = _pretrained(display)
     inside, outside = DOMAINS
-    train, dev = (
-        sentences(inside, n, 3 * seed + i) for i, n in enumerate((TRAINING_SENTENCES, 300), 1)
-    )
     tuned = base.with_name(f"{base.name}-{inside}-tagger-{seed}")
     shutil.rmtree(tuned, ignore_errors=True)
     display.note(f"fine-tuning it to tag parts of speech in {inside!r} ...")
-    tagging = finetune_tagging(base, train, tuned, dev=dev, lr=TUNING_RATE, seed=seed)
-    display.note(f"tagging accuracy on held-out sentences: {tagging.accuracy:.3f}")
+    with tempfile.TemporaryDirectory(prefix="bertft-") as folder:
+        train, dev = Path(folder) / "train.conllu", Path(folder) / "dev.conllu"
+        for i, (file, n) in enumerate(((train, TRAINING_SENTENCES), (dev, 300)), start=1):
+            write_trees(dependency_trees(sentences(inside, n, 3 * seed + i)), file)
+        tagging = finetune(
+            "tagging", base, train, dev, tuned, lr=TUNING_RATE, seed=seed, progress=progress
+        )
+    display.note(f"on held-out sentences, {tagging.headline}")
     held_out = {
         domain: [s.words for s in sentences(domain, COMPARED_SENTENCES, 3 * seed + 3)]
         for domain in (inside, outside)

@@ -138,6 +138,7 @@ def plan_of(
     train_set = job.read(os.fspath(train), skip_bad=skip_bad)
     dev_sets = {name: job.read(path, skip_bad=skip_bad) for name, path in named(dev).items()}
     return {
+        "commands": [options["command"]] if options.get("command") else [],
         "model": checkpoint.name,
         "depth": checkpoint.blocks.depth,
         "train": os.fspath(train),
@@ -174,4 +175,5 @@ def extend_plan(out: Path, task: str, plan: dict[str, Any], cells: Sequence[Cell
         known = [Cell(**cell) for cell in found["cells"]]
         known += [cell for cell in cells if cell not in known]
         found["cells"] = [asdict(cell) for cell in known]
+        found["commands"] = list(dict.fromkeys([*found.get("commands", []), *plan["commands"]]))
         write_text(out / PLAN, json.dumps({**plans, task: found}, indent=2) + "\n")

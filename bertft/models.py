@@ -88,8 +88,8 @@ def freeze(model: "PreTrainedModel", k: int, *, layers: str | None = None) -> No
     frozen = [p for block in blocks.calls[:k] for p in block.parameters()]
     if any(parameter in moving for parameter in frozen):
         raise ValueError(
-            f"[freeze] blocks must have weights of their own, got k = {k} in a "
-            f"{type(encoder).__name__} whose upper blocks use the same ones; freeze 0 or "
+            f"[freeze] blocks must have weights of their own, got k = {k} for "
+            f"{type(encoder).__name__}, whose upper blocks use the same ones; freeze 0 or "
             f"{blocks.depth} blocks."
         )
     for parameter in encoder.parameters():
@@ -101,7 +101,8 @@ def truncate(model: "PreTrainedModel", k: int, *, layers: str | None = None) -> 
     """Cut off all blocks above k, so that a head stands on layer k.
 
     A final norm stays, so layers 0..k - 1 equal the whole model's exactly, and layer k too where
-    there is no such norm. The configuration follows, so the model saves and loads as any other.
+    there is no such norm. The configuration follows, so the model saves and loads as any other;
+    in `truncated_from` it keeps the depth that there was.
 
     Args:
         model: with any head, changed in place.
@@ -122,6 +123,7 @@ def truncate(model: "PreTrainedModel", k: int, *, layers: str | None = None) -> 
         for module in encoder.modules()
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and tuple(module) == blocks.calls
     ]
+    whole = original_depth(encoder, blocks)
     _set_depth(model, k, layer_types[:k])
     for module in lists:
         del module[k:]
@@ -130,9 +132,17 @@ def truncate(model: "PreTrainedModel", k: int, *, layers: str | None = None) -> 
         for module in lists:
             module.extend(blocks.calls[k:])
         raise ValueError(
-            f"[truncate] k must be a place where the blocks can be cut, got {k} in a "
+            f"[truncate] k must be a place where the blocks can be cut, got {k} for "
             f"{type(encoder).__name__}, which then runs other blocks; pass another k."
         )
+    if k < whole:
+        for config in (encoder.config, model.config):
+            config.truncated_from = whole
+
+
+def original_depth(encoder: "PreTrainedModel", blocks: Blocks) -> int:
+    """Return the number of blocks that an encoder had before it was truncated, if it was."""
+    return int(getattr(encoder.config, "truncated_from", None) or blocks.depth)
 
 
 def randomize(

@@ -222,7 +222,7 @@ def layer_pairs(sides: Mapping[str, Checkpoint], options: Options) -> list[tuple
         if options.pairs == "all":
             pairs += [(a, b) for a in first for b in second]
         else:
-            # With layers chosen by number, models of different depths have those in common.
+            # A truncated model has fewer; other models of different depths, those that are named.
             pairs += [(layer, layer) for layer in first if layer in second]
     found = {layer.number for pair in pairs for layer in pair}
     absent = sorted(set(options.layers or ()) - found)

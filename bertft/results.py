@@ -95,9 +95,12 @@ def save_run(
         files = sorted(path.name for path in staged.iterdir())
         text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
         (staged / PROVENANCE).write_text(text, encoding="utf-8")
+        # safetensors makes files that only their owner may read, whatever the umask says.
+        permissions = (staged / PROVENANCE).stat().st_mode
         folder.mkdir(exist_ok=True)
         (folder / PROVENANCE).unlink(missing_ok=True)
         for file in (*files, PROVENANCE):
+            (staged / file).chmod(permissions)
             shutil.move(staged / file, folder / file)
 
 

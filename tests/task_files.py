@@ -23,13 +23,15 @@ def treebank(path, n, draw):
     blocks = []
     for i in range(n):
         words = ["the", draw.choice(NOUNS), draw.choice(VERBS), "on", "a", draw.choice(PLACES)]
+        tags = ["DET", "NOUN", "VERB", "ADP", "DET", "NOUN", "PUNCT"]
         heads, labels = [2, 3, 0, 6, 6, 3], ["det", "nsubj", "root", "case", "det", "obl:loc"]
         if i % 2:
             words, heads, labels = [*words, "."], [*heads, 3], [*labels, "punct"]
+        columns = zip(words, tags[: len(words)], heads, labels, strict=True)
         lines = [f"# sent_id = s{i}"]
         lines += [
-            "\t".join([str(k), word, word, "X", "X", "_", str(head), label, "_", "_"])
-            for k, (word, head, label) in enumerate(zip(words, heads, labels, strict=True), 1)
+            "\t".join([str(k), word, word, tag, "X", "_", str(head), label, "_", "_"])
+            for k, (word, tag, head, label) in enumerate(columns, 1)
         ]
         blocks.append("\n".join(lines) + "\n\n")
     path.write_text("".join(blocks))
@@ -71,4 +73,5 @@ WRITERS = {
     "depparse": (treebank, "conllu"),
     "mnli": (pairs, "jsonl"),
     "squad": (questions, "json"),
+    "tagging": (treebank, "conllu"),
 }

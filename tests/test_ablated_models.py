@@ -126,7 +126,7 @@ def test_a_bare_encoder_freezes_up_to_its_pooler(make_model):
 def test_blocks_with_shared_weights_are_not_frozen_in_part(classifier, kind, k):
     model = classifier(kind)
     told = (
-        rf"^\[freeze\] blocks must have weights of their own, got k = {k} in a AlbertModel whose "
+        rf"^\[freeze\] blocks must have weights of their own, got k = {k} for AlbertModel, whose "
         rf"upper blocks use the same ones; freeze 0 or {DEPTHS[kind]} blocks\.$"
     )
     with pytest.raises(ValueError, match=told):
@@ -221,7 +221,7 @@ def test_kinds_of_attention_are_cut_with_their_blocks(make_model):
 
 def test_groups_are_not_cut_where_other_blocks_would_run(make_model):
     told = (
-        r"^\[truncate\] k must be a place where the blocks can be cut, got 2 in a AlbertModel, "
+        r"^\[truncate\] k must be a place where the blocks can be cut, got 2 for AlbertModel, "
         r"which then runs other blocks; pass another k\.$"
     )
     with pytest.raises(ValueError, match=told):

@@ -242,6 +242,10 @@ def test_commands(base, files, tmp_path):
     last = tuned.output.strip().splitlines()[-1]
     assert last.startswith("depparse-dev: las ")
     assert "las" in command("report", tmp_path / "one").output
+    for folder in (tmp_path / "one", out / "cells" / "depparse-full-seed0"):
+        record = json.loads((folder / "provenance.json").read_text())
+        assert record["command"].startswith("bertft ")
+    assert len(Ablation.load(out).provenance["tasks"]["depparse"]["commands"]) == 1
     bad = command("ablate", "depparse", base, *settings, "--keep", "one", "--out", out)
     assert isinstance(bad.exception, ValueError)
     assert "keep must be whole numbers joined by commas, got 'one'" in str(bad.exception)

@@ -320,7 +320,7 @@ def test_an_inflated_cca_says_so(models, texts, tmp_path):
     comparison.save(tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<small>inflated</small>" in page
-    assert "inflated, since unrelated rows, as many and as wide, would give" in page
+    assert "inflated, since unrelated rows, as many and as varied, would give" in page
     assert f"<td>{expected:.4f}</td>" in page
     many_rows = bertft.compare(*models[:2], texts * 30, measures=["cca"])
     assert (many_rows.table["note"] == "").all()
@@ -501,6 +501,11 @@ def test_options_of_the_command_line(models, texts, tmp_path):
     done = CliRunner().invoke(app, [*arguments, "--permutations", "9", "--memory", "4"])
     assert done.exit_code == 0, done.output
     loaded = bertft.Comparison.load(tmp_path / "run")
+    of_cca = loaded.table[loaded.table["measure"] == "cca"]
+    same = of_cca[of_cca["pretrained_layer"] == of_cca["finetuned_layer"]]
+    for value, note in zip(same["value"], same["note"], strict=True):
+        assert f"{value:.4f}{'*' if 'inflated' in note else ' '}" in done.output
+    assert ("* inflated" in done.output) == same["note"].str.contains("inflated").any()
     options = loaded.provenance["options"]
     assert options["ridge"] == 0.1
     assert (options["groups"], options["sample"], options["memory_gib"]) == (5, 50, 4.0)

@@ -16,6 +16,7 @@ import torch
 import bertft
 from bertft import results
 from bertft.checkpoints import load_encoder
+from bertft.models import truncate
 from bertft.results import require_free
 from bertft.similarity import MEASURES
 from bertft.traces import inference
@@ -335,6 +336,36 @@ def test_models_must_have_the_same_depth(checkpoint, texts):
     base, deep = checkpoint("base"), checkpoint("deep", num_hidden_layers=4)
     with pytest.raises(ValueError, match=r"same depth, got 3 layers in .*base' and 4 in .*deep'"):
         bertft.compare(str(base), str(deep), texts)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_truncated_model_is_compared_where_it_has_layers(kind, checkpoint, texts):
+    base = checkpoint("base", kind=kind)
+    cut = [
+        checkpoint(f"cut{k}", kind=kind, change=lambda model, k=k: truncate(model, k))
+        for k in (1, 2)
+    ]
+    for pair, depths in (((base, cut[1]), (3, 2)), ((cut[1], base), (2, 3)), (cut, (1, 2))):
+        found = bertft.compare(*pair, texts, measures=["l2"])
+        rows = found.table
+        shared = min(depths)
+        assert list(rows["pretrained_layer"]) == list(rows["finetuned_layer"])
+        assert list(rows["pretrained_layer"]) == list(range(shared + 1))
+        # GPT-2 has a norm behind the last block, which stays.
+        assert (rows["value"].iloc[:shared] == 0).all()
+        assert (rows["value"].iloc[shared] == 0) == (kind == "bert")
+        told = found.provenance["notes"][0]
+        assert f"layers 0 to {shared} are compared: " in told
+        assert f"cut off above block {shared}, and " in told
+        assert f"has {max(depths)} blocks" in told
+        assert ("final norm" in told) == (kind == "gpt2")
+    shallow = checkpoint(
+        "shallow", kind=kind, **{{"bert": "num_hidden_layers", "gpt2": "n_layer"}[kind]: 2}
+    )
+    with pytest.raises(
+        ValueError, match=r"same depth, got 3 layers in .*base' and 2 in .*shallow'"
+    ):
+        bertft.compare(base, shallow, texts)
 
 
 def test_models_of_different_width(checkpoint, texts):

@@ -44,7 +44,7 @@ def test_demo_end_to_end(tmp_path, monkeypatch, capsys):
     assert comparison.provenance["notes"][-3:] == demonstration.outcome(
         comparison, "kitchen", "harbor"
     )
-    assert "tagging accuracy" in capsys.readouterr().err
+    assert "on held-out sentences, dev: accuracy " in capsys.readouterr().err
     assert all(name.startswith(str(tmp_path)) for name in comparison.table["finetuned"])
     again = demonstration.demo()
     pd.testing.assert_frame_equal(again.table, comparison.table, atol=1e-6)

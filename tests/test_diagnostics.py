@@ -1,6 +1,7 @@
 """What values stand on: chance, conditioning, shrinkage; and what a ridge does about it."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -144,6 +145,8 @@ def test_diagnostics_are_those_of_the_covariance():
     assert s.cca(x, y, ridge=0.1).diagnostics.chance < found.chance
     assert s.regression(x, y, ridge=0.1).diagnostics.chance < 9 / 199
     assert s.diagnose(Moments.of(x, y)).ranks == (11, 9)
+    shown = r"Diagnostics\(n=200, n_per_d=16.67, ranks=\(11, 9\), .*, chance=0\.\d{4}\)"
+    assert re.fullmatch(shown, repr(found))
 
 
 @pytest.mark.parametrize("n", [20, 200])

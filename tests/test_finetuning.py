@@ -17,7 +17,7 @@ from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import Tokens, task_of
 from tests.task_files import write_all
 
-TASKS = ("depparse", "mnli", "squad")
+TASKS = ("depparse", "mnli", "squad", "tagging")
 QUICK = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "max_length": 48}
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -62,6 +62,7 @@ def test_a_run_leaves_a_model_its_scores_and_their_origin(task, base, files, tmp
     assert len(predictions.read_text().splitlines()) == 12
     assert not (out / "checkpoints").exists()
     assert not list(out.glob(".*"))
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -80,11 +81,7 @@ def test_compare_reads_the_encoder_that_was_trained(task, base, files, tmp_path,
         patch.setattr(PreTrainedModel, "save_pretrained", keep)
         run(task, base, files, out, epochs=1)
     read = load_encoder(str(out), torch.float32).state_dict()
-    # A head that needs no pooler has none.
-    assert {key for key in read if key not in trained} <= {
-        "pooler.dense.weight",
-        "pooler.dense.bias",
-    }
+    assert read.keys() == trained.keys()
     assert all(torch.equal(read[key], value) for key, value in trained.items())
     table = bertft.compare(base, out, texts, measures=["rsa"]).table
     assert table["value"].iloc[-1] < 1
@@ -383,6 +380,16 @@ def test_seeds_decide(base, files, tmp_path):
     assert not all(torch.equal(a[name], c[name]) for name in a)
 
 
+def test_a_new_pooler_is_drawn_by_the_seed(base, files, tmp_path):
+    tuned = run("squad", base, files, tmp_path / "squad", epochs=1)
+    still = {"epochs": 1, "lr": 1e-30}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run("mnli", tuned.folder, files, tmp_path / name, seed=seed, **still)
+    a, b, c = (weights(tmp_path / name)["bert.pooler.dense.weight"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
 def test_a_model_in_memory_stays_as_it_is(make_model, tokenizer, files, tmp_path):
     model = make_model()
     before = fingerprint(model)
@@ -402,6 +409,16 @@ def test_several_dev_sets_and_every_nth_example(base, files, tmp_path):
     assert list(tuned.table["n"]) == [3, 3]
     assert tuned.provenance["train"]["examples"] == 10
     assert re.fullmatch(r"mnli-dev: accuracy [\d.]+; other: accuracy [\d.]+", tuned.headline)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_examples_are_the_same_wherever_their_file_lies(task, files, tmp_path):
+    train, dev = files[task]
+    moved = shutil.copy(train, tmp_path / f"moved{train.suffix}")
+    found = [
+        task_of(task).read(str(path), skip_bad=False).fingerprint for path in (train, moved, dev)
+    ]
+    assert found[0] == found[1] != found[2]
 
 
 def test_bad_answers_are_refused_or_counted(base, files, tmp_path):
@@ -440,7 +457,9 @@ def test_settings_out_of_range(options, told, base, files, tmp_path):
 
 def test_names_that_are_not_known(base, files, tmp_path):
     train, dev = files["mnli"]
-    with pytest.raises(ValueError, match=r"task must be one of depparse, mnli, squad, got 'sst2'"):
+    with pytest.raises(
+        ValueError, match=r"must be one of depparse, mnli, squad, tagging, got 'sst2'"
+    ):
         finetune("sst2", base, train, dev, tmp_path / "out")
     with pytest.raises(TypeError, match=r"settings must be among .*, got 'epoch'"):
         finetune("mnli", base, train, dev, tmp_path / "out", epoch=3)
@@ -600,9 +619,11 @@ def test_too_little_room_for_text(base, files, tmp_path):
             run(task, base, files, tmp_path / "out", max_length=length, epochs=1)
 
 
-def test_skipping_is_for_answers(base, files, tmp_path):
+def test_skipping_and_windows_are_for_answers(base, files, tmp_path):
     with pytest.raises(ValueError, match=r"skip_bad must be off for depparse, got True"):
         run("depparse", base, files, tmp_path / "out", skip_bad=True)
+    with pytest.raises(ValueError, match=r"doc_stride must be left out, got 8; it is for squad"):
+        run("mnli", base, files, tmp_path / "out", doc_stride=8)
 
 
 def test_cut_inputs_are_counted(base, files, tmp_path):

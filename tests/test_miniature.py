@@ -1,6 +1,5 @@
 """The miniature: its sentences, its tokenizer, its pretraining and cache, and tagging with it."""
 
-import random
 import re
 import string
 import subprocess
@@ -8,18 +7,19 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 pytest.importorskip("transformers")
 
 import torch
 
+from bertft.corpora.conllu import write_trees
 from bertft.corpora.edges import Target, checked
 from bertft.corpora.miniature import (
     DOMAINS,
     Recipe,
     Sentence,
+    dependency_trees,
     entity_records,
     pretrained_miniature,
     sentences,
@@ -27,7 +27,7 @@ from bertft.corpora.miniature import (
 )
 from bertft.corpora.miniature.grammar import paradigms
 from bertft.corpora.miniature.pretraining import vocabulary
-from bertft.finetuning.tagging import finetune_tagging
+from bertft.finetuning import finetune
 
 UPOS = {
     *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM"),
@@ -385,124 +385,19 @@ def test_longest_sentences_fit(pieces):
     assert max(map(len, pieces(texts)["input_ids"])) < 100
 
 
-@pytest.fixture(scope="module")
-def tagging(tiny, tmp_path_factory):
-    out = tmp_path_factory.mktemp("tagger") / "kitchen"
-    train, dev = sentences("kitchen", 400, seed=1), sentences("kitchen", 100, seed=2)
-    torch.manual_seed(5)
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
-    steps = []
-    tagging = finetune_tagging(
-        tiny, train, out, dev=dev, lr=5e-3, epochs=4, progress=lambda *step: steps.append(step)
+def test_a_miniature_learns_to_tag(tiny, tmp_path):
+    files = {}
+    for seed, (part, n) in enumerate((("train", 400), ("dev", 100)), start=1):
+        files[part] = tmp_path / f"{part}.conllu"
+        write_trees(dependency_trees(sentences("kitchen", n, seed=seed)), files[part])
+    tuned = finetune(
+        "tagging", tiny, *files.values(), tmp_path / "out", lr=5e-3, head_lr=5e-3, epochs=4
     )
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert random.getstate() == states[1]
-    assert np.array_equal(np.random.get_state()[1], states[2])  # noqa: NPY002
-    assert steps == [(n, 52) for n in range(1, 53)]
-    return tagging
-
-
-def test_tagging_learns(tagging):
-    dev = sentences("kitchen", 100, seed=2)
-    assert tagging.words == sum(len(sentence.words) for sentence in dev)
-    nouns = sum(sentence.tags.count("NOUN") for sentence in dev)
-    assert tagging.majority == pytest.approx(nouns / tagging.words)
-    assert tagging.accuracy > 0.8 > 2 * tagging.majority
-
-
-def test_tagger_is_saved_whole_and_alone(tagging):
-    from transformers import AutoModelForTokenClassification, AutoTokenizer
-
-    assert {path.name for path in tagging.folder.iterdir()} == {
-        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    }
-    assert list(tagging.folder.parent.iterdir()) == [tagging.folder]
-    tagger = AutoModelForTokenClassification.from_pretrained(tagging.folder)
-    tokenizer = AutoTokenizer.from_pretrained(tagging.folder)
-    right = n = 0
-    for sentence in sentences("kitchen", 100, seed=2):
-        encoded = tokenizer(list(sentence.words), is_split_into_words=True, return_tensors="pt")
-        owners = encoded.word_ids()
-        with torch.inference_mode():
-            guesses = tagger(**encoded).logits[0].argmax(-1)
-        for number, tag in enumerate(sentence.tags):
-            right += tagger.config.id2label[int(guesses[owners.index(number)])] == tag
-            n += 1
-    assert right / n == pytest.approx(tagging.accuracy, abs=0.003)
-
-
-def test_tagging_is_quiet_and_repeats(tiny, tmp_path, capfd):
-    train = sentences("harbor", 40, seed=1)
-    losses = [
-        finetune_tagging(tiny, train, tmp_path / name, dev=train, lr=1e-3, epochs=1, seed=seed).loss
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    ]
-    assert losses[0] == losses[1] != losses[2]
-    assert capfd.readouterr() == ("", "")
-
-
-GOOD = Sentence(("Salt", "boats"), ("VERB", "NOUN"))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"sentences": []}, "sentences must hold a sentence or more, got none;"),
-        ({"dev": []}, "dev must hold a sentence or more, got none;"),
-        (
-            {"dev": [GOOD, Sentence(("Salt", "boats"), ("VERB",))]},
-            "dev[1] must have one tag for each word, and words that the tokenizer keeps, got 2 "
-            "words, 2 of them kept, and 1 tags;",
-        ),
-        (
-            {"sentences": [Sentence(("Salt", "\u200b"), ("VERB", "X"))]},
-            "sentences[0] must have one tag for each word, and words that the tokenizer keeps, got "
-            "2 words, 1 of them kept, and 2 tags;",
-        ),
-        (
-            {"sentences": [Sentence(("Salt",) * 127, ("VERB",) * 127)]},
-            "sentences[0] must have at most 128 pieces, got 129;",
-        ),
-        ({"epochs": 0}, "epochs must be at least 1, got 0;"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0;"),
-        ({"lr": -1.0}, "lr must be positive, got -1.0;"),
-        ({"seed": 2**32}, "seed must be in [0, 2**32), got 4294967296;"),
-        ({"device": "tpu"}, "device must be 'cpu' or 'cuda', got 'tpu';"),
-    ],
-)
-def test_tagging_rejects(tiny, tmp_path, change, message):
-    settings = {"sentences": [GOOD], "dev": [GOOD], "lr": 1e-3, **change}
-    with pytest.raises(ValueError, match=re.escape(f"[finetune_tagging] {message}")):
-        finetune_tagging(tiny, out=tmp_path / "out", **settings)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_tagging_keeps_files_that_are_there(tiny, tmp_path):
-    (tmp_path / "notes").write_text("mine")
-    message = re.escape("[finetune_tagging] out must be a new or an empty folder, got ")
-    with pytest.raises(ValueError, match=message):
-        finetune_tagging(tiny, [GOOD], tmp_path, dev=[GOOD], lr=1e-3)
-
-
-def test_tagging_needs_a_gpu_for_cuda(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    message = re.escape("[finetune_tagging] device must be one that torch finds, got 'cuda'")
-    with pytest.raises(RuntimeError, match=message):
-        finetune_tagging(tiny, [GOOD], tmp_path / "out", dev=[GOOD], lr=1e-3, device="cuda")
-
-
-def test_tagging_refuses_a_checkpoint_in_parts(tiny, tmp_path):
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    broken = shutil.copytree(tiny, tmp_path / "broken")
-    weights = load_file(broken / "model.safetensors")
-    del weights["bert.encoder.layer.1.output.dense.weight"]
-    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    message = re.escape("[finetune_tagging] model must hold every weight of its encoder, got ")
-    with pytest.raises(ValueError, match=message):
-        finetune_tagging(broken, [GOOD], tmp_path / "out", dev=[GOOD], lr=1e-3)
+    tags = Counter(tag for sentence in sentences("kitchen", 100, seed=2) for tag in sentence.tags)
+    [row] = tuned.table.itertuples()
+    assert row.n == tags.total()
+    commonest = 100 * tags.most_common(1)[0][1] / tags.total()
+    assert row.value > 80 > 2 * commonest
 
 
 def test_importing_the_miniature_is_cheap():

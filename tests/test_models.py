@@ -164,12 +164,27 @@ def test_a_weight_of_another_shape_is_named(checkpoint):
         load_encoder(str(folder), torch.float32)
 
 
-def test_a_missing_pooler_does_not_matter(checkpoint):
-    folder = checkpoint("model")
-    edit_weights(
-        folder, lambda weights: [weights.pop(f"pooler.dense.{k}") for k in ("weight", "bias")]
-    )
-    load_encoder(str(folder), torch.float32)
+@pytest.mark.parametrize("kind", ["bert", "albert"])
+@pytest.mark.parametrize("change", ["missing", "misshapen"])
+def test_a_pooler_that_the_checkpoint_lacks_is_left_out(kind, change, checkpoint):
+    folder = checkpoint("model", kind=kind)
+    whole = load_encoder(str(folder), torch.float32)
+
+    def edit(weights):
+        for key in [key for key in weights if key.startswith("pooler")]:
+            weights.pop(key)
+            if change == "misshapen":
+                weights[key] = torch.zeros(7)
+
+    edit_weights(folder, edit)
+    encoder = load_encoder(str(folder), torch.float32)
+    kept = whole.state_dict()
+    assert encoder.state_dict().keys() == {key for key in kept if not key.startswith("pooler")}
+    assert all(torch.equal(value, kept[key]) for key, value in encoder.state_dict().items())
+    ids = torch.tensor([[2, 10, 3]])
+    with torch.inference_mode():
+        outputs = encoder.eval()(input_ids=ids), whole.eval()(input_ids=ids)
+    assert torch.equal(*(output.last_hidden_state for output in outputs))
 
 
 def test_transformers_keeps_quiet(checkpoint, capfd):
@@ -230,16 +245,20 @@ def test_names_with_a_revision(tmp_path):
     assert locate(str(folder)) == (str(folder), None)
 
 
-def test_fingerprints_follow_the_weights(checkpoint, make_model):
+def test_fingerprints_follow_the_weights_and_the_architecture(checkpoint):
+    # The pooler is not among the weights of a token classifier.
     folder = checkpoint("model", head="AutoModelForTokenClassification")
     loaded = fingerprint(load_encoder(str(folder), torch.float32))
-    model = make_model(head="AutoModelForTokenClassification")
-    # The pooler is not among the weights of a token classifier.
     model = load_encoder(str(folder), torch.float32)
     assert fingerprint(model) == loaded
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1e-3
     assert fingerprint(model) != loaded
+    config = json.loads((folder / "config.json").read_text())
+    # The same matrices, read as three heads instead of two; and names, which compute nothing.
+    for change, same in (({"num_attention_heads": 3}, False), ({"id2label": {"0": "x"}}, True)):
+        (folder / "config.json").write_text(json.dumps({**config, **change}))
+        assert (fingerprint(load_encoder(str(folder), torch.float32)) == loaded) is same
 
 
 def test_models_in_memory_keep_their_dtype(make_model, tokenizer):
@@ -250,7 +269,7 @@ def test_models_in_memory_keep_their_dtype(make_model, tokenizer):
 
 
 def test_a_model_from_nowhere_needs_a_tokenizer(make_model):
-    with pytest.raises(ValueError, match=r"got a BertModel that was loaded from nowhere; pass"):
+    with pytest.raises(ValueError, match=r"got BertModel, which was loaded from nowhere; pass"):
         Checkpoint.open(make_model())
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from bertft import similarity
-from bertft.report import figures, html, vocabulary
+from bertft.report import figures, heatmaps, html, vocabulary
 from bertft.report.vocabulary import COLUMNS, MEASURES
 
 HOSTILE = "<script>alert('$x_1$ & \"1\"')</script>"
@@ -424,7 +424,9 @@ PROVENANCE = {
     "models": {"pretrained": {"name": "base", "fingerprint": "f00d"}},
     "corpora": [{"name": "ewt", "rows": 25094}, {"name": "wiki", "texts": 7}],
     "options": {"ridge": None, "measures": ["rsa", "cka"], "empty": {}, "nothing": []},
-    "diagnostics": [{"corpus": "ewt", "layer": 3, "rank_pretrained": 767}],
+    "diagnostics": [
+        {"corpus": "ewt", "layer": 3, "rank_pretrained": 767, "condition_pretrained": 12.345678901}
+    ],
     "notes": ["left out: cca, because n <= d"],
 }
 
@@ -588,3 +590,28 @@ def test_something_else_than_svg_is_refused():
 
 def test_vocabulary_has_no_measure_that_needs_another_to_be_understood():
     assert not [m for m in vocabulary.MEASURES.values() if "same" in m.question.split(" ")[:2]]
+
+
+def shrunken(values, unchanged):
+    """A table of CCA with a ridge."""
+    return build({"ewt": {"cca": values}}).assign(unchanged=unchanged)
+
+
+def test_with_a_ridge_change_is_measured_from_what_unchanged_layers_give():
+    table = shrunken([0.9, 0.6, 0.65], [0.9, 0.7, 0.8])
+    [sentence] = html.summary_sentences(table)
+    assert "layer 2 (the top) changed most: cca is 0.6500 there (0.8000 = unchanged)" in sentence
+    [same] = html.summary_sentences(shrunken([0.9, 0.7], [0.9, 0.7]))
+    assert same == "On ewt, no layer changed: cca is what unchanged layers give in all of them."
+    page = report(table, {})
+    assert "What to hold the values against" in page
+    assert "<td>0.7000 to 0.9000</td><td>lower</td>" in page
+    [dotted] = [line for line in figures.layer_figure(table).axes[0].lines if line._dash_pattern[1]]
+    np.testing.assert_array_equal(dotted.get_ydata(), [0.9, 0.7, 0.8])
+    assert heatmaps.heat_figure(table).axes[0].collections[0].norm.vmax == 0.9
+
+
+def test_numbers_of_a_record_have_six_digits():
+    page = report(falling(), PROVENANCE)
+    assert "12.3457" in page
+    assert "12.34567" not in page

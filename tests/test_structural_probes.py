@@ -318,6 +318,8 @@ def test_arcs_of_both_trees_are_drawn():
     assert svg_text(figure).count("$x_1$") == 2
     ax = figure.axes[0]
     assert [text.get_text() for text in ax.texts] == [*PICTURE["words"], "some/model, layer 3"]
+    [lexical] = tree_figure([PICTURE | {"layer": "lexical"}]).axes
+    assert lexical.texts[-1].get_text() == "model, embeddings"
     arcs = [(arc.theta1, arc.get_edgecolor(), arc.get_linestyle()) for arc in ax.patches]
     above, below = ([arc for arc in arcs if arc[0] == side] for side in (0, 180))
     assert len(above) == len(below) == 2

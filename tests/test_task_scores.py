@@ -27,10 +27,12 @@ from bertft.finetuning.squad import (
     token_f1,
     windows,
 )
-from bertft.finetuning.tasks import Predict, Tokens, by_length, word_of_piece
+from bertft.finetuning.tagging import PartOfSpeechTagging
+from bertft.finetuning.tasks import TASKS, Predict, Tokens, by_length, task_of, word_of_piece
 from tests.conftest import WORDS, tiny_config
 
 DEPPARSE, MNLI, SQUAD = DependencyParsing(), InferencePairs(), QuestionAnswering()
+TAGGING = PartOfSpeechTagging()
 
 
 def tree(words, heads, labels):
@@ -239,6 +241,56 @@ def test_byte_pieces_know_their_word(byte_pairs):
     owners = [word for _, word in found]
     # A piece that is nothing but the space belongs to no word.
     assert owners == [0, 1, 2, *[-1] * (found[3][0] == "Ġ"), *[3] * 5, 4]
+
+
+def tagged(words, tags):
+    return Tree(tuple(words.split()), tuple(tags.split()), (), (), "s", 7)
+
+
+def test_the_first_piece_of_a_word_carries_its_tag(tokenizer):
+    # "played" and "cats" have two pieces each.
+    sentence = tagged("the cats played", "DET NOUN VERB")
+    labels = TAGGING.labels(SimpleNamespace(items=[sentence, tagged("a dog", "DET NOUN")]))
+    assert labels == ("DET", "NOUN", "VERB")
+    [row] = TAGGING.features(Tokens(tokenizer, TAGGING.recipe), [sentence], ("DET", "VERB"))
+    assert row["words"] == [-1, 0, 1, 1, 2, 2, -1]
+    assert row["labels"] == [-100, 0, -100, -100, 1, -100, -100]
+
+
+def test_words_are_scored_by_the_tag_of_their_first_piece(tokenizer):
+    trees = [
+        tagged("the cats played .", "DET NOUN VERB PUNCT"),
+        tagged("a dog ran under on the mat", "DET NOUN X ADV ADP DET NOUN"),
+    ]
+    labels = ("DET", "NOUN", "PUNCT", "VERB")
+
+    def predict(rows):
+        for numbers in by_length(rows, 1):
+            [i] = numbers
+            logits = torch.zeros(1, len(rows[i]["words"]) + 2, len(labels))
+            for piece, word in enumerate(rows[i]["words"]):
+                # Later pieces of a word say VERB, which must not count.
+                first = rows[i]["words"].index(word) == piece
+                guess = (
+                    3 if not first or word == 2 else labels.index("DET" if word == 0 else "NOUN")
+                )
+                logits[0, piece, guess] = 1
+            yield numbers, SimpleNamespace(logits=logits)
+
+    tokens = Tokens(tokenizer, TAGGING.recipe.with_settings(max_length=8))
+    scores = TAGGING.score(tokens, trees, labels, predict)
+    # The last word is cut off, and would have been right.
+    assert [line["tags"] for line in scores.predictions] == [
+        ["DET", "NOUN", "VERB", "NOUN"],
+        ["DET", "NOUN", "VERB", "NOUN", "NOUN", "NOUN", ""],
+    ]
+    assert scores.values == {"accuracy": pytest.approx(100 * 5 / 11)}
+    assert scores.n == 11
+    assert scores.notes == [
+        "3 words have labels that the training trees lack and count as wrong: X (1), ADV (1), "
+        "ADP (1)",
+        "1 words have no piece (cut off, or unknown to the tokenizer)",
+    ]
 
 
 def test_pairs_are_scored_by_their_likeliest_label(tokenizer):
@@ -673,7 +725,7 @@ def test_gold_answers_of_squad_score_100(squad):
     assert scores.values["em"] >= 99
 
 
-RECIPE = Recipe(epochs=1, lr=1e-3, batch_size=4, max_length=16)
+RECIPE = Recipe(epochs=1, lr=1e-3, batch_size=4, max_length=16, doc_stride=4)
 
 
 def test_settings_that_are_none_leave_the_recipe():
@@ -726,6 +778,6 @@ def test_unknown_settings_are_refused():
         RECIPE.with_settings(rate=1e-3)
 
 
-@pytest.mark.parametrize("task", [DEPPARSE, MNLI, SQUAD], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [*map(task_of, TASKS)], ids=lambda task: task.name)
 def test_the_recipes_of_tasks_are_allowed(task):
     assert task.recipe.with_settings() == task.recipe

@@ -1,12 +1,11 @@
 """`bertft compare`, `bertft report` and `bertft demo`."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bertft.cli.printing import say, show_ablation, show_comparison, show_probing, show_table
+from bertft.cli.printing import say, show_ablation, show_comparison, show_probing, show_table, typed
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -93,7 +92,7 @@ def compare(
         device=device,
         progress=True,
     )
-    comparison.provenance["command"] = " ".join(["bertft", *sys.argv[1:]])
+    comparison.provenance["command"] = typed()
     comparison.save(out, overwrite=overwrite)
     show_comparison(comparison)
     say(f"report: {out / 'report.html'}")
@@ -147,7 +146,7 @@ def demo(
     from bertft.demonstration import demo as run_demo
 
     comparison = run_demo(seed=seed, progress=True)
-    comparison.provenance["command"] = " ".join(["bertft", *sys.argv[1:]])
+    comparison.provenance["command"] = typed()
     # The demo's own folder holds nothing but earlier demos.
     comparison.save(out, overwrite=True)
     show_comparison(comparison)

@@ -1,5 +1,7 @@
-"""Tables and lines on the terminal."""
+"""Tables and lines on the terminal, and the line that was typed there."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,16 @@ if TYPE_CHECKING:
     from bertft.probes import Probing
 
 
+def typed() -> str:
+    """Return the command line, for the record of a run."""
+    return shlex.join(["bertft", *sys.argv[1:]])
+
+
 def show_comparison(comparison: "Comparison") -> None:
-    """Print measures by layers for every corpus, in as many parts as the terminal needs."""
+    """Print measures by layers for every corpus, in as many parts as the terminal needs.
+
+    Values that are inflated have an asterisk.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -21,6 +31,7 @@ def show_comparison(comparison: "Comparison") -> None:
     console = Console()
     for corpus in comparison.facets:
         summary = comparison.summary(corpus).T
+        inflated = _inflated(comparison.table, corpus)
         names = max(map(len, summary.index)) + 2
         per_part = max(1, (console.width - names) // 8)
         for first in range(0, len(summary.columns), per_part):
@@ -30,8 +41,19 @@ def show_comparison(comparison: "Comparison") -> None:
             for layer in layers:
                 table.add_column(str(layer), justify="right", no_wrap=True)
             for measure, values in summary[layers].iterrows():
-                table.add_row(str(measure), *(f"{value:.4f}" for value in values))
+                marks = ["*" if (measure, layer) in inflated else "" for layer in layers]
+                cells = [f"{value:.4f}{mark}" for value, mark in zip(values, marks, strict=True)]
+                table.add_row(str(measure), *cells)
             console.print(table)
+        if inflated:
+            say("* inflated: much of it is what unrelated rows give (chance, in results.csv)")
+
+
+def _inflated(table: "pd.DataFrame", corpus: str) -> set[tuple[str, int]]:
+    """Measures and numbers of layers of which chance alone makes much."""
+    rows = table[(table["corpus"] == corpus) & table["note"].str.contains("inflated")]
+    rows = rows[rows["pretrained_layer"] == rows["finetuned_layer"]]
+    return set(zip(rows["measure"], rows["pretrained_layer"].astype(int), strict=True))
 
 
 def show_ablation(ablation: "Ablation") -> None:

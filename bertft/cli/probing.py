@@ -1,12 +1,11 @@
 """`bertft probe`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bertft.cli.printing import say, show_probing
+from bertft.cli.printing import say, show_probing, typed
 
 
 def probe(
@@ -83,7 +82,7 @@ def probe(
         device=device,
         progress=True,
     )
-    probing.provenance["command"] = " ".join(["bertft", *sys.argv[1:]])
+    probing.provenance["command"] = typed()
     probing.save(out, overwrite=overwrite)
     show_probing(probing)
     say(f"report: {out / 'report.html'}")

@@ -5,18 +5,20 @@ from typing import Annotated
 
 import typer
 
-from bertft.cli.printing import say, show_ablation, show_table
+from bertft.cli.printing import say, show_ablation, show_table, typed
 
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="depparse, mnli or squad.")]
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="depparse, mnli, squad or tagging.")]
 Model = Annotated[str, typer.Argument(help="Folder or hub name (NAME@revision too).")]
 Train = Annotated[str, typer.Option(help="Training file, or NAME:SPLIT on the hub (mnli, squad).")]
 Dev = Annotated[list[str], typer.Option(help="The same, to score; repeat it for more sets.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="By default 10, 3 and 2 (the recipes).")]
-Rate = Annotated[float | None, typer.Option(help="Of the encoder: 5e-5, 2e-5, 3e-5.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="By default 10, 3, 2, 3 (the recipes).")]
+Rate = Annotated[float | None, typer.Option(help="Of the encoder: 5e-5, 2e-5, 3e-5, 5e-5.")]
 HeadRate = Annotated[float | None, typer.Option(help="Of the head: 1e-3 for depparse, else --lr.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="32, 32, 12.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="32, 32, 12, 32.")]
 Accumulate = Annotated[int | None, typer.Option(min=1, help="Batches a step; 1.")]
-MaxLength = Annotated[int | None, typer.Option(min=1, help="Tokens of an input: 512, 128, 384.")]
+MaxLength = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of an input: 512, 128, 384, 512.")
+]
 Stride = Annotated[int | None, typer.Option(min=0, help="Tokens two windows share (squad): 128.")]
 WeightDecay = Annotated[float | None, typer.Option(help="Of matrices; 0.01.")]
 Warmup = Annotated[float | None, typer.Option(help="Share of the steps, below 1; 0.1.")]
@@ -74,9 +76,9 @@ def finetune(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in --out.")] = False,
 ) -> None:
-    """Fine-tune a model on dependency parsing, MNLI or SQuAD.
+    """Fine-tune a model on dependency parsing, MNLI, SQuAD or part-of-speech tagging.
 
-    Where three defaults stand, they are those of depparse, mnli and squad.
+    Where four defaults stand, they are those of depparse, mnli, squad and tagging.
     """
     from bertft.finetuning import finetune as run
 
@@ -110,6 +112,7 @@ def finetune(
         skip_bad=skip_bad,
         resume=resume,
         overwrite=overwrite,
+        command=typed(),
         progress=True,
     )
     show_table(tuned.table[["corpus", "measure", "value", "n"]], f"{task}, {model}")
@@ -185,6 +188,7 @@ def ablate(
         cache_disk_gib=cache_disk,
         skip_bad=skip_bad,
         save_models=save_models,
+        command=typed(),
         progress=True,
     )
     show_ablation(ablation)

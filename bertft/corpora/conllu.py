@@ -6,7 +6,7 @@ Owns what the format allows. Which trees and labels a parser can learn is for it
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +41,8 @@ class Tree:
     id: str
     line: int
     xpos: tuple[str, ...] = ()
-    source: str = ""
+    # A treebank is the same wherever it lies, and fingerprints of examples are of what they show.
+    source: str = field(default="", repr=False)
 
     @property
     def where(self) -> str:
@@ -80,6 +81,21 @@ def read_trees(path: str | os.PathLike[str]) -> list[Tree]:
             "not empty."
         )
     return trees
+
+
+def require_tags(trees: Iterable[Tree]) -> None:
+    """Refuse trees with a word that has no part of speech.
+
+    Raises:
+        ValueError: one has none (with the file and the line of its sentence).
+    """
+    for tree in trees:
+        for word, tag in zip(tree.words, tree.tags, strict=True):
+            if not is_given(tag):
+                raise ValueError(
+                    f"[corpora] {tree.where} must have a part of speech for each word, "
+                    f"got {tag!r} for {word!r}; fill the column UPOS."
+                )
 
 
 def write_trees(trees: Iterable[Tree], path: str | os.PathLike[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft.corpora import hub
-from bertft.corpora.conllu import Tree, is_given
+from bertft.corpora.conllu import Tree, require_tags
 from bertft.corpora.jsonl import read_objects
 
 Span = tuple[int, int]
@@ -63,16 +63,8 @@ def from_tags(trees: Sequence[Tree]) -> list[Record]:
     Raises:
         ValueError: a word without a tag (with the file and the line of its sentence).
     """
-    records = []
-    for tree in trees:
-        for word, tag in zip(tree.words, tree.tags, strict=True):
-            if not is_given(tag):
-                raise ValueError(
-                    f"[corpora] {tree.where} must have a part of speech for each word, "
-                    f"got {tag!r} for {word!r}; fill the column UPOS."
-                )
-        records.append(tagged(tree.words, tree.tags))
-    return records
+    require_tags(trees)
+    return [tagged(tree.words, tree.tags) for tree in trees]
 
 
 def tagged(words: tuple[str, ...], tags: Sequence[str]) -> Record:

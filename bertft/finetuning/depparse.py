@@ -5,7 +5,6 @@ subtypes. Punctuation counts, save in the measures named `no_punct`, and words a
 sentences (micro-average).
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertft.corpora import Text
 from bertft.corpora.conllu import Tree, read_trees, universal
 from bertft.finetuning.examples import Examples
 from bertft.finetuning.recipe import Recipe
@@ -25,9 +23,10 @@ from bertft.finetuning.tasks import (
     Scores,
     Task,
     Tokens,
+    notes_on_words,
     pad,
     pad_inputs,
-    word_of_piece,
+    word_features,
 )
 from bertft.traces import inference
 
@@ -60,26 +59,12 @@ class DependencyParsing(Task):
         self, tokens: Tokens, items: Sequence[Any], labels: Sequence[str]
     ) -> list[Features]:
         """One input a sentence. A label that the label set lacks stays out of the loss."""
-        tokens.require_room(pair=False)
-        texts = [Text.of_words(tree.words) for tree in items]
-        encoded = tokens.tokenizer(
-            [text.text for text in texts],
-            truncation=True,
-            max_length=tokens.recipe.max_length,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-        )
         number = {label: i for i, label in enumerate(labels)}
-        return [
-            {
-                "input_ids": encoded["input_ids"][i],
-                "words": word_of_piece(text, encoded["offset_mapping"][i]),
-                "cut": bool(encoded.encodings[i].overflowing),
-                "heads": tree.heads,
-                "labels": [number.get(universal(label), UNSCORED) for label in tree.labels],
-            }
-            for i, (tree, text) in enumerate(zip(items, texts, strict=True))
-        ]
+        rows = word_features(tokens, [tree.words for tree in items])
+        for row, tree in zip(rows, items, strict=True):
+            row["heads"] = tree.heads
+            row["labels"] = [number.get(universal(label), UNSCORED) for label in tree.labels]
+        return rows
 
     def collate(self, rows: Sequence[Features], pad_id: int) -> dict[str, Tensor]:
         """Token ids and mask, the word of every piece, heads and labels."""
@@ -116,28 +101,8 @@ class DependencyParsing(Task):
             {"id": tree.id, "line": tree.line, "heads": heads, "labels": names}
             for tree, (heads, names) in zip(items, parsed, strict=True)
         ]
-        return Scores(values, n, self._notes(items, rows, labels), predictions=predictions)
-
-    def _notes(
-        self, items: Sequence[Tree], rows: Sequence[Features], labels: Sequence[str]
-    ) -> list[str]:
-        unknown = Counter(
-            universal(label)
-            for tree in items
-            for label in tree.labels
-            if universal(label) not in labels
-        )
-        bare = sum(len(row["heads"]) - len({*row["words"]} - {NO_WORD}) for row in rows)
-        notes = []
-        if unknown:
-            told = ", ".join(f"{label} ({count})" for label, count in unknown.most_common())
-            notes.append(
-                f"{unknown.total()} words have labels that the training trees lack and count as "
-                f"wrong: {told}"
-            )
-        if bare:
-            notes.append(f"{bare} words have no piece (cut off, or unknown to the tokenizer)")
-        return notes
+        truth = [[universal(label) for label in tree.labels] for tree in items]
+        return Scores(values, n, notes_on_words(truth, rows, labels), predictions)
 
 
 def attachment_scores(

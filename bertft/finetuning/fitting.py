@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bertft.blocks import find_blocks
 from bertft.checkpoints import Checkpoint
 from bertft.finetuning.examples import Examples
 from bertft.finetuning.prefix import GIB, Prefix, place_for
@@ -154,8 +155,11 @@ class Fitting:
         if config.pad_token_id is None:
             config.pad_token_id = self.tokens.pad_id
         model: PreTrainedModel = self.task.head()(config)
-        found = encoder_of(model).load_state_dict(checkpoint.encoder.state_dict(), strict=False)
-        assert not found.missing_keys, found.missing_keys
+        encoder = encoder_of(model)
+        found = encoder.load_state_dict(checkpoint.encoder.state_dict(), strict=False)
+        # A pooler that the checkpoint lacks is as new as the head.
+        late = tuple(f"{module}." for module in find_blocks(encoder).late)
+        assert all(key.startswith(late) for key in found.missing_keys), found.missing_keys
         return model
 
     def _prefix(

@@ -52,7 +52,7 @@ class Recipe:
         """Return the recipe with the given settings; None leaves one as it is.
 
         Raises:
-            ValueError: a setting out of range.
+            ValueError: a setting out of range, or one that the task does not have.
             TypeError: no such setting.
         """
         known = {field.name for field in fields(self)}
@@ -60,6 +60,11 @@ class Recipe:
             raise TypeError(
                 f"[finetune] settings must be among {', '.join(sorted(known))}, got "
                 f"{unknown[0]!r}; check the name."
+            )
+        if settings.get("doc_stride") is not None and self.doc_stride is None:
+            raise ValueError(
+                f"[finetune] doc_stride must be left out, got {settings['doc_stride']}; it is for "
+                "squad, whose contexts are cut into windows."
             )
         recipe = replace(self, **{k: v for k, v in settings.items() if v is not None})
         recipe._check()

@@ -94,7 +94,3 @@ def telling_full_disks(folder: Path) -> Iterator[None]:
             f"{str(folder.parent)!r}; free some, and resume (--resume; ablate does by itself) from "
             f"{kept[-1] if kept else 'the beginning'}."
         ) from error
-
-
-def _without(values: list[Any], others: list[Any]) -> list[Any]:
-    return [value for value in values if value not in others]

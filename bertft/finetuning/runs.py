@@ -43,7 +43,8 @@ class Finetuned:
     Attributes:
         folder: with model, tokenizer, `results.parquet`, `results.csv`, `provenance.json`, and for
             every dev set `predictions-NAME.jsonl`, an object a line: `id`, `line`, `heads`,
-            `labels` of a sentence, `line`, `label` of a pair, or `id`, `answer` of a question.
+            `labels` or `tags` of a sentence, `line`, `label` of a pair, or `id`, `answer` of a
+            question.
         table: tidy pandas table with the columns `task, model, freeze, keep, depth, seed, corpus,
             measure, value, n`; values in percent, the headline measure first.
         provenance: data, recipe, versions, times and notes, as JSON types.
@@ -99,6 +100,7 @@ def finetune(
     save_model: bool = True,
     resume: bool = False,
     overwrite: bool = False,
+    command: str | None = None,
     progress: bool = False,
     **settings: Any,
 ) -> Finetuned:
@@ -108,10 +110,10 @@ def finetune(
     (`prefix_cache`); dropout inside them is then off.
 
     Args:
-        task: "depparse", "mnli" or "squad".
+        task: "depparse", "mnli", "squad" or "tagging".
         model: folder, hub name, or a `PreTrainedModel`, which stays as it is.
-        train: CoNLL-U for depparse; JSON lines, TSV or `NAME:SPLIT` on the hub for mnli; SQuAD's
-            JSON or `NAME:SPLIT` for squad.
+        train: CoNLL-U for depparse and tagging; JSON lines, TSV or `NAME:SPLIT` on the hub for
+            mnli; SQuAD's JSON or `NAME:SPLIT` for squad.
         dev: one or more of the same, scored at the end; the first one decides early stopping.
         out: a folder that is new or empty, or holds an earlier run.
         freeze: k: embeddings and blocks 1..k keep their pretrained weights.
@@ -129,6 +131,7 @@ def finetune(
         resume: go on from the last whole checkpoint in `out`, one an epoch; a run that is finished
             is returned as it is.
         overwrite: replace a run in `out`.
+        command: what was typed to start the run, for its record.
         progress: print a plan and show bars.
         **settings: of `Recipe` (epochs, lr, head_lr, batch_size, max_length, seed, ...); the task's
             defaults are the recipes of the literature.
@@ -201,6 +204,7 @@ def finetune(
         provenance = {
             "kind": KIND,
             "created": started,
+            "command": command,
             "versions": results.versions(),
             "model": {
                 "name": checkpoint.name,

@@ -4,6 +4,7 @@ Owns no task: each has a module of its own and is found here by name.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +21,12 @@ from bertft.finetuning.recipe import Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TASKS = {"depparse": "DependencyParsing", "mnli": "InferencePairs", "squad": "QuestionAnswering"}
+TASKS = {
+    "depparse": "DependencyParsing",
+    "mnli": "InferencePairs",
+    "squad": "QuestionAnswering",
+    "tagging": "PartOfSpeechTagging",
+}
 NO_WORD, UNSCORED = -1, -100
 Features = dict[str, Any]
 """One input of the model: `input_ids` and whatever else its task wants, as lists and numbers."""
@@ -169,6 +175,47 @@ def word_of_piece(text: Text, offsets: Sequence[tuple[int, int]]) -> list[int]:
     # Some tokenizers count the space before a word to its first piece, so the last character tells.
     word_at = {at: n for n, (start, stop) in enumerate(text.words) for at in range(start, stop)}
     return [word_at.get(stop - 1, NO_WORD) if stop > start else NO_WORD for start, stop in offsets]
+
+
+def word_features(tokens: Tokens, sentences: Sequence[Sequence[str]]) -> list[Features]:
+    """Return `input_ids`, the word of each piece (`words`) and whether an input was `cut`."""
+    tokens.require_room(pair=False)
+    texts = [Text.of_words(words) for words in sentences]
+    encoded = tokens.tokenizer(
+        [text.text for text in texts],
+        truncation=True,
+        max_length=tokens.recipe.max_length,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    return [
+        {
+            "input_ids": encoded["input_ids"][i],
+            "words": word_of_piece(text, encoded["offset_mapping"][i]),
+            "cut": bool(encoded.encodings[i].overflowing),
+        }
+        for i, text in enumerate(texts)
+    ]
+
+
+def notes_on_words(
+    truth: Sequence[Sequence[str]], rows: Sequence[Features], labels: Sequence[str]
+) -> list[str]:
+    """What to know of scores over words: labels that the head lacks, and words it does not see."""
+    unknown = Counter(label for of in truth for label in of if label not in labels)
+    bare = sum(
+        len(of) - len({*row["words"]} - {NO_WORD}) for of, row in zip(truth, rows, strict=True)
+    )
+    notes = []
+    if unknown:
+        told = ", ".join(f"{label} ({count})" for label, count in unknown.most_common())
+        notes.append(
+            f"{unknown.total()} words have labels that the training trees lack and count as "
+            f"wrong: {told}"
+        )
+    if bare:
+        notes.append(f"{bare} words have no piece (cut off, or unknown to the tokenizer)")
+    return notes
 
 
 class Predict:

@@ -33,6 +33,7 @@ NAMES = {
     "depparse": "Dependency parsing",
     "mnli": "MNLI",
     "squad": "SQuAD",
+    "tagging": "Part-of-speech tagging",
     "las": "LAS",
     "uas": "UAS",
     "las_no_punct": "LAS without punctuation",
@@ -40,7 +41,7 @@ NAMES = {
     "f1": "F1",
     "em": "exact match",
 }
-UNITS = {"depparse": "words", "mnli": "pairs", "squad": "questions"}
+UNITS = {"depparse": "words", "mnli": "pairs", "squad": "questions", "tagging": "words"}
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:

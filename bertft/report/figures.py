@@ -72,6 +72,7 @@ YLABELS = {
     "distance": "distance\n(0 = unchanged)",
     "l2": "mean L2 distance\n(0 = unchanged)",
 }
+SHRUNKEN_YLABEL = "similarity\n(1 or dotted = unchanged)"
 HEIGHTS = {"similarity": 3.0, "distance": 1.35, "l2": 1.35}
 LEFT, RIGHT, TOP, BOTTOM = 0.8, 0.1, 0.62, 0.48
 COLUMN_GAP, ROW_GAP, LEGEND_GAP, LEGEND_WIDTH = 0.25, 0.25, 0.2, 1.75
@@ -226,7 +227,8 @@ def _scale(axes: Sequence[Axes], rows: pd.DataFrame, panel: str) -> None:
         # A power of ten stays left of the axis, clear of the title.
         power = ax.yaxis.get_offset_text()
         power.set(x=-0.08 / width_of(ax), horizontalalignment="right", visible=at == 0)
-    axes[0].set_ylabel(YLABELS[panel])
+    shrunken = any(is_shrunken(of) for _, of in rows.groupby("measure"))
+    axes[0].set_ylabel(SHRUNKEN_YLABEL if shrunken else YLABELS[panel])
     axes[0].yaxis.set_label_coords(-0.46 / width_of(axes[0]), 0.5)
 
 

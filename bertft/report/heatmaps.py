@@ -87,7 +87,7 @@ def _draw(
         axis.set_ticks(layer_ticks([int(layer) for layer in numbers], room=8))
     ax.tick_params(length=2, labelsize=6.5, pad=1.5)
     ax.set_xlabel("fine-tuned layer", fontsize=6.5, labelpad=1)
-    ax.set_ylabel("pretrained layer", fontsize=6.5, labelpad=1)
+    ax.set_ylabel("pretrained layer", fontsize=6.5, labelpad=2)
     box = ((left + SIZE + BAR_GAP) / width, bottom / height, BAR_WIDTH / width, SIZE / height)
     bar = figure.colorbar(mesh, cax=figure.add_axes(box))
     _label_bar(bar.ax, scale)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Arc
 
 from bertft.report.figures import COLORS, STYLE, elide
-from bertft.report.probing_vocabulary import labels_of
+from bertft.report.probing_vocabulary import LEXICAL, labels_of
 
 FIELDS = ("model", "layer", "words", "kept", "gold", "predicted", "gold_edges", "predicted_edges")
 RIGHT, WRONG, MUTED = COLORS["RSA"], COLORS["CKA"], "#5c6370"
@@ -119,7 +119,8 @@ def _check(sentences: Sequence[Mapping[str, Any]], function: str) -> None:
 
 def _title(own: Mapping[str, Any], sentences: Sequence[Mapping[str, Any]]) -> str:
     labels = labels_of([str(other["model"]) for other in sentences])
-    return f"{labels[str(own['model'])]}, layer {own['layer']}"
+    layer = "embeddings" if own["layer"] == LEXICAL else f"layer {own['layer']}"
+    return f"{labels[str(own['model'])]}, {layer}"
 
 
 def _levels(edges: Sequence[Sequence[int]]) -> dict[tuple[int, int], int]:

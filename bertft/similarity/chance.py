@@ -77,6 +77,8 @@ def _level(values: NDArray[np.float64], freedom: NDArray[np.float64]) -> NDArray
 
 def correlation(two: TwoSided, ridge: Ridge | None = None) -> float:
     """Return the mean canonical correlation by chance."""
+    if ridge is None:
+        return chance_correlation(two.n, kept_rank(two, two.x), kept_rank(two, two.y))
 
     def compute() -> float:
         x, y = (retained(two, side, ridge).numpy() for side in (two.x, two.y))

@@ -1,6 +1,6 @@
 """What a value stands on: rows, kept ranks, conditioning, and what chance alone would give."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from bertft.moments import Moments
 from bertft.similarity.arguments import TwoSided, two_sided
@@ -28,6 +28,18 @@ class Diagnostics:
     conditions: tuple[float, float]
     left_out: tuple[float, float]
     chance: float
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{field.name}={_short(getattr(self, field.name))}" for field in fields(self)
+        )
+        return f"Diagnostics({shown})"
+
+
+def _short(value: float | tuple[float, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def diagnose(moments: Moments) -> Diagnostics:
