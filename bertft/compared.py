@@ -96,6 +96,12 @@ class Comparison:
 
         return list(by_site(self.table)["corpus"].unique())
 
+    def rows_of(self, facet: str) -> pd.DataFrame:
+        """Return the rows of the table that belong to one of the `facets`."""
+        from bertft.report.vocabulary import by_site
+
+        return self.table[by_site(self.table)["corpus"] == facet]
+
     def summary(self, corpus: str | None = None) -> pd.DataFrame:
         """Return layers by measures for one of the `facets` (the first by default)."""
         from bertft.report.html import summary_table

@@ -31,7 +31,7 @@ def show_comparison(comparison: "Comparison") -> None:
     console = Console()
     for corpus in comparison.facets:
         summary = comparison.summary(corpus).T
-        inflated = _inflated(comparison.table, corpus)
+        inflated = _inflated(comparison.rows_of(corpus))
         names = max(map(len, summary.index)) + 2
         per_part = max(1, (console.width - names) // 8)
         for first in range(0, len(summary.columns), per_part):
@@ -41,7 +41,7 @@ def show_comparison(comparison: "Comparison") -> None:
             for layer in layers:
                 table.add_column(str(layer), justify="right", no_wrap=True)
             for measure, values in summary[layers].iterrows():
-                marks = ["*" if (measure, layer) in inflated else "" for layer in layers]
+                marks = ["*" if (str(measure), int(layer)) in inflated else "" for layer in layers]
                 cells = [f"{value:.4f}{mark}" for value, mark in zip(values, marks, strict=True)]
                 table.add_row(str(measure), *cells)
             console.print(table)
@@ -49,9 +49,9 @@ def show_comparison(comparison: "Comparison") -> None:
             say("* inflated: much of it is what unrelated rows give (chance, in results.csv)")
 
 
-def _inflated(table: "pd.DataFrame", corpus: str) -> set[tuple[str, int]]:
+def _inflated(table: "pd.DataFrame") -> set[tuple[str, int]]:
     """Measures and numbers of layers of which chance alone makes much."""
-    rows = table[(table["corpus"] == corpus) & table["note"].str.contains("inflated")]
+    rows = table[table["note"].str.contains("inflated")]
     rows = rows[rows["pretrained_layer"] == rows["finetuned_layer"]]
     return set(zip(rows["measure"], rows["pretrained_layer"].astype(int), strict=True))
 
