@@ -10,7 +10,7 @@ BUILT_FROM := CMakeLists.txt pyproject.toml constraints.txt $(CXX_FILES) \
 	$(shell find bertft -type d -not -name __pycache__)
 
 .PHONY: demo test real check bench format wheel wheel-test sanitize sanitize-asan sanitize-tsan \
-	aarch64 clean
+	aarch64 kernels gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bertft demo
@@ -73,6 +73,20 @@ sanitize-asan sanitize-tsan: sanitize-%: $(VENV)/.dev-installed
 	LD_PRELOAD="$$(g++ -print-file-name=lib$*.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(BIN)/python -SP -m pytest --import-mode=importlib --capture=sys -p no:faulthandler \
 	  $(KERNEL_TESTS)
+
+# Every build of the Triton kernels, compiled ahead of time: what they take, without a GPU.
+kernels: $(VENV)/.dev-installed
+	$(BIN)/python -m tests.kernels --all
+
+# On a machine with a GPU and no network: its own python3 with PyTorch and Triton, tests of the
+# kernels and then their table. Warnings of versions that we do not know are no failures here.
+gpu:
+	rm -rf build/gpu && mkdir -p build
+	python3 -m pip install --quiet --no-build-isolation --no-deps --no-index --target build/gpu .
+	BERTFT_REQUIRE_CUDA=1 PYTHONPATH=build/gpu:. python3 -P -m pytest --import-mode=importlib \
+	  -W default -p no:cacheprovider tests/test_triton.py $(wildcard tests/test_triton_[!b]*.py)
+	PYTHONPATH=build/gpu:. python3 -P benchmarks/spectra_of_device.py
+	PYTHONPATH=build/gpu:. python3 -P benchmarks/gpu.py
 
 aarch64: $(VENV)/.dev-installed
 	.ci/aarch64 $(BIN)/python

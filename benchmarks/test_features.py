@@ -13,10 +13,11 @@ from conftest import sentences
 
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Text
-from bertft.features import Features, Shard, checksum
+from bertft.features import Features
 from bertft.files import save_tensors
 from bertft.recording import record
 from bertft.rows import batches, encode, pad
+from bertft.shards import Shard, checksum
 from bertft.traces import inference
 
 LAYERS, WIDTH, SHARD_ROWS, SHARDS = 7, 384, 12_000, 4

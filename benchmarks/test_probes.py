@@ -18,12 +18,12 @@ from bertft.checkpoints import Checkpoint
 from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import Record, Target
 from bertft.ops.native import kernels_only
-from bertft.probing.assignments import Part
 from bertft.probing.bank import Labels, Probe, Schedule, Split, fit
 from bertft.probing.examples import Examples, Inputs
 from bertft.probing.linear import LinearBank
 from bertft.probing.logistic import solve
 from bertft.probing.neural import EdgeBank
+from bertft.probing.parts import Part
 from bertft.probing.tasks import EdgeTask
 from bertft.recording import record
 from bertft.traces import inference

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bertft import ops
 from bertft.blocks import Blocks, Layer, Site
+from bertft.devices import SideStream, handed_over
 from bertft.models import PassEnded
 from bertft.rows import Batch
 from bertft.traces import first_tensor, input_tensor, last_hidden_state
@@ -74,7 +75,8 @@ def capture(
 
             for module in dict.fromkeys(blocks.sublayers[site]):
                 hooks.enter_context(module.register_forward_hook(after))
-        last = last_hidden_state(encoder, ids.to(encoder.device), mask.to(encoder.device))
+        device = encoder.device
+        last = last_hidden_state(encoder, handed_over(ids, device), handed_over(mask, device))
         if begun == blocks.depth:
             hand_on(Layer(begun), last)
     if missing:
@@ -89,13 +91,17 @@ def capture(
 class RowBlock:
     """Gathers the rows of several batches for every side, so that small batches cost no more.
 
+    On a GPU a full block is handed on beside the main stream, and the next is gathered meanwhile in
+    other memory. Pooling stays on the main stream: the next layer may change what it reads.
+
     Args:
         widths: name and number of columns of every side.
         capacity: most rows of a block; no batch may have more.
         dtype: float64 for float64 models, else float32.
-        hand_on: what a full block is given to, with the numbers of its rows; its tensors are
-            overwritten afterwards.
-        backend: of `ops`; None for that of the CPU.
+        hand_on: what a full block is given to, with the numbers of its rows (on the CPU); its
+            tensors are overwritten afterwards.
+        backend: of `ops`; None for that of the device.
+        device: where the rows are.
     """
 
     def __init__(
@@ -105,31 +111,48 @@ class RowBlock:
         dtype: torch.dtype,
         hand_on: Callable[[Mapping[str, Tensor], Tensor], None],
         backend: str | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self._rows = {side: torch.empty(capacity, d, dtype=dtype) for side, d in widths.items()}
+        self._device = torch.device(device)
+        self._beside = SideStream(self._device)
+        self._blocks = [
+            {
+                side: torch.empty(capacity, d, dtype=dtype, device=device)
+                for side, d in widths.items()
+            }
+            for _ in range(2 if self._device.type == "cuda" else 1)
+        ]
+        for rows in self._blocks:
+            self._beside.keep(*rows.values())
+        self._free = [self._beside.done() for _ in self._blocks]
         self._numbers = torch.empty(capacity, dtype=torch.int64)
         self._capacity = capacity
         self._hand_on = hand_on
         self._backend = backend
         self._filled = 0
         self._batch: Batch | None = None
+        self._runs: tuple[Tensor, Tensor] = (self._numbers[:0], self._numbers[:0])
 
     def open(self, batch: Batch) -> None:
         """Make room for the rows of a batch."""
         if self._filled + len(batch.starts) > self._capacity:
             self.flush()
         self._batch = batch
+        self._runs = (
+            handed_over(batch.starts, self._device),
+            handed_over(batch.stops, self._device),
+        )
 
-    def receive(self, side: str, hidden: Tensor) -> bool:
+    def receive(self, side: str, hidden: Tensor) -> Tensor:
         """Pool a layer `(batch, length, d)` into this batch's rows of a side.
 
-        Returns whether all of them are finite. Rows of a model on another device are copied to
-        the CPU here, and only here.
+        Returns whether all of them are finite, one bool on the device of the rows. Rows of a model
+        on another device are copied to that of the rows here, and only here.
         """
         assert self._batch is not None
-        starts, stops = self._batch.starts, self._batch.stops
-        out = self._rows[side][self._filled : self._filled + len(starts)]
-        flat = hidden.detach().reshape(-1, hidden.shape[-1]).to("cpu")
+        out = self._blocks[0][side][self._filled : self._filled + len(self._batch.starts)]
+        flat = hidden.detach().reshape(-1, hidden.shape[-1]).to(self._device)
+        starts, stops = self._runs
         return ops.pool_rows(flat, starts, stops, out, backend=self._backend)
 
     def close(self) -> None:
@@ -142,6 +165,16 @@ class RowBlock:
     def flush(self) -> None:
         """Hand the rows on, and start over."""
         if self._filled:
-            rows = {side: rows[: self._filled] for side, rows in self._rows.items()}
-            self._hand_on(rows, self._numbers[: self._filled])
+            rows = {side: rows[: self._filled] for side, rows in self._blocks[0].items()}
+            with self._beside.after_main():
+                self._hand_on(rows, self._numbers[: self._filled])
+            self._free[0] = self._beside.done()
+            self._blocks.append(self._blocks.pop(0))
+            self._free.append(self._free.pop(0))
+            self._beside.main_waits_for(self._free[0])
         self._filled = 0
+
+    def finish(self) -> None:
+        """Hand the last rows on, and let the main stream wait for all that was done with rows."""
+        self.flush()
+        self._beside.main_waits_for(self._beside.done())

@@ -17,6 +17,7 @@ from bertft.compared import Comparison
 from bertft.corpora import Data, corpora_of
 from bertft.devices import find_device
 from bertft.models import original_depth
+from bertft.ops import device_of_sums, dot_precision
 from bertft.planning import (
     FINETUNED,
     PRETRAINED,
@@ -135,9 +136,10 @@ def compare(
     cut = _note_on_truncation(sides) if pairs == "same" else []
     for note in cut:
         display.note(note)
-    work = [prepare(corpus, sides, options) for corpus in corpora]
-    del corpora  # only token ids are needed from here on
     where = find_device(device, "compare") if device is not None else None
+    summed_on = device_of_sums((where or side.encoder.device for side in sides.values()), backend)
+    work = [prepare(corpus, sides, options, summed_on) for corpus in corpora]
+    del corpora  # only token ids are needed from here on
     started = results.now()
     gathered = {}
     with inference(*(side.encoder for side in sides.values()), device=where):
@@ -150,6 +152,7 @@ def compare(
     notes = cut + [note for task in work for note in task.notes] + _notes_on(solved)
     for note in _notes_on(solved):
         display.note(note)
+    used = backend or ("native" if summed_on.type == "cpu" else "triton")
     provenance = {
         "created": started,
         "versions": results.versions(),
@@ -173,10 +176,11 @@ def compare(
             "batch_size": batch_size,
             "threads": torch.get_num_threads(),
             "device": device_used,
-            "rows_computed_on": "cpu"
-            if device_used == "cpu"
-            else f"cpu, copied from {device_used}",
-            "backend": backend or "native",
+            "rows_computed_on": str(summed_on)
+            if summed_on.type == torch.device(device_used).type
+            else f"{summed_on}, copied from {device_used}",
+            "backend": used,
+            "dot_precision": dot_precision() if used == "triton" else None,
         },
         "diagnostics": solved.diagnostics,
         "notes": notes,

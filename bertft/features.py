@@ -1,27 +1,22 @@
 """Features: rows of layers captured once and kept for probes, in memory or in shards on disk.
 
-Owns how features are found again: the index of a folder, its shards behind memory maps, and their
-checksums. Capturing and writing them is for `recording`.
+Owns how rows are read, whatever shards they lie in. The files are for `shards`, capturing and
+writing for `recording`.
 """
 
-import json
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bertft.files import load_tensors, write_text
+from bertft.shards import Shard, read_index
 
-INDEX, FORMAT, VERSION = "features.json", "bertft features", 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Key = tuple[str, int]
 Layer: TypeAlias = "Tensor | Mapped"
@@ -88,10 +83,13 @@ class Features:
         offsets: Tensor,
         widths: Mapping[Key, int],
         dtype: torch.dtype,
-        shards: Sequence["Shard"],
+        shards: Sequence[Shard],
+        stored: Mapping[str, str] | None = None,
     ) -> None:
         self.offsets, self.widths, self.dtype = offsets, dict(widths), dtype
         self._shards = list(shards)
+        # The names of sides in the shards, where these are others.
+        self._stored = dict(stored or {})
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "Features":
@@ -133,7 +131,7 @@ class Features:
             KeyError: a layer that was not captured.
             ValueError: a shard that is truncated or altered.
         """
-        name = _name(self._key(side, layer))
+        name = self._name(self._key(side, layer))
         parts = [shard.tensor(name) for shard in self._shards]
         return parts[0] if len(parts) == 1 else Mapped(parts)
 
@@ -164,7 +162,9 @@ class Features:
                 f"[features] out must be float32 of shape {shape}, got {out.dtype} "
                 f"{tuple(out.shape)}; allocate it so."
             )
-        Mapped([shard.tensor(_name((side, layer))) for shard in self._shards]).gather(index, out)
+        Mapped([shard.tensor(self._name((side, layer))) for shard in self._shards]).gather(
+            index, out
+        )
 
     def prefetched(self, keys: Iterable[Key]) -> Iterator[Tensor]:
         """Yield the rows `(n, d)` of several layers in float32, each read while one is in use.
@@ -187,7 +187,7 @@ class Features:
     def _ahead(self, parts: Sequence[tuple[Key, int, int]]) -> Iterator[Tensor]:
         """Float32 rows of parts of layers, read by a thread one part ahead."""
         if self.dtype == torch.float32 and all(shard.path is None for shard in self._shards):
-            yield from (self._shards[0].tensor(_name(key))[a:b] for key, a, b in parts)
+            yield from (self._shards[0].tensor(self._name(key))[a:b] for key, a, b in parts)
             return
         most = max((self.widths[key] * (last - first) for key, first, last in parts), default=0)
         rooms = [_empty(1, most, torch.float32)[0] for _ in range(2)]
@@ -213,9 +213,13 @@ class Features:
         for shard in self._shards:
             low, high = max(first, start), min(first + len(out), start + shard.n)
             if low < high:
-                own = shard.tensor(_name(key))[low - start : high - start]
+                own = shard.tensor(self._name(key))[low - start : high - start]
                 out[low - first : high - first].copy_(own)
             start += shard.n
+
+    def _name(self, key: Key) -> str:
+        side, layer = key
+        return f"{self._stored.get(side, side)}.{layer}"
 
     def _key(self, side: str, layer: int) -> Key:
         if (side, layer) not in self.widths:
@@ -224,54 +228,6 @@ class Features:
                 f"are {sorted(self.widths)}."
             )
         return side, layer
-
-
-@dataclass
-class Shard:
-    """Some consecutive rows: in memory, or in a file that is mapped when it is first needed.
-
-    Attributes:
-        n: number of rows.
-        tensors: the rows of each layer by name, once they are mapped.
-        path: of the file; None for memory.
-        crc32: checksum of the file.
-        nbytes: its size.
-    """
-
-    n: int
-    tensors: dict[str, Tensor] | None
-    path: Path | None = None
-    crc32: int = 0
-    nbytes: int = 0
-    _opening: Lock = field(default_factory=Lock)
-
-    def tensor(self, name: str) -> Tensor:
-        """Return the rows of a layer, mapped."""
-        with self._opening:
-            if self.tensors is None:
-                path = self._checked()
-                # Tensors of inference mode could not be used for training.
-                with torch.inference_mode(False):
-                    self.tensors, _ = load_tensors(path, FORMAT)
-        return self.tensors[name]
-
-    def _checked(self) -> Path:
-        """The file, once its size and its checksum are as they were."""
-        assert self.path is not None
-        size = self.path.stat().st_size if self.path.is_file() else 0
-        wanted, found = (f"{number} bytes" for number in (self.nbytes, size))
-        if wanted == found:
-            wanted, found = (f"the checksum {n:08x}" for n in (self.crc32, checksum(self.path)))
-        if wanted != found:
-            raise ValueError(
-                f"[features] shard {str(self.path)!r} must have {wanted}, got {found}; delete it "
-                "and capture into the folder again."
-            )
-        return self.path
-
-
-def _name(key: Key) -> str:
-    return f"{key[0]}.{key[1]}"
 
 
 def _empty(n: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -285,66 +241,25 @@ def _empty(n: int, width: int, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(raw).view(dtype)[:-1].view(n, width)
 
 
-def checksum(path: Path) -> int:
-    """Return the CRC-32 of a file."""
-    value = 0
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(1 << 22):
-            value = zlib.crc32(chunk, value)
-    return value
+def restored(
+    folder: Path, index: Mapping[str, Any], stored: Mapping[str, str] | None = None
+) -> Features:
+    """Return the features that an index tells of.
 
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """Read the index of a folder with features, whole or not.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: a damaged index, or one of another format.
+    Args:
+        folder: of the index and the shards.
+        index: what `read_index` returns.
+        stored: for each side, the index's name for it; by default all of them under these names.
     """
-    path = folder / INDEX
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"[features] folder must hold features, got {str(folder)!r} without {INDEX}; capture "
-            "into it first."
-        )
-    damage = "its checksum is another"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        known = found["format"] == FORMAT and found["version"] == VERSION
-        index: dict[str, Any] = found["index"] if known else {}
-        whole = not known or found["crc32"] == zlib.crc32(json.dumps(index).encode())
-    except (ValueError, KeyError, TypeError) as error:
-        damage, whole = f"{type(error).__name__}: {error}", False
-    if not whole:
-        raise ValueError(
-            f"[features] {INDEX} must be a whole index, got {str(path)!r} ({damage}); delete the "
-            "folder."
-        )
-    if not known:
-        raise ValueError(
-            f"[features] {INDEX} must be of format {FORMAT!r} {VERSION}, got {str(path)!r}; "
-            "capture into another folder."
-        )
-    return index
-
-
-def write_index(folder: Path, index: Mapping[str, Any]) -> None:
-    """Write the index of a folder, with its checksum, atomically."""
-    crc32 = zlib.crc32(json.dumps(index).encode())
-    whole = {"format": FORMAT, "version": VERSION, "crc32": crc32, "index": index}
-    write_text(folder / INDEX, json.dumps(whole))
-
-
-def restored(folder: Path, index: Mapping[str, Any]) -> Features:
-    """Return the features that an index tells of."""
+    names = {side: side for side in index["models"]} if stored is None else stored
     widths = {
         (side, int(layer)): width
-        for side, model in index["models"].items()
-        for layer, width in model["layers"].items()
+        for side, name in names.items()
+        for layer, width in index["models"][name]["layers"].items()
     }
     shards = [
         Shard(stop - start, None, folder / shard["file"], shard["crc32"], shard["bytes"])
         for shard in index["shards"]
         for start, stop in [shard["rows"]]
     ]
-    return Features(torch.tensor(index["offsets"]), widths, DTYPES[index["dtype"]], shards)
+    return Features(torch.tensor(index["offsets"]), widths, DTYPES[index["dtype"]], shards, names)

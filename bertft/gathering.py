@@ -17,10 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bertft.devices import handed_over
 from bertft.files import is_disk_full
 from bertft.moments import BLOCK_ROWS, Moments
 
 Rows = Mapping[str, Tensor]
+
+
+def no_fault(device: torch.device) -> Tensor:
+    """Return what faults of rows are noted in while sums are added to."""
+    return torch.full((), -1, dtype=torch.int64, device=device)
 
 
 class Groups(Protocol):
@@ -45,17 +51,24 @@ class SummedGroups:
         self.sizes = np.diff(bounds).tolist()
         self._first = torch.tensor(bounds[1:])
         self._template, self._backend = template, backend
+        self._fault = no_fault(template.device)
         self._parts: dict[int, Moments] = {}
 
     def add(self, rows: Rows, numbers: Tensor) -> None:
         """Add rows to the sums of their groups."""
         group_of = torch.bucketize(numbers, self._first, right=True)
         for group in sorted(set(group_of.tolist())):
-            own = group_of == group
+            own = handed_over((group_of == group).nonzero()[:, 0], self._template.device)
             part = self._parts.setdefault(group, self._template.empty())
-            part.update({side: x[own] for side, x in rows.items()}, backend=self._backend)
+            of_group = {side: x[own] for side, x in rows.items()}
+            part.update(of_group, backend=self._backend, fault=self._fault)
             # One origin for all groups: their sums then merge without moving it.
             self._template = part
+
+    def settle(self) -> None:
+        """Wait for all sums, refuse unusable rows, and take the sums to the CPU."""
+        self._template.require_usable(self._fault)
+        self._parts = {group: part.to("cpu") for group, part in self._parts.items()}
 
     def __iter__(self) -> Iterator[Moments]:
         for group in sorted(self._parts):
@@ -90,9 +103,12 @@ class SpooledGroups:
             }
 
     def add(self, rows: Rows, numbers: Tensor) -> None:
-        """Write rows to their places."""
+        """Write rows to their places, from the device on which they are."""
         for side, x in rows.items():
-            self._rows[side][numbers] = x
+            self._rows[side][numbers] = x.to("cpu")
+
+    def settle(self) -> None:
+        """Nothing is to be waited for: rows on disk are complete."""
 
     def __iter__(self) -> Iterator[Moments]:
         # Nothing here holds a part while it is in use: it may be as large as the whole.
@@ -105,7 +121,7 @@ class SpooledGroups:
             last = min(first + BLOCK_ROWS, stop)
             rows = {side: x[first:last] for side, x in self._rows.items()}
             part.update(rows, backend=self._backend)
-        return part
+        return part.to("cpu")
 
 
 class RowSample:
@@ -117,15 +133,24 @@ class RowSample:
         size: rows to draw, or all if there are fewer.
         seed: of the draw.
         dtype: of the rows.
+        device: where they are.
     """
 
     def __init__(
-        self, widths: Mapping[str, int], n: int, size: int, seed: int, dtype: torch.dtype
+        self,
+        widths: Mapping[str, int],
+        n: int,
+        size: int,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
     ) -> None:
+        self._device = torch.device(device)
         drawn = np.random.default_rng(seed).choice(n, min(size, n), replace=False)
         self.numbers = torch.from_numpy(np.sort(drawn))
         self.rows = {
-            side: torch.empty(len(self.numbers), d, dtype=dtype) for side, d in widths.items()
+            side: torch.empty(len(self.numbers), d, dtype=dtype, device=device)
+            for side, d in widths.items()
         }
         self._place = torch.full((n,), -1)
         self._place[self.numbers] = torch.arange(len(self.numbers))
@@ -133,9 +158,15 @@ class RowSample:
     def add(self, rows: Rows, numbers: Tensor) -> None:
         """Keep those of the rows that were drawn."""
         place = self._place[numbers]
-        drawn = place >= 0
+        drawn = (place >= 0).nonzero()[:, 0]
+        into = handed_over(place[drawn], self._device)
+        drawn = handed_over(drawn, self._device)
         for side, x in rows.items():
-            self.rows[side][place[drawn]] = x[drawn]
+            self.rows[side].index_copy_(0, into, x.index_select(0, drawn))
+
+    def settle(self) -> None:
+        """Take the rows to the CPU."""
+        self.rows = {side: x.to("cpu") for side, x in self.rows.items()}
 
     def sizes(self, bounds: Sequence[int]) -> list[int]:
         """Return how many rows of each group were drawn."""

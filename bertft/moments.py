@@ -7,14 +7,14 @@ The algebra of one row map is in `sums`, the products are in `ops`, the measures
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bertft import ops
-from bertft.arrays import as_rows, refusal
+from bertft.arrays import check_sides, refusal, same_rows, two_sides
 from bertft.files import load_tensors, save_tensors
 from bertft.ops import MappedSums, RowMap, UnusableRowError
 from bertft.sums import Pair, Sums
@@ -38,6 +38,7 @@ class Moments:
         pairs: the pairs of different sides to keep.
         row_maps: "raw" for CKA, CCA, Procrustes and regression; "unit" for RSA (cosine) and the
             first-order cosine; "centered_unit" for RSA (correlation).
+        device: where the sums are, to which rows are copied. Measures are solved on the CPU: `to`.
 
     Raises:
         ValueError: a pair of unknown or equal sides, or an unknown row map.
@@ -54,19 +55,20 @@ class Moments:
         widths: Mapping[str, int],
         pairs: Iterable[Pair],
         row_maps: Sequence[RowMap] = ("raw", "unit"),
+        device: torch.device | str = "cpu",
     ) -> None:
         self.widths = dict(widths)
         self.pairs = tuple((a, b) for a, b in pairs)
         self.row_maps = tuple(row_maps)
-        self._check()
+        check_sides(self.widths, self.pairs, self.row_maps)
         self.n = 0
         self.dtype: torch.dtype = torch.float64
         self._has_origins = False
         own = [(side, side) for side in self.widths]
         self._all_pairs = [*own, *self.pairs]
-        self._norms = torch.zeros(len(self.widths), dtype=torch.float64)
-        self._distances = torch.zeros(len(self._all_pairs), dtype=torch.float64)
-        self._sums = {m: Sums(self.widths, self.pairs, m) for m in self.row_maps}
+        self._norms = torch.zeros(len(self.widths), dtype=torch.float64, device=device)
+        self._distances = torch.zeros(len(self._all_pairs), dtype=torch.float64, device=device)
+        self._sums = {m: Sums(self.widths, self.pairs, m, device) for m in self.row_maps}
 
     @classmethod
     def of(
@@ -83,24 +85,27 @@ class Moments:
             x: `(n, d_x)` floating-point rows, array or tensor.
             y: `(n, d_y)` rows of the same positions.
             row_maps: see the class.
-            backend: "reference" or "native"; by default the one of the rows' device.
+            backend: of `bertft.ops`; by default the one of the rows' device.
 
         Raises:
             ValueError: unequal n, a value that is not finite, or a zero row under "unit".
             TypeError: input that is not a floating-point matrix.
         """
-        rows = {"x": as_rows(x, "x"), "y": as_rows(y, "y")}
-        if len({tensor.dtype == torch.float64 for tensor in rows.values()}) > 1:
-            rows = {side: tensor.double() for side, tensor in rows.items()}
+        rows = two_sides(x, y, backend)
         widths = {side: tensor.shape[1] for side, tensor in rows.items()}
-        moments = cls(widths, [("x", "y")], row_maps)
+        moments = cls(widths, [("x", "y")], row_maps, rows["x"].device)
         moments.update(rows, backend=backend)
-        return moments
+        return moments.to("cpu")
 
     @property
     def sides(self) -> tuple[str, ...]:
         """Names of the sides."""
         return tuple(self.widths)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self._norms.device
 
     @property
     def nbytes(self) -> int:
@@ -125,22 +130,27 @@ class Moments:
         stored = (a, b) if (a, b) in self._all_pairs else (b, a)
         return float(self._distances[self._all_pairs.index(stored)]) / self.n
 
-    def update(self, rows: Mapping[str, Tensor], *, backend: str | None = None) -> None:
+    def update(
+        self, rows: Mapping[str, Tensor], *, backend: str | None = None, fault: Tensor | None = None
+    ) -> None:
         """Add rows, the same positions on every side.
 
         Args:
             rows: for every side an `(n, d)` tensor, all float64 or none.
-            backend: "reference" or "native"; by default the one of the rows' device.
+            backend: of `bertft.ops`; by default the one of the sums' device.
+            fault: where a GPU notes an unusable row (`bertft.ops.accumulate`), so that nothing
+                waits for it; `require_usable` reads it. These moments are void then.
 
         Raises:
             ValueError: sides or shapes that don't fit, a value that is not finite, or a row that
                 has no direction under "unit" or "centered_unit". The sums stay as they were.
         """
-        checked = self._checked_rows(rows)
+        checked = same_rows(rows, self.widths, self.device)
+        how = {"backend": backend, "fault": fault}
         try:
             if not self._has_origins:
-                self._place_origins([x[:BLOCK_ROWS] for x in checked], backend)
-            self._accumulate(checked, backend)
+                self._place_origins([x[:BLOCK_ROWS] for x in checked], **how)
+            self._accumulate(checked, **how)
         except UnusableRowError as error:
             raise refusal(error.fault, self.sides[error.fault.side]) from None
         for sums in self._sums.values():
@@ -148,6 +158,13 @@ class Moments:
         for x in checked:
             self.dtype = _narrower(self.dtype, x.dtype)
         self.n += len(checked[0])
+
+    def require_usable(self, fault: Tensor) -> None:
+        """Refuse the unusable row that was noted while rows were added, if there is one."""
+        try:
+            ops.require_usable(fault, len(self.widths))
+        except UnusableRowError as error:
+            raise refusal(error.fault, self.sides[error.fault.side]) from None
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return the moments of both sets of rows, about this one's origins."""
@@ -169,7 +186,7 @@ class Moments:
                 "[Moments] parts must have the same sides, pairs and row maps, got "
                 f"{self!r} and {other!r}; accumulate them alike."
             )
-        combined = Moments(self.widths, self.pairs, self.row_maps)
+        combined = Moments(self.widths, self.pairs, self.row_maps, self.device)
         combined.n = self.n + sign * other.n
         combined.dtype = _narrower(self.dtype, other.dtype)
         combined._has_origins = self._has_origins or other._has_origins
@@ -180,7 +197,7 @@ class Moments:
 
     def empty(self) -> "Moments":
         """Return moments of no rows about the same origins: what is summed there merges fast."""
-        fresh = Moments(self.widths, self.pairs, self.row_maps)
+        fresh = Moments(self.widths, self.pairs, self.row_maps, self.device)
         fresh._has_origins = self._has_origins
         for row_map, sums in self._sums.items():
             fresh._sums[row_map].origins.update(sums.origins)
@@ -188,8 +205,13 @@ class Moments:
 
     def __radd__(self, other: object) -> "Moments":
         """Let `sum(parts)` start from 0."""
-        empty = Moments(self.widths, self.pairs, self.row_maps)
-        return empty + self if other == 0 else NotImplemented
+        return self.empty() + self if other == 0 else NotImplemented
+
+    def to(self, device: torch.device | str) -> "Moments":
+        """Return these moments if they are on the device, or a copy there."""
+        if torch.device(device) == self.device:
+            return self
+        return self._restore(self._describe(), self._tensors(), device)
 
     def __repr__(self) -> str:
         return f"Moments(n={self.n}, widths={self.widths}, row_maps={self.row_maps})"
@@ -206,7 +228,8 @@ class Moments:
                 f"[Moments.pair] a and b must be a pair that is kept, got {(a, b)}; "
                 f"the pairs are {self.pairs}."
             )
-        part = Moments({side: self.widths[side] for side in (a, b)}, [(a, b)], self.row_maps)
+        widths = {side: self.widths[side] for side in (a, b)}
+        part = Moments(widths, [(a, b)], self.row_maps, self.device)
         part.n, part.dtype, part._has_origins = self.n, self.dtype, self._has_origins
         part._norms += self._norms[[self.sides.index(a), self.sides.index(b)]]
         part._distances[-1] = self._distances[self._all_pairs.index(stored)]
@@ -246,49 +269,24 @@ class Moments:
             )
         return parts[name]
 
-    def _check(self) -> None:
-        for a, b in self.pairs:
-            if a not in self.widths or b not in self.widths or a == b:
-                raise ValueError(
-                    f"[Moments] pairs must join two different sides of {self.sides}, got "
-                    f"{(a, b)}; name the sides in widths."
-                )
-        for row_map in self.row_maps:
-            if row_map not in get_args(RowMap):
-                raise ValueError(
-                    f"[Moments] row_maps must be among {get_args(RowMap)}, got {row_map!r}; "
-                    "pass some of them."
-                )
-
-    def _checked_rows(self, rows: Mapping[str, Tensor]) -> list[Tensor]:
-        checked = {side: as_rows(x, side) for side, x in rows.items()}
-        widths = {side: x.shape[1] for side, x in checked.items()}
-        if widths != self.widths or len({len(x) for x in checked.values()}) != 1:
-            raise ValueError(
-                f"[Moments.update] rows must be the same positions on sides of widths "
-                f"{self.widths}, got { {side: tuple(x.shape) for side, x in checked.items()} }; "
-                "pass every side, row for row."
-            )
-        return [checked[side] for side in self.widths]
-
-    def _accumulate(self, rows: Sequence[Tensor], backend: str | None) -> None:
+    def _accumulate(self, rows: Sequence[Tensor], **how: Any) -> None:
         index = {side: i for i, side in enumerate(self.sides)}
         pairs = [(index[a], index[b]) for a, b in self._all_pairs]
         maps = [sums.inputs() for sums in self._sums.values()]
-        ops.accumulate(rows, pairs, maps, self._norms, self._distances, backend=backend)
+        ops.accumulate(rows, pairs, maps, self._norms, self._distances, **how)
 
-    def _place_origins(self, rows: Sequence[Tensor], backend: str | None) -> None:
+    def _place_origins(self, rows: Sequence[Tensor], **how: Any) -> None:
         """Put the origins at the mean of the first rows, rounded to what the products run in."""
         if not len(rows[0]):
             return
         self._has_origins = True
-        zeros = [torch.zeros(d, dtype=torch.float64) for d in self.widths.values()]
+        zeros = [self._norms.new_zeros(d) for d in self.widths.values()]
         totals = {
             m: MappedSums(m, zeros, [torch.zeros_like(zero) for zero in zeros], [])
             for m in self.row_maps
         }
         norms = torch.zeros_like(self._norms)
-        ops.accumulate(rows, [], list(totals.values()), norms, norms[:0], backend=backend)
+        ops.accumulate(rows, [], list(totals.values()), norms, norms[:0], **how)
         for row_map, sums in self._sums.items():
             for side, total, x in zip(self.sides, totals[row_map].totals, rows, strict=True):
                 mean = total / len(x)
@@ -301,13 +299,14 @@ class Moments:
         return tensors
 
     def _describe(self) -> dict[str, Any]:
-        rows = str(self.dtype).removeprefix("torch.")
         kept = {"widths": self.widths, "pairs": self.pairs, "row_maps": self.row_maps}
-        return {**kept, "n": self.n, "rows": rows}
+        return {**kept, "n": self.n, "rows": str(self.dtype).removeprefix("torch.")}
 
     @classmethod
-    def _restore(cls, described: dict[str, Any], tensors: Mapping[str, Tensor]) -> "Moments":
-        moments = cls(described["widths"], described["pairs"], described["row_maps"])
+    def _restore(
+        cls, described: dict[str, Any], tensors: Mapping[str, Tensor], device: torch.device | str
+    ) -> "Moments":
+        moments = cls(described["widths"], described["pairs"], described["row_maps"], device)
         for key, tensor in moments._tensors().items():
             tensor.copy_(tensors[key])
         moments.n, moments.dtype = described["n"], getattr(torch, described["rows"])
@@ -325,9 +324,8 @@ def save_moments(path: str | os.PathLike[str], parts: Mapping[str, Moments]) -> 
         for key, tensor in moments._tensors().items()
     }
     described = [{"name": name, **moments._describe()} for name, moments in parts.items()]
-    save_tensors(
-        Path(path), tensors, {"format": "bertft.moments", "version": 1, "parts": described}
-    )
+    header = {"format": "bertft.moments", "version": 1, "parts": described}
+    save_tensors(Path(path), tensors, header)
 
 
 def load_moments(path: str | os.PathLike[str]) -> dict[str, Moments]:
@@ -341,7 +339,7 @@ def load_moments(path: str | os.PathLike[str]) -> dict[str, Moments]:
     for i, part in enumerate(described["parts"]):
         prefix = f"{i}/"
         own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-        parts[part["name"]] = Moments._restore(part, own)
+        parts[part["name"]] = Moments._restore(part, own, "cpu")
     return parts
 
 

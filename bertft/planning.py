@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
+
 from bertft.blocks import SITES, Layer, Site
 from bertft.budget import GROUP_BLOCK, Storage
 from bertft.checkpoints import Checkpoint
@@ -16,6 +18,9 @@ from bertft.similarity.permutation import Tested
 from bertft.similarity.sides import Ridge, require_ridge
 
 Pairs = Literal["same", "all"]
+GPU_BLOCK_ROWS = 8192
+"""Rows of a block on a GPU, whose sums are read and written once for each block."""
+
 PRETRAINED, FINETUNED = "pretrained", "finetuned"
 
 
@@ -85,6 +90,7 @@ class Task:
         max_length: most tokens of a text.
         bounds: number of the first row of each group, and of rows; empty without intervals.
         storage: how groups are kept.
+        device: where rows are summed.
         notes: what the user should know.
     """
 
@@ -101,6 +107,7 @@ class Task:
     max_length: int | None
     bounds: list[int]
     storage: Storage | None
+    device: torch.device
     notes: list[str]
 
     @property
@@ -116,7 +123,7 @@ class Task:
     @property
     def block_rows(self) -> int:
         """Most rows of a block."""
-        return block_rows(self.storage, len(self.bounds) - 1)
+        return block_rows(self.storage, len(self.bounds) - 1, self.device)
 
     def layers(self, role: str) -> list[Layer]:
         """Return the layers of a model that are in a pair, in order."""
@@ -252,6 +259,7 @@ def row_maps_of(measures: Sequence[str]) -> list[RowMap]:
     return [row_map for row_map in maps if row_map in needed]
 
 
-def block_rows(storage: Storage | None, groups: int) -> int:
-    """Return the most rows of a block; products of groups want more."""
-    return max(BLOCK_ROWS, GROUP_BLOCK * groups) if storage == "sums" else BLOCK_ROWS
+def block_rows(storage: Storage | None, groups: int, device: torch.device) -> int:
+    """Return the most rows of a block; products of groups want more, and so does a GPU."""
+    least = GPU_BLOCK_ROWS if device.type == "cuda" else BLOCK_ROWS
+    return max(least, GROUP_BLOCK * groups) if storage == "sums" else least

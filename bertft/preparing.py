@@ -13,8 +13,10 @@ from bertft.rows import Rows, draw, encode
 from bertft.similarity import MEASURES, SAMPLED
 
 
-def prepare(corpus: Corpus, sides: Mapping[str, Checkpoint], options: Options) -> Task:
-    """Encode a corpus, draw its rows and choose its measures.
+def prepare(
+    corpus: Corpus, sides: Mapping[str, Checkpoint], options: Options, device: torch.device
+) -> Task:
+    """Encode a corpus, draw its rows and choose its measures; rows are summed on a device.
 
     Raises:
         ValueError: different tokens, too few rows or texts, a length or a measure that is not
@@ -37,7 +39,7 @@ def prepare(corpus: Corpus, sides: Mapping[str, Checkpoint], options: Options) -
     bounds = group_bounds(rows, options.groups, corpus.name) if options.groups else []
     measures = [name for name in chosen if name in MEASURES]
     sampled = [name for name in chosen if name in SAMPLED]
-    storage = _storage(sides, pairs, measures, bool(sampled), rows.n, options, corpus.name)
+    storage = _storage(sides, pairs, measures, bool(sampled), rows.n, options, corpus.name, device)
     return Task(
         corpus.name,
         corpus.source,
@@ -52,6 +54,7 @@ def prepare(corpus: Corpus, sides: Mapping[str, Checkpoint], options: Options) -
         bound,
         bounds,
         storage,
+        device,
         notes,
     )
 
@@ -102,6 +105,7 @@ def _storage(
     n: int,
     options: Options,
     corpus: str,
+    device: torch.device,
 ) -> Storage | None:
     columns = _columns(sides, pairs)
     layers = (set(side) for side in zip(*pairs, strict=True))
@@ -117,12 +121,14 @@ def _storage(
     solving = 8 * matrices * max(widths) ** 2
     sample = options.sample if needs_sample or options.permutations else 0
 
+    blocks = 2 if device.type == "cuda" else 1
+
     def need(storage: Storage | None) -> Need:
-        block = min(n, block_rows(storage, options.groups or 0))
+        block = blocks * min(n, block_rows(storage, options.groups or 0, device))
         return Need(sums, solving, block * row_bytes, min(n, sample) * row_bytes, n * row_bytes)
 
     budget = options.memory_gib
-    memory = int(budget * 2**30) if budget is not None else int(0.8 * available_memory())
+    memory = int(budget * 2**30) if budget is not None else _free_memory(device)
     return choose_storage(
         need("rows"),
         need("sums"),
@@ -149,6 +155,14 @@ def _columns(
     """Columns of both layers of each pair."""
     first, second = (side.blocks for side in sides.values())
     return [(first.width(a), second.width(b)) for a, b in pairs]
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes for statistics, which come to the CPU in the end; on a GPU the models need some too."""
+    memory = int(0.8 * available_memory())
+    if device.type == "cuda":
+        return min(memory, int(0.6 * torch.cuda.mem_get_info(device)[0]))
+    return memory
 
 
 def _require_known_tokens(rows: Rows, sides: Mapping[str, Checkpoint]) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from bertft.devices import find_device
 from bertft.files import write_text
 from bertft.probing.assignments import Row
 from bertft.probing.families import Training
-from bertft.probing.options import Task, Wanted, seeds_of, tasks_of
+from bertft.probing.options import Task, Wanted, seeds_of, symmetric_of, tasks_of
 from bertft.probing.scores import Scored, difference, resampled
 from bertft.probing.structural_assignments import StructuralAssignment, StructuralTraining
 from bertft.probing.structural_scores import METRICS as STRUCTURAL_METRICS
@@ -171,6 +172,7 @@ def probe(
     rank: int = 64,
     controls: str | Sequence[str] = (),
     code_length: bool = False,
+    symmetric: str | Sequence[str] = (),
     seeds: int | Sequence[int] = 1,
     limit: int | None = None,
     epochs: int | None = None,
@@ -200,20 +202,20 @@ def probe(
         controls: "randomized" (the base with every weight redrawn) and "control-task" (labels that
             only a word's identity tells, for the selectivity).
         code_length: measure the online code length of the labels too.
+        symmetric: tasks whose two spans share a projection and an attention; edge probes only.
         seeds: how many, from 0, or which: of initial weights, dropout and control labels.
         limit: most training sentences of a task that is read from a folder.
         epochs: most passes over the training targets; by default 30 for edge, 40 for structural,
             20 for others, and more where edge and others make fewer than 3,000 or 2,000 steps.
         lr: Adam's rate; by default 1e-4 for edge, 1e-3 for others. Linear probes of one layer are
-            solved (L-BFGS) and need neither.
+            solved (L-BFGS), whatever `epochs` and `lr` are.
         max_length: tokens of a sentence; by default what the models take.
         batch_size: most sentences at a time when features are captured.
         features: folder to keep features in, for another run; by default they are not kept. Models
             with another tokenizer than the first have a folder `tokenizer-2` in it, and so on.
         features_dtype: "float32", "bfloat16" or "float16".
         memory_gib: features that need more than this are kept on disk while they are needed.
-        device: "cpu", "cuda" or "auto", for the encoders; by default the CPU, and a model in memory
-            stays put.
+        device: "cpu", "cuda" or "auto"; by default the CPU, and a model in memory stays put.
         tokenizer: for all models; by default each one's own.
         progress: print a plan and show bars.
 
@@ -235,19 +237,22 @@ def probe(
     for name, subject in subjects.items():
         wanted.captured(name, subject.blocks.depth)
     read = tasks_of(tasks, limit)
+    alike = symmetric_of(symmetric, read, probe)
     where = find_device(device, "probe") if device is not None else None
+    bench = where or torch.device("cpu")
     started = results.now()
     control = CONTROL_TASK in named
     base = next(iter(subjects))
 
     def assigned(task: Task, sides: Mapping[str, Checkpoint]) -> Work:
         if isinstance(task, EdgeTask):
-            return assign(task, training, sides, chosen, max_length, control, code_length)
+            own = replace(training, symmetric=task.name in alike)
+            return assign(task, own, sides, chosen, max_length, control, code_length, bench)
         asked = {"mixtures": wanted.alone() != wanted, "control task": control}
         asked["code length"] = code_length
         skipped = [what for what, is_asked in asked.items() if is_asked]
         alone = wanted.alone()
-        return assign_trees(task, structural, sides, alone, chosen, max_length, skipped)
+        return assign_trees(task, structural, sides, alone, chosen, max_length, skipped, bench)
 
     # All of them before the first is trained, so that a bad task does not end a long run.
     works = [[assigned(task, sides) for sides in groups] for task in read]
@@ -256,9 +261,9 @@ def probe(
     notes: list[str] = []
     pictures: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
-    of_labels = any(isinstance(task, EdgeTask) for task in read)
-    if of_labels and wanted.mixtures(0) and (control or code_length):
-        notes.append("Selectivity and code length are of single layers only, not of mixtures.")
+    solved = probe == "linear" and any(isinstance(task, EdgeTask) for task in read)
+    if solved and (epochs is not None or lr is not None):
+        notes.append("Linear probes of single layers are solved: epochs and lr do not change them.")
         display.note(notes[-1])
     for of_task in works:
         own: dict[str, list[Row]] = {}
@@ -306,6 +311,7 @@ def probe(
             "rank": rank,
             "controls": named,
             "code_length": code_length,
+            "symmetric": alike,
             "seeds": chosen,
             "limit": limit,
             "lr": training.lr,

@@ -8,6 +8,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "model"), counted(2000, "model")
+    ('1 model', '2,000 models')
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 class Display:
     """Lines and bars on the standard error stream; a bar only on a terminal.
 

@@ -20,21 +20,20 @@ from bertft import ops
 from bertft.blocks import Layer
 from bertft.capture import Receive, capture
 from bertft.checkpoints import Checkpoint, fingerprint
-from bertft.features import (
-    DTYPES,
-    FORMAT,
-    INDEX,
-    Features,
-    Key,
-    Shard,
-    checksum,
-    read_index,
-    restored,
-    write_index,
-)
+from bertft.features import DTYPES, Features, Key, restored
 from bertft.files import is_disk_full, locked, save_tensors
 from bertft.progress import Display
 from bertft.rows import Batch, Encoded, Rows, batches, pad
+from bertft.shards import (
+    FORMAT,
+    INDEX,
+    Shard,
+    checksum,
+    difference,
+    names_in,
+    read_index,
+    write_index,
+)
 from bertft.traces import inference
 
 GIB = 2**30
@@ -171,7 +170,7 @@ class _Pass:
             flat = hidden.detach().reshape(-1, hidden.shape[-1]).to("cpu")
             wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
             pooled = torch.empty(len(place), flat.shape[1], dtype=wide)
-            finite = ops.pool_rows(flat, batch.starts, batch.stops, pooled)
+            finite = bool(ops.pool_rows(flat, batch.starts, batch.stops, pooled))
             kept = self._kept(pooled, finite, side, layer.number)
             out[f"{side}.{layer.number}"].index_copy_(0, place, kept)
 
@@ -203,7 +202,7 @@ def _to_disk(
 ) -> Features:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, wait=True), _room(folder):
-        index = _index(folder, a_pass, rows, offsets, shard_bytes)
+        index, stored = _index(folder, a_pass, rows, offsets, shard_bytes)
         for half in [half for pattern in HALVES for half in folder.glob(pattern)]:
             half.unlink()  # nobody else writes here now
         with display.bar("features", rows.n, "rows") as bar:
@@ -214,10 +213,11 @@ def _to_disk(
                     continue
                 path = folder / shard["file"]
                 tensors = a_pass.run(rows.texts[first:last], bar.advance)
-                save_tensors(path, tensors, {"format": FORMAT})
+                named = {f"{stored[s]}.{n}": tensors[f"{s}.{n}"] for s, n in a_pass.widths}
+                save_tensors(path, named, {"format": FORMAT})
                 shard |= {"crc32": checksum(path), "bytes": path.stat().st_size}
                 write_index(folder, index)
-    return restored(folder, index)
+    return restored(folder, index, stored)
 
 
 @contextmanager
@@ -236,8 +236,8 @@ def _room(folder: Path) -> Iterator[None]:
 
 def _index(
     folder: Path, a_pass: _Pass, rows: Rows, offsets: Tensor, shard_bytes: int
-) -> dict[str, Any]:
-    """The index of a new folder, or that of a folder with the same features."""
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The index of a folder, new or with the same features, and its name for each side."""
     wanted: dict[str, Any] = {
         "dtype": str(a_pass.dtype).removeprefix("torch."),
         "data": _data_fingerprint(rows.texts),
@@ -249,20 +249,23 @@ def _index(
             for side, checkpoint in a_pass.sides.items()
         },
     }
+    stored = {side: side for side in a_pass.sides}
     if (folder / INDEX).is_file():
         found = read_index(folder)
+        stored = names_in(found["models"], wanted["models"])
+        wanted["models"] = {stored[side]: model for side, model in wanted["models"].items()}
         for shard in found["shards"]:
             if not (folder / shard["file"]).is_file():
                 shard["crc32"] = None  # deleted, because it was damaged
         whole = all(shard["crc32"] is not None for shard in found["shards"])
-        if differing := _difference(found, wanted, whole):
+        if differing := difference(found, wanted, whole):
             raise ValueError(
                 f"[features] folder must hold features of the same models, layers, data and dtype, "
-                f"got {str(folder)!r}, whose {differing} differs; pass another folder."
+                f"got {str(folder)!r}, {differing}; pass another folder."
             )
         if not whole:
             write_index(folder, found)
-        return found
+        return found, stored
     wanted["offsets"] = offsets.tolist()
     wanted["shards"] = [
         {
@@ -275,7 +278,7 @@ def _index(
         for number, (first, last) in enumerate(_cuts(offsets, shard_bytes // a_pass.row_bytes))
     ]
     write_index(folder, wanted)
-    return wanted
+    return wanted, stored
 
 
 def _cuts(offsets: Tensor, most: int) -> Iterator[tuple[int, int]]:
@@ -286,21 +289,6 @@ def _cuts(offsets: Tensor, most: int) -> Iterator[tuple[int, int]]:
             yield first, text
             first = text
     yield first, len(ends) - 1
-
-
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], whole: bool) -> str | None:
-    """What is not as it was found; more layers do not matter once all shards are there."""
-    for key in ("dtype", "data"):
-        if found[key] != wanted[key]:
-            return key
-    for side in wanted["models"] if whole else found["models"] | wanted["models"]:
-        model, own = (index["models"].get(side) for index in (wanted, found))
-        if model is None or own is None or own["fingerprint"] != model["fingerprint"]:
-            return f"model {side!r}"
-        more = own["layers"].keys() - model["layers"].keys()
-        if model["layers"].keys() - own["layers"].keys() or (more and not whole):
-            return f"set of layers of {side!r}"
-    return None
 
 
 def _widths(

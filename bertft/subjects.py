@@ -16,9 +16,10 @@ from bertft.blocks import find_blocks
 from bertft.checkpoints import Checkpoint, same_rules
 from bertft.features import DTYPES, Features
 from bertft.models import randomize
-from bertft.probing.assignments import Assignment, Part, Row
+from bertft.probing.assignments import Assignment, Row
 from bertft.probing.families import Training
 from bertft.probing.options import Wanted, split_names
+from bertft.probing.parts import Part
 from bertft.probing.scores import Scored
 from bertft.probing.structural_assignments import (
     StructuralAssignment,
@@ -141,6 +142,7 @@ def assign(
     max_length: int | None,
     control: bool,
     code_length: bool,
+    device: "torch.device",
 ) -> Assignment:
     """Set a task to the probes of encoders with one tokenizer.
 
@@ -161,7 +163,7 @@ def assign(
             f"{int((learned & held_out).sum())}; pass other sentences, or a larger "
             "max_length or limit."
         )
-    return Assignment(task, training, train, dev, seeds, control, code_length, list(sides))
+    return Assignment(task, training, train, dev, seeds, control, code_length, list(sides), device)
 
 
 def assign_trees(
@@ -171,7 +173,8 @@ def assign_trees(
     wanted: Wanted,
     seeds: Sequence[int],
     max_length: int | None,
-    skipped: Sequence[str] = (),
+    skipped: Sequence[str],
+    device: "torch.device",
 ) -> StructuralAssignment:
     """Set a treebank to the structural probes of encoders with one tokenizer.
 
@@ -190,7 +193,7 @@ def assign_trees(
     train, dev = (
         StructuralPart.of(task, trees, first.tokenizer, bound) for trees in (task.train, task.dev)
     )
-    return StructuralAssignment(task, training, train, dev, seeds, list(sides), skipped)
+    return StructuralAssignment(task, training, train, dev, seeds, list(sides), skipped, device)
 
 
 def bounded(sides: Mapping[str, Checkpoint], max_length: int | None) -> int | None:

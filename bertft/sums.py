@@ -24,9 +24,15 @@ class Sums:
     float32 products lose nothing to a common offset; merged parts are moved to one origin.
     """
 
-    def __init__(self, widths: Mapping[str, int], pairs: Iterable[Pair], row_map: RowMap) -> None:
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        pairs: Iterable[Pair],
+        row_map: RowMap,
+        device: torch.device | str = "cpu",
+    ) -> None:
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64)
+            return torch.zeros(shape, dtype=torch.float64, device=device)
 
         self.n = 0
         self.row_map = row_map
@@ -47,6 +53,11 @@ class Sums:
     def sides(self) -> tuple[str, ...]:
         """Names of the sides."""
         return tuple(self.totals)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return next(iter(self.totals.values())).device
 
     def inputs(self) -> MappedSums:
         """Return what rows are summed into, sides and pairs in order."""
@@ -183,10 +194,11 @@ class Sums:
             )
         return part
 
-    def copy(self) -> "Sums":
-        """Return a copy that shares nothing."""
+    def copy(self, device: torch.device | str | None = None) -> "Sums":
+        """Return a copy that shares nothing, on another device if one is given."""
         widths = {side: len(total) for side, total in self.totals.items()}
-        copy = Sums(widths, [(a, b) for a, b in self.crosses if a != b], self.row_map)
+        pairs = [(a, b) for a, b in self.crosses if a != b]
+        copy = Sums(widths, pairs, self.row_map, device or self.device)
         for (_, tensor), (_, source) in zip(copy.tensors(), self.tensors(), strict=True):
             tensor.copy_(source)
         copy.n = self.n

@@ -11,6 +11,19 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+
+def _has_gpu():
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+# Triton's interpreter stands in for a GPU; Triton settles on it when it is imported.
+if not _has_gpu():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 WORDS = "the a cat dog boat sat ran saw on under mat hill red old and . , play ing ##ed ##s ##er"
 
 
@@ -21,6 +34,14 @@ def _seeded():
     except ImportError:
         return
     torch.manual_seed(1337)
+
+
+@pytest.fixture(autouse=True)
+def _on_a_gpu(request):
+    """Skip what is marked `cuda` where there is no GPU, or fail it under BERTFT_REQUIRE_CUDA=1."""
+    if request.node.get_closest_marker("cuda") is not None and not _has_gpu():
+        is_required = os.environ.get("BERTFT_REQUIRE_CUDA") == "1"
+        (pytest.fail if is_required else pytest.skip)("needs a GPU, and torch finds none")
 
 
 @pytest.fixture(scope="session")

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from bertft import features as reading
-from bertft import recording
+from bertft import recording, shards
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Text
-from bertft.features import INDEX, Features
+from bertft.features import Features
 from bertft.files import load_tensors, locked, save_tensors
 from bertft.progress import Display
 from bertft.recording import feature_bytes, record
 from bertft.rows import Encoded, Rows, encode
+from bertft.shards import INDEX
 from bertft.traces import inference
 from tests.conftest import KINDS
 
@@ -281,22 +281,23 @@ def change(sides, rows, what, make_model, tokenizer):
         rows = Rows([rows.texts[0], changed, *rows.texts[2:]])
     elif what == "model 'a'":
         sides = {**sides, "a": Checkpoint.open(make_model(seed=9), None, tokenizer)}
-    elif what == "model 'c'":
-        sides = {**sides, "c": sides["a"]}
+    elif what == "a model 'c'":
+        sides = {**sides, "c": Checkpoint.open(make_model(seed=9), None, tokenizer)}
     else:
         options["layers"] = {"a": [0, 2], "b.1": [0]}
     return sides, rows, options
 
 
 @pytest.mark.parametrize(
-    "what", ["dtype", "data", "model 'a'", "model 'c'", "set of layers of 'a'"]
+    "what", ["dtype", "data", "model 'a'", "a model 'c'", "set of layers of 'a'"]
 )
 def test_features_of_something_else_are_refused(tmp_path, sides, rows, make_model, tokenizer, what):
     keep(sides, rows, folder=tmp_path, layers={"a": [0, 1], "b.1": [0]})
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     sides, rows, options = change(sides, rows, what, make_model, tokenizer)
     options = {"layers": {side: [0] for side in sides}, **options}
-    message = rf"^\[features\] folder must hold .* got .*, whose {re.escape(what)} differs; pass"
+    clause = "of 'a', 'b.1' and not 'c'" if what == "a model 'c'" else f"whose {what} differs"
+    message = rf"^\[features\] folder must hold .* got .*, {re.escape(clause)}; pass"
     with pytest.raises(ValueError, match=message):
         keep(sides, rows, folder=tmp_path, **options)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
@@ -337,8 +338,8 @@ def test_damaged_shards_are_refused(tmp_path, sides, rows, how, call):
 def test_checksums_are_checked_once(tmp_path, sides, rows, monkeypatch):
     keep(sides, rows, folder=tmp_path, shard_bytes=SMALL_SHARDS)
     checked = []
-    real = reading.checksum
-    monkeypatch.setattr(reading, "checksum", lambda path: checked.append(path) or real(path))
+    real = shards.checksum
+    monkeypatch.setattr(shards, "checksum", lambda path: checked.append(path) or real(path))
     features = Features.open(tmp_path)
     matrices(features), matrices(features), features.rows("a", 0)
     assert sorted(checked) == sorted(tmp_path.glob("*.safetensors"))
@@ -574,9 +575,28 @@ def test_a_deleted_shard_is_captured_again(tmp_path, sides, rows, monkeypatch):
 def test_a_pass_cut_short_does_not_go_on_with_fewer_layers(tmp_path, sides, rows):
     keep(sides, rows, folder=tmp_path, shard_bytes=SMALL_SHARDS)
     (tmp_path / "00001.safetensors").unlink()
-    for layers, what in (({"a": [0]}, "set of layers of 'a'"), (None, "model 'b.1'")):
-        with pytest.raises(ValueError, match=rf"folder must hold .*, whose {what} differs"):
+    for layers, what in (
+        ({"a": [0]}, "set of layers of 'a' differs"),
+        (None, r"capture of 'b\.1' too was cut short"),
+    ):
+        with pytest.raises(ValueError, match=rf"folder must hold .*, whose {what}"):
             keep({"a": sides["a"]}, rows, layers=layers, folder=tmp_path)
+
+
+def test_a_folder_knows_models_by_their_weights(tmp_path, sides, rows, monkeypatch):
+    options = {"folder": tmp_path, "shard_bytes": SMALL_SHARDS}
+    expected = keep(sides, rows, **options)
+    renamed = {"./b": sides["b.1"], "/elsewhere/a": sides["a"]}
+    (tmp_path / "00001.safetensors").unlink()
+    again = keep(renamed, rows, **options)
+    with monkeypatch.context() as patch:
+        refused_pass(patch)
+        both = [keep(named, rows, folder=tmp_path) for named in (renamed, sides)]
+    for own, other in (("/elsewhere/a", "a"), ("./b", "b.1")):
+        for layer in range(sides[other].blocks.depth + 1):
+            found = [each.read(own, layer) for each in (again, both[0])]
+            found.append(both[1].read(other, layer))
+            assert all(torch.equal(rows, expected.read(other, layer)) for rows in found)
 
 
 def test_blocks_above_the_last_layer_do_not_run(sides, rows, monkeypatch):

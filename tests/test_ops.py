@@ -238,7 +238,7 @@ def accumulate(x=None, y=None, backend=None, **changed):
             r"view that negates them; pass .resolve_neg\(\)",
         ),
         ({"row_map": "cosine"}, ValueError, "row_map must be one of .* got 'cosine'"),
-        ({"backend": "triton"}, ValueError, "backend must be one of .* got 'triton'"),
+        ({"backend": "eager"}, ValueError, "backend must be one of .* got 'eager'"),
     ],
 )
 def test_accumulate_refuses(options, error, message):

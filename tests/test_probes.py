@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import shutil
 import sys
 
@@ -94,11 +95,16 @@ def folder(tmp_path):
     return write(tmp_path / "data", task("kinds"))
 
 
-NOT_OF_MIXTURES = "Selectivity and code length are of single layers only, not of mixtures."
+SOLVED = "Linear probes of single layers are solved: epochs and lr do not change them."
 
 
 def run(models, tasks, **options):
     return probe(models, tasks, **{"layers": "1", **QUICK, **options})
+
+
+def told(done):
+    """The notes of a run, but for what those of linear probes that are given epochs say."""
+    return [note for note in done.provenance["notes"] if note != SOLVED]
 
 
 @pytest.mark.parametrize("family", ["linear", "mlp", "edge"])
@@ -125,10 +131,9 @@ def test_a_run_has_the_rows_of_its_options(base, checkpoint, family, targets):
     assert list(table["model"].unique()) == names
     assert set(table["probe"]) == {family}
     scores = ["micro_f1", "accuracy"] if made.exclusive else ["micro_f1"]
-    alone = [*scores, "code_length_bits", "compression"]
-    alone += ["selectivity"] if made.exclusive else []
-    expected = {(layer, metric) for layer in ("lexical", *NUMBERS) for metric in alone}
-    expected |= {(layer, metric) for layer in MIXED for metric in scores}
+    every = [*scores, "code_length_bits", "compression"]
+    every += ["selectivity"] if made.exclusive else []
+    expected = {(layer, metric) for layer in ("lexical", *NUMBERS, *MIXED) for metric in every}
     expected |= {("mix", "center_of_gravity"), (f"cumulative-{DEPTH}", "expected_layer")}
     for _, own in table.groupby(["model", "seed"]):
         pairs = list(zip(own["layer"], own["metric"], strict=True))
@@ -317,6 +322,80 @@ def test_selectivity_is_against_the_accuracy_on_control_labels(base):
     assert values(done.table, metric="selectivity") == pytest.approx(accuracy, abs=1e-12)
 
 
+def heads_by_type(made):
+    """A treebank's task whose arcs are those of its control, by the first draw of all."""
+    records = [*made.train, *made.dev]
+    vocabulary = sorted({word for record in records for word in record.words})
+    place = dict(zip(vocabulary, np.random.default_rng(0).integers(3, size=99), strict=False))
+    parts = []
+    for part in (made.train, made.dev):
+        parts.append([])
+        for words, targets in ((record.words, record.targets) for record in part):
+            heads = [(i, 0, len(words) - 1)[place[word]] for i, word in enumerate(words)]
+            arcs = zip(heads, targets, strict=True)
+            parts[-1].append(
+                Record(words, tuple(Target((t.spans[0], (h, h + 1)), t.labels) for h, t in arcs))
+            )
+    return parts
+
+
+def arcs(words):
+    """A chain with its root at the end, and for a relation the kind of the head."""
+    heads = [min(i + 1, len(words) - 1) for i in range(len(words))]
+    return [
+        Target(((i, i + 1), (h, h + 1)), (KINDS.get(words[h], "N"),)) for i, h in enumerate(heads)
+    ]
+
+
+@pytest.mark.parametrize("family", ["linear", "edge"])
+def test_the_control_of_arcs_has_arcs_of_its_own(base, family, monkeypatch):
+    monkeypatch.setattr(
+        "bertft.probing.assignments.control_labels", lambda types, labels, seed: kept[0]
+    )
+    made = task("arcs", arcs, n=8, dev=20)
+    # Labels stay those of the true heads, so that nothing but the arcs differs.
+    kept = [[one_hot(made, part) for part in (made.train, made.dev)]]
+    done = run(base, {"arcs": made}, probe=family, controls=["control-task"], epochs=30)
+    control = run(base, {"c": EdgeTask.of("c", *heads_by_type(made))}, probe=family, epochs=30)
+    accuracy = values(done.table, metric="accuracy") - values(control.table, metric="accuracy")
+    assert values(done.table, metric="selectivity") == pytest.approx(accuracy, abs=1e-12)
+    assert accuracy > 0.02
+
+
+def one_hot(made, records):
+    gold = [made.labels.index(t.labels[0]) for record in records for t in record.targets]
+    return torch.eye(len(made.labels), dtype=torch.uint8)[gold]
+
+
+def test_selectivity_and_code_of_mixtures(base):
+    """A mixture of layer 0 alone reads what layer 0 does, up to a factor."""
+    made = {"t": task("t", n=40, dev=20)}
+    options = {"controls": "control-task", "code_length": True, "probe": "mlp", "epochs": 60}
+    done = run(base, made, layers="0,mix,cumulative", **options)
+    for metric in ("selectivity", "compression"):
+        found = values(done.table, metric=metric)
+        assert len(found) == 1 + len(MIXED)
+        assert np.isfinite(found).all()
+    ratio = values(done.table, metric="compression", layer="cumulative-0")
+    assert ratio == pytest.approx(values(done.table, metric="compression", layer="0"), rel=0.05)
+    # A control of five words of each kind is learned by heart, and dev has no other words.
+    assert abs(values(done.table, metric="selectivity", layer="mix")) < 0.05
+
+
+def test_spans_share_a_projection_where_that_is_asked_for(base, checkpoint):
+    tasks = {"pair": task("pair", related), "t": task("t")}
+    options = {"probe": "edge", "layers": "1,mix"}
+    done = run(base, tasks, symmetric="pair", **options)
+    plain = run(base, tasks, **options)
+    assert [of["symmetric"] for of in done.provenance["tasks"]] == [True, False]
+    assert done.provenance["options"]["symmetric"] == ["pair"]
+    differing = done.table["value"].to_numpy() != plain.table["value"].to_numpy()
+    assert set(done.table["task"][differing]) == {"pair"}
+    for wrong in ({"symmetric": "t"}, {"symmetric": "pair,nought"}, {"probe": "mlp"}):
+        with pytest.raises(ValueError, match=r"symmetric must name tasks of edge probes with two"):
+            run(base, tasks, **{"symmetric": "pair", **options, **wrong})
+
+
 def test_tasks_from_files_and_in_memory_are_alike(base, folder):
     of_files = run(base, {"kinds": folder}, limit=20)
     assert of_files.provenance["tasks"][0]["train"]["sentences"] == 20
@@ -399,6 +478,15 @@ def test_seeds_are_a_number_or_a_list(base):
     assert list(high.table["seed"].unique()) == [2**63 - 1]
 
 
+def test_settings_of_adam_are_told_where_probes_are_solved(base):
+    made = {"t": task("t")}
+    for options in ({"epochs": 2}, {"lr": 1e-2}):
+        assert probe(base, made, layers="1", **options).provenance["notes"] == [SOLVED]
+        of_mlp = probe(base, made, layers="1", probe="mlp", **{"epochs": 1, **options})
+        assert of_mlp.provenance["notes"] == []
+    assert probe(base, made, layers="1").provenance["notes"] == []
+
+
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_passes_of_any_size_agree(base, batch_size):
     made = {"t": task("t")}
@@ -427,7 +515,7 @@ def test_models_with_other_tokenizers_have_a_pass_of_their_own(
     # [CLS], five words, [SEP]: the last word is cut off.
     assert [of["dev"]["cut"] for of in described] == [0, 15]
     assert [of["dev"]["targets"] for of in described] == [90, 75]
-    notes = done.provenance["notes"]
+    notes = told(done)
     assert len(notes) == 2
     assert all(note.endswith(f"({second})") for note in notes)
     assert done.table.groupby("model")["n"].first().to_dict() == {
@@ -519,7 +607,7 @@ def test_unknown_labels_are_told_and_missed(base):
     )
     dev = [*known.dev, extra, Record(words, (Target(spans, ("new",)),))]
     done = run(base, {"t": EdgeTask.of("t", known.train, dev)})
-    [note] = done.provenance["notes"]
+    [note] = told(done)
     assert note == "t, dev: labels that training lacks count as missed: new (2), newer (1)"
     assert done.provenance["tasks"][0]["unknown"] == {"new": 2, "newer": 1}
     # 91 of 94 can be right; each of 94 is predicted once and true once.
@@ -533,7 +621,7 @@ def test_a_dev_part_need_not_have_every_label(base, tmp_path):
     dev = [Record(("the", "dog"), (Target(((1, 2),), ("N",)),))]
     done = run(base, {"t": EdgeTask.of("t", made.train, dev)}, layers="all,mix", code_length=True)
     assert (values(done.table, metric="accuracy")[:1] == 1).all()
-    assert done.provenance["notes"] == [NOT_OF_MIXTURES]
+    assert done.provenance["notes"] == [SOLVED]
     done.save(tmp_path / "out")
 
 
@@ -544,9 +632,9 @@ def test_targets_that_are_cut_off_are_counted(base):
     [of] = done.provenance["tasks"]
     assert (of["train"]["cut"], of["train"]["targets"]) == (60, 120)
     assert (of["dev"]["cut"], of["dev"]["targets"]) == (30, 60)
-    assert done.provenance["notes"] == [
-        "t, train: 60 targets reach beyond the maximal length and were left out.",
-        "t, dev: 30 targets reach beyond the maximal length and were left out.",
+    assert told(done) == [
+        "t, train: left out: 60 targets that reach beyond the maximal length.",
+        "t, dev: left out: 30 targets that reach beyond the maximal length.",
     ]
     assert set(done.table["n"]) == {60}
     assert done.provenance["options"]["max_length"] == 6
@@ -584,7 +672,7 @@ def test_labels_that_lose_all_their_targets_are_told(base):
     made = task("t")
     gone = Record(("\u200d", "cat"), (Target(((0, 1),), ("rare",)),))
     done = run(base, {"t": EdgeTask.of("t", [*made.train, gone], [*made.dev])})
-    assert done.provenance["notes"][-1].endswith("how often they are held out: rare (0)")
+    assert told(done)[-1].endswith("how often they are held out: rare (0)")
 
 
 def test_models_with_one_last_name_have_columns_of_their_own(base, checkpoint, tmp_path, capsys):
@@ -593,18 +681,36 @@ def test_models_with_one_last_name_have_columns_of_their_own(base, checkpoint, t
         places.append(tmp_path / name / "final")
         shutil.copytree(source, places[-1])
     show_probing(run(list(map(str, places)), {"t": task("t")}))
-    # Columns may be broken into lines, but each model has one.
-    assert capsys.readouterr().out.split("score")[1].count("(") == 2
+    # One in the title and two differences: the lexical layer's and the other model's.
+    assert capsys.readouterr().out.count("(") == 3
+
+
+@pytest.mark.parametrize(("width", "parts"), [(100, 1), (60, 2), (46, 3)])
+def test_terminals_show_whole_cells(checkpoint, monkeypatch, tmp_path, capsys, width, parts):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.chdir(tmp_path)
+    names = [checkpoint(name, seed=s).name for s, name in enumerate(("base", "fine-tuned"))]
+    done = probe(names, {"t": task("t", n=6)}, layers="1,lexical", controls="randomized")
+    show_probing(done)
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "linear probes, % (less the first model), layer 1"
+    assert max(map(len, lines)) <= width
+    heads = [line.split() for line in lines if "score" in line]
+    assert len(heads) == parts
+    shown = [name for head in heads for name in head[2:]]
+    assert all(head[:2] == ["task", "score"] for head in heads)
+    assert shown == ["base", "fine-tuned", "lexical", "randomized"]
+    rows = [line.split()[:2] for line in lines if line.split()[:1] == ["t"]]
+    assert rows == parts * [["t", "micro_f1"], ["t", "accuracy"]]
 
 
 def test_words_without_a_piece_are_counted(base):
     made = task("t")
     gone = Record(("\u200d", "cat"), (Target(((0, 1),), ("N",)), Target(((0, 2),), ("N",))))
     done = run(base, {"t": EdgeTask.of("t", [*made.train, gone], made.dev)})
-    assert done.provenance["tasks"][0]["train"]["dropped_words"] == 1
-    assert done.provenance["notes"] == [
-        "t, train: 1 targets have a span without a token and were left out."
-    ]
+    train = done.provenance["tasks"][0]["train"]
+    assert (train["dropped_words"], train["dropped"]) == (1, 1)
+    assert told(done) == ["t, train: 1 word without a token; left out: 1 target of nothing else."]
 
 
 @pytest.mark.parametrize("family", ["linear", "mlp", "edge"])
@@ -636,10 +742,7 @@ def test_the_least_tasks(base, tmp_path, family):
     assert (coded[coded["task"] == "one"]["value"] == 2).all()
     assert np.isfinite(coded["value"]).all()
     assert set(done.table["n"][done.table["metric"] == "micro_f1"]) == {1}
-    assert done.provenance["notes"] == [
-        NOT_OF_MIXTURES,
-        "one: no selectivity, which wants one label for each target.",
-    ]
+    assert told(done) == ["one: no selectivity, which wants one label for each target."]
     done.save(tmp_path / "out")
 
 
@@ -772,7 +875,13 @@ def test_provenance_is_whole(base, folder):
     assert provenance["options"]["schedule"]["epochs"] == 2
     [of] = provenance["tasks"]
     assert of["labels"] == ["D", "N", "P", "V"]
-    assert of["train"] == {"sentences": 30, "targets": 180, "cut": 0, "dropped_words": 0}
+    assert of["train"] == {
+        "sentences": 30,
+        "targets": 180,
+        "cut": 0,
+        "dropped_words": 0,
+        "dropped": 0,
+    }
 
 
 def command(*argv):
@@ -788,14 +897,14 @@ def test_commands(base, checkpoint, folder, tmp_path, monkeypatch):
     done = command(*argv, "--code-length", "--seeds", 2, "--limit", 20)
     assert done.exit_code == 0, done.output
     assert "kinds: 120 training and 90 dev targets, 4 labels" in done.output
-    assert "linear probes, % (less the first model)" in done.output
+    assert "linear probes, % (less the first model), mix" in done.output
     assert f"report: {out / 'report.html'}" in done.output.replace("\n", "")
     made = Probing.load(out)
     assert set(made.table["metric"]) == {
         *("micro_f1", "accuracy", "selectivity", "code_length_bits", "compression"),
         *("center_of_gravity", "expected_layer"),
     }
-    assert made.provenance["command"] == " ".join(typed)
+    assert shlex.split(made.provenance["command"]) == typed
     (out / "report.html").unlink()
     again = command("report", out)
     assert again.exit_code == 0, again.output

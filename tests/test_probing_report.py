@@ -551,12 +551,17 @@ def test_seeds_give_the_brackets_where_no_bootstrap_does():
 
 
 def test_layer_statistics_have_tables_where_present():
+    codes = pd.concat(
+        [
+            build({"3": [123456.7, 123456.9]}, "hub/bert", metric="code_length_bits"),
+            build({"3": [4.126]}, "hub/bert", metric="compression"),
+        ]
+    )
     table = pd.concat(
         [
             grid(["pos"]),
             build({"3": [0.25], "mix": [0.3]}, "hub/bert", metric="selectivity"),
-            build({"3": [123456.7, 123456.9]}, "hub/bert", metric="code_length_bits"),
-            build({"3": [4.126]}, "hub/bert", metric="compression"),
+            codes.assign(n=9000),
             build({"mix": [5.5, 6.0]}, "hub/bert", metric="center_of_gravity"),
             build({"cumulative": [np.nan]}, "hub/bert", metric="expected_layer"),
             build({"cumulative": [-0.5]}, "runs/dep", metric="expected_layer"),
@@ -572,6 +577,8 @@ def test_layer_statistics_have_tables_where_present():
     assert list(others) == [*map(str, range(13)), "mix", "lexical"]
     assert others["3"][-3:] == ["25.00", "123.46", "4.13"]
     assert others["mix"][-3:] == ["30.00", "—", "—"]
+    assert "POS, edge on 25,094 targets and 9,000 training targets (code)" in page
+    assert "POS, edge: micro-F1 (%) on 25,094 targets" in page
     for metric in METRICS.values():
         assert metric.question.replace("'", "&#39;") in page
 

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -10,10 +11,10 @@ from bertft.checkpoints import Checkpoint
 from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import from_arcs, from_tags
 from bertft.probes import probe
-from bertft.probing.assignments import Part
 from bertft.probing.bank import Labels, Probe, Split
 from bertft.probing.examples import Inputs
 from bertft.probing.families import Training, train_bank
+from bertft.probing.parts import Part
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import EdgeTask
 from bertft.recording import record
@@ -118,19 +119,24 @@ def test_linear_probes_have_the_loss_of_scikit_learn(models, trees):
 
 @pytest.mark.real_long
 def test_the_table_of_tasks(models, ewt, shared, tmp_path):
-    options = {"layers": "all,mix,lexical", "probe": "edge", "seeds": 3, "limit": 4000}
-    tasks = {"pos": ewt, "arcs": ewt}
-    tasks |= {name.partition("_")[0]: shared / "data" / "edges" / name for name in EDGES}
+    """The runs of `docs/probing.md`."""
+    options = {"layers": "all,mix,lexical", "probe": "edge", "lr": 1e-3, "epochs": 8, "seeds": 3}
+    treebank = {"pos": ewt, "arcs": ewt}
+    edges = {name.partition("_")[0]: shared / "data" / "edges" / name for name in EDGES}
     torch.set_num_threads(2)
-    done = probe(models, tasks, controls=["randomized"], **options)
-    done.save(tmp_path / "out")
-    found = scores(done)
-    for task in tasks:
+    runs = [
+        probe(models, tasks, controls=["randomized"], limit=limit, **options)
+        for tasks, limit in ((treebank, 2000), (edges, 4000))
+    ]
+    for name, done in zip(("treebank", "edges"), runs, strict=True):
+        done.save(tmp_path / name)
+    found = pd.concat([scores(done) for done in runs])
+    for task in (*treebank, *edges):
         for name in (BASE, PARSER):
             assert found[task, name, "lexical"] < found[task, name, "mix"], (task, name)
             assert found[task, RANDOMIZED, "mix"] < found[task, name, "mix"], (task, name)
     assert found["arcs", PARSER, "mix"] >= found["arcs", BASE, "mix"]
-    changes = done.differences.query("task == 'arcs' and layer == '6' and metric == 'micro_f1'")
+    changes = runs[0].differences.query("task == 'arcs' and layer == '6' and metric == 'micro_f1'")
     assert (changes[changes["model"].str.endswith(PARSER)]["low"] > 0).all()
 
 

@@ -53,7 +53,7 @@ def test_rows_are_the_pieces_inside_spans(tokenizer):
     assert targets.stops.tolist() == [[3, 5], [2, 3], [6, 7]]
     assert targets.sentence.tolist() == [0, 0, 2]
     assert targets.kept.tolist() == [0, 1, 2]
-    assert (targets.dropped_words, targets.cut) == (0, 0)
+    assert (targets.dropped, targets.cut) == (0, 0)
     assert len(rows.texts) == 2
     for array in (targets.starts, targets.stops, targets.sentence, targets.kept):
         assert array.dtype == np.int64
@@ -89,7 +89,7 @@ def test_words_without_pieces(tokenizer, pool):
     ]
     assert targets.kept.tolist() == [1, 2, 3, 5, 6]
     assert targets.sentence.tolist() == [0, 0, 0, 1, 1]
-    assert (targets.dropped_words, targets.cut) == (3, 0)
+    assert (targets.dropped, targets.cut) == (3, 0)
     assert (rows.dropped_words, rows.truncated_words, rows.truncated_texts) == (5, 0, 0)
 
 
@@ -104,10 +104,10 @@ def test_spans_that_are_cut_off(tokenizer, pool):
     rows, targets = span_rows(records, tokenizer, 7, pool)
     assert spelled(rows, targets, tokenizer) == [["the", "the"], ["on", "the"], ["the", "cat"]]
     assert targets.kept.tolist() == [0, 1, 6]
-    assert (targets.dropped_words, targets.cut) == (0, 4)
+    assert (targets.dropped, targets.cut) == (0, 4)
     assert (rows.truncated_texts, rows.truncated_words, rows.dropped_words) == (1, 3, 0)
     whole = span_rows(records, tokenizer, 10, pool)[1]
-    assert (whole.kept.tolist(), whole.dropped_words, whole.cut) == ([0, 1, 2, 3, 5, 6], 1, 0)
+    assert (whole.kept.tolist(), whole.dropped, whole.cut) == ([0, 1, 2, 3, 5, 6], 1, 0)
 
 
 @pytest.mark.parametrize("pool", [False, True])
@@ -115,7 +115,7 @@ def test_a_special_token_in_a_span_is_inside(tokenizer, pool):
     records = [record("the [SEP] cat", ((0, 3),), ((0, 1),), ((1, 2),))]
     rows, targets = span_rows(records, tokenizer, None, pool)
     assert spelled(rows, targets, tokenizer) == [["the [SEP] cat"], ["the"]]
-    assert targets.dropped_words == 1
+    assert targets.dropped == 1
 
 
 @pytest.mark.parametrize("pool", [False, True])
@@ -188,7 +188,7 @@ def test_spans_cover_the_pieces_of_their_characters(tokenizer, spans, limit):
     assert dropped > 5
     for pool in (False, True):
         rows, targets = span_rows(records, tokenizer, limit, pool)
-        assert (targets.cut, targets.dropped_words) == (cut, dropped)
+        assert (targets.cut, targets.dropped) == (cut, dropped)
         assert targets.kept.tolist() == [flat for flat, _, _ in expected]
         assert targets.sentence.tolist() == [number for _, number, _ in expected]
         used = sorted({(number, p) for _, number, found in expected for s in found for p in s})
@@ -240,7 +240,7 @@ def test_real_spans_read_as_their_words(shared, name):
         for target in each.targets
     ]
     rows, targets = span_rows(records, tokenizer, 512, pool=False)
-    assert len(targets.kept) + targets.cut + targets.dropped_words == len(flat)
+    assert len(targets.kept) + targets.cut + targets.dropped == len(flat)
     ids = np.concatenate([text.ids[text.starts] for text in rows.texts])
     for kept, starts, stops in zip(targets.kept, targets.starts, targets.stops, strict=True):
         for text, i, j in zip(flat[kept], starts, stops, strict=True):

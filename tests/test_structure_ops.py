@@ -194,7 +194,7 @@ BAD = [
     ({"offsets": torch.tensor([0.0, 6.0])}, "offsets must be a contiguous torch.int64"),
     ({"gold": torch.zeros(7)}, r"gold must be a contiguous torch.float32 .* got .*\(7,\)"),
     ({"gold": torch.zeros(20).double()}, "gold must be a contiguous torch.float32"),
-    ({"backend": "triton"}, "backend must be one of .* got 'triton'; pass one"),
+    ({"backend": "cublas"}, "backend must be one of .* got 'cublas'; pass one"),
 ]
 
 

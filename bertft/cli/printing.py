@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def show_comparison(comparison: "Comparison") -> None:
             say("* inflated: much of it is what unrelated rows give (chance, in results.csv)")
 
 
-def _inflated(table: "pd.DataFrame") -> set[tuple[str, int]]:
+def _inflated(table: "pd.DataFrame") -> set[tuple[Hashable, Hashable]]:
     """Measures and numbers of layers of which chance alone makes much."""
     rows = table[table["note"].str.contains("inflated")]
     rows = rows[rows["pretrained_layer"] == rows["finetuned_layer"]]
@@ -90,13 +91,20 @@ def show_probing(probing: "Probing") -> None:
             if score["role"] != "base":
                 cells[name] += f" ({100 * score['difference']:+.1f})"
         rows.append(cells)
-    kinds = ", ".join(probing.table["probe"].unique())
-    show_table(pd.DataFrame(rows).fillna(""), f"{kinds} probes, % (less the first model)")
+    title = f"{', '.join(probing.table['probe'].unique())} probes, %"
+    table, heads = pd.DataFrame(rows).fillna(""), ["task", "score", "layer"]
+    if len(table.columns) > len(heads) + 1:
+        title += " (less the first model)"
+    if table["layer"].nunique() == 1:
+        layer = table.pop("layer").iloc[0]
+        title += f", layer {layer}" if layer.isdecimal() else f", {layer}"
+        heads.remove("layer")
+    show_parts(table.set_index(heads), title)
     for note in probing.provenance["notes"]:
         say(note)
 
 
-def show_table(table: "pd.DataFrame", title: str) -> None:
+def show_table(table: "pd.DataFrame", title: str | None = None) -> None:
     """Print a table as it is, numbers with two decimals."""
     from rich import box
     from rich.console import Console
@@ -104,7 +112,7 @@ def show_table(table: "pd.DataFrame", title: str) -> None:
     from rich.text import Text
 
     shown = Table(box=box.SIMPLE_HEAD, title_justify="left")
-    shown.title = Text(title)
+    shown.title = None if title is None else Text(title)
     for name in table.columns:
         numeric = table[name].dtype.kind in "if"
         shown.add_column(
@@ -113,6 +121,24 @@ def show_table(table: "pd.DataFrame", title: str) -> None:
     for _, row in table.iterrows():
         shown.add_row(*(_cell(value) for value in row))
     Console().print(shown)
+
+
+def show_parts(table: "pd.DataFrame", title: str) -> None:
+    """Print a table of text in as many parts as the terminal needs, the index in each of them."""
+    from rich.console import Console
+
+    whole = table.reset_index()
+    # A column has a space on both sides and one after it.
+    widths = {str(name): 3 + max(map(len, [str(name), *whole[name]])) for name in whole}
+    room = Console().width - 1 - sum(widths[str(name)] for name in table.index.names)
+    parts: list[list[str]] = [[]]
+    for name in map(str, table.columns):
+        if parts[-1] and sum(widths[own] for own in [*parts[-1], name]) > room:
+            parts.append([])
+        parts[-1].append(name)
+    say(title)
+    for part in parts:
+        show_table(table[part].reset_index())
 
 
 def _cell(value: object) -> str:

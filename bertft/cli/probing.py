@@ -32,6 +32,9 @@ def probe(
     code_length: Annotated[
         bool, typer.Option("--code-length", help="Measure the online code length too.")
     ] = False,
+    symmetric: Annotated[
+        str, typer.Option(help="Tasks whose two spans share a projection (edge), joined by commas.")
+    ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Probes of every kind, from seed 0.")] = 1,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Training sentences to draw; all by default.")
@@ -39,11 +42,17 @@ def probe(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="By default 40 for structural, 30 for edge, 20 for others, or more."
+            min=1,
+            help="By default 40 for structural, 30 for edge, 20 for others, or more. Linear probes "
+            "of single layers are solved and ignore it.",
         ),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="By default 1e-4 for edge, 1e-3 for others.")
+        float | None,
+        typer.Option(
+            help="By default 1e-4 for edge, 1e-3 for others. Linear probes of single layers are "
+            "solved and ignore it."
+        ),
     ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a text; by default what the models take.")
@@ -54,7 +63,7 @@ def probe(
     ] = None,
     features_dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     memory: Annotated[float, typer.Option(min=0, help="GiB of features in memory.")] = 4.0,
-    device: Annotated[str, typer.Option(help="Of the encoders: cpu, cuda or auto.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Of encoders and probes: cpu, cuda or auto.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in --out.")] = False,
 ) -> None:
     """Probe layers of one or several encoders for what they know of some tasks."""
@@ -70,6 +79,7 @@ def probe(
         rank=rank,
         controls=[name.strip() for name in controls.split(",") if name.strip()],
         code_length=code_length,
+        symmetric=symmetric,
         seeds=seeds,
         limit=limit,
         epochs=epochs,

@@ -1,26 +1,29 @@
 """The operations that have more than one backend, and the choice among them.
 
-| op                | inputs                                     | beside it     | tolerance    |
-|-------------------|--------------------------------------------|---------------|--------------|
-| pool_rows         | x (N, d), runs (m,) int64 -> out (m, d)    | native        | last bit     |
-| accumulate        | k sides (n, d_a), origins -> sums of pairs | native        | 2e-6 / 1e-13 |
-| correlate_pairs   | two sides (n, d) -> correlation            | native        | 1e-6 / 1e-12 |
-| eigh, svd         | matrices (d, d), (m, n) -> spectra         | native        | 1e-12        |
-| multiply          | a (m, k), b (k, n) -> out (m, n)           | native, eager | 2e-6 / 1e-13 |
-| softmax_gradient  | logits (n, c) of K probes -> gradients     | native, eager | 1e-6         |
-| sigmoid_gradient  | logits (n, c) of K probes -> gradients     | native, eager | 1e-6         |
-| distance_gradient | words (N, K r) of K probes -> gradients    | native, eager | 2e-6         |
-| depth_gradient    | words (N, K r) of K probes -> gradients    | native, eager | 2e-6         |
-| adam              | weights (r, c), moments -> the next ones   | native, eager | 2e-6         |
+| op                | inputs                                | beside it             | tolerance    |
+|-------------------|---------------------------------------|-----------------------|--------------|
+| pool_rows         | x (N, d), runs (m,) -> out (m, d)     | native, triton        | last bit     |
+| accumulate        | k sides (n, d_a) -> sums of pairs     | native, triton        | 2e-6 / 1e-13 |
+| correlate_pairs   | two sides (n, d) -> correlation       | native, triton        | 1e-6 / 1e-12 |
+| eigh, svd         | matrices (d, d), (m, n) -> spectra    | native, triton        | 1e-12        |
+| nuclear_norms     | matrices (m, n) -> sums of s. values  | native, triton        | 1e-12        |
+| multiply          | a (m, k), b (k, n) -> out (m, n)      | native, eager         | 2e-6 / 1e-13 |
+| softmax_gradient  | logits (n, c), K probes -> gradients  | native, triton, eager | 1e-6         |
+| sigmoid_gradient  | logits (n, c), K probes -> gradients  | native, triton, eager | 1e-6         |
+| distance_gradient | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
+| depth_gradient    | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
+| attend_spans      | x (N, K, h), spans -> means (B, K, h) | triton, eager         | 1e-5 / 1e-12 |
+| adam              | weights (r, c), moments -> next ones  | native, triton, eager | 2e-6         |
 
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
-itself. `native` takes CPU tensors; `eager` is torch as it is, for tensors on other devices. Rows
-are float64, float32, float16 or bfloat16, factors float64 or float32, and what probes are trained
-with float32; the last three take float64 too, by `eager`. Tolerances are relative to the largest
-entry, for types up to float32 and for float64.
-Each has a file in `benchmarks/`. Callers allocate all outputs. The checks are in `checks`, the
-operations of probes in `probes` and `structure`, the arithmetic in the backends. `trees`, decoding
-and scores of dependency trees by numba, has no second backend and is imported on its own.
+itself. `native` takes CPU tensors and `triton` those on a GPU; `eager` is torch as it is, on any
+device. Rows are float64, float32, float16 or bfloat16, factors and attended rows float64 or
+float32, and what else probes are trained with float32; structural losses and Adam take float64
+too, by `eager`. Tolerances are relative to the largest entry, for types up to float32 and for
+float64. Each has a file in `benchmarks/`. Callers allocate all outputs. The choice is made in
+`backends`, the checks are in `checks`, the operations of probes in `probes`, `attention` and
+`structure`, the arithmetic in the backends. `trees`, decoding and scores of dependency trees by
+numba, has no second backend and is imported on its own.
 """
 
 from collections.abc import Sequence
@@ -29,16 +32,16 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from bertft.ops.attention import attend_spans, attend_spans_gradient
+from bertft.ops.backends import choose_backend, device_of_sums, dot_precision
 from bertft.ops.checks import (
     Call,
     check_pairs,
     check_rows,
     check_sums,
-    choose_backend,
-    require_finite,
-    require_solved,
 )
 from bertft.ops.probes import adam, multiply, sigmoid_gradient, softmax_gradient
+from bertft.ops.spectra import eigh, nuclear_norms, svd
 from bertft.ops.structure import depth_gradient, distance_gradient
 from bertft.ops.types import (
     Correlation,
@@ -60,12 +63,18 @@ __all__ = [
     "UnusableRowError",
     "accumulate",
     "adam",
+    "attend_spans",
+    "attend_spans_gradient",
     "correlate_pairs",
     "depth_gradient",
+    "device_of_sums",
     "distance_gradient",
+    "dot_precision",
     "eigh",
     "multiply",
+    "nuclear_norms",
     "pool_rows",
+    "require_usable",
     "sigmoid_gradient",
     "softmax_gradient",
     "svd",
@@ -74,7 +83,7 @@ __all__ = [
 
 def pool_rows(
     x: Tensor, starts: Tensor, stops: Tensor, out: Tensor, *, backend: str | None = None
-) -> bool:
+) -> Tensor:
     """Write the mean of each run of rows, `out[i] = mean(x[starts[i]:stops[i]])`, widened.
 
     Args:
@@ -82,13 +91,14 @@ def pool_rows(
         starts: `(m,)` int64, the first row of each run.
         stops: `(m,)` int64, one past the last row of each run.
         out: `(m, d)`, float64 for float64 rows and float32 for all others.
-        backend: "reference" or "native"; by default the one of `x`'s device.
+        backend: of those that `backends` names; by default the one of `x`'s device.
 
     Returns:
-        Whether every value written is finite.
+        Whether every value written is finite: one bool on the device, which waits when it is read.
 
     Raises:
-        ValueError: a run is empty or leaves `x`, or `out` has another shape, dtype or layout.
+        ValueError: a run is empty or leaves `x`, or `out` has another shape, dtype or layout. On a
+            GPU, which would have to be waited for, such a run becomes NaN.
         TypeError: `x` is not a floating-point matrix.
     """
     call = Call("pool_rows")
@@ -98,7 +108,8 @@ def pool_rows(
     call.output(stops, "stops", torch.int64, (len(starts),))
     call.output(out, "out", out_dtype, (len(starts), x.shape[1]))
     chosen = choose_backend(call, backend, [x, starts, stops, out])
-    return bool(chosen.pool_rows(x, starts, stops, out))
+    is_finite: Tensor = torch.as_tensor(chosen.pool_rows(x, starts, stops, out))
+    return is_finite
 
 
 def accumulate(
@@ -108,6 +119,7 @@ def accumulate(
     norms: Tensor,
     distances: Tensor,
     *,
+    fault: Tensor | None = None,
     backend: str | None = None,
 ) -> None:
     """Add rows to the sums of their sides and of pairs of sides (cross moments).
@@ -125,7 +137,9 @@ def accumulate(
         maps: for each row map its origins, and the sums that are added to.
         norms: `(k,)` float64, added to.
         distances: one float64 for each pair, added to.
-        backend: "reference" or "native"; by default the one of the rows' device.
+        fault: one int64, -1 at first, in which a GPU notes an unusable row, so that nothing waits
+            for it; `require_usable` reads it. The sums are the same either way.
+        backend: of those that `backends` names; by default the one of the rows' device.
 
     Raises:
         UnusableRowError: a row that is not finite, or that has no direction under "unit" or
@@ -145,14 +159,37 @@ def accumulate(
     tensors = [*rows, norms, distances]
     for _, origins, totals, crosses in maps:
         tensors += [*origins, *totals, *(sum_ for cross in crosses for sum_ in cross)]
-    fault = choose_backend(call, backend, tensors).accumulate(rows, pairs, maps, norms, distances)
     if fault is not None:
-        raise UnusableRowError(
-            f"[accumulate] rows must be finite, not zero under unit and not constant under "
-            f"centered_unit, got row {fault.row} of side {fault.side}, which is {fault.what}; "
-            "drop it on every side.",
-            fault,
-        )
+        call.output(fault, "fault", torch.int64, ())
+        tensors.append(fault)
+    found = choose_backend(call, backend, tensors).accumulate(rows, pairs, maps, norms, distances)
+    if isinstance(found, Tensor):
+        if fault is None:
+            require_usable(found, len(rows))
+        else:
+            fault.copy_(torch.where(fault < 0, found, fault))
+    elif found is not None:
+        raise _unusable(found)
+
+
+def require_usable(fault: Tensor, sides: int) -> None:
+    """Refuse the first of the unusable rows that `accumulate` noted, and wait for it to be noted.
+
+    Raises:
+        UnusableRowError: there is one; its number is that in the call that met it.
+    """
+    found = RowFault.of(int(fault), sides)
+    if found is not None:
+        raise _unusable(found)
+
+
+def _unusable(fault: RowFault) -> UnusableRowError:
+    return UnusableRowError(
+        f"[accumulate] rows must be finite, not zero under unit and not constant under "
+        f"centered_unit, got row {fault.row} of side {fault.side}, which is {fault.what}; "
+        "drop it on every side.",
+        fault,
+    )
 
 
 def correlate_pairs(
@@ -174,7 +211,7 @@ def correlate_pairs(
         y: the other, of as many rows.
         correlation: "pearson", "spearman" (equal values share their mean rank) or "kendall"
             (tau-a).
-        backend: "reference" or "native"; by default the one of the rows' device.
+        backend: of those that `backends` names; by default the one of the rows' device.
 
     Raises:
         ValueError: shapes, types or layouts that don't fit; fewer than 3 rows, or more than
@@ -198,78 +235,3 @@ def correlate_pairs(
             raise call.fail(f"{name} must be finite, got NaN or infinity; drop such rows.")
     chosen = choose_backend(call, backend, [x.rows, x.offsets, y.rows, y.offsets])
     return float(chosen.correlate_pairs(x, y, correlation))
-
-
-def eigh(
-    matrices: Sequence[Tensor],
-    values: Sequence[Tensor],
-    vectors: Sequence[Tensor] | None = None,
-    *,
-    backend: str | None = None,
-) -> None:
-    """Solve many symmetric eigenvalue problems, one thread for each matrix.
-
-    Cost: O(d^3) each. Only the upper triangles are read.
-
-    Args:
-        matrices: float64 `(d, d)` each, of any sizes.
-        values: `(d,)` for each, written in ascending order.
-        vectors: `(d, d)` for each, whose columns become the eigenvectors; None for values only.
-        backend: "reference" or "native"; by default the one of the device.
-
-    Raises:
-        ValueError: shapes, types or layouts that don't fit.
-        torch.linalg.LinAlgError: a matrix that is not finite, or an iteration that does not end.
-    """
-    call = Call("eigh")
-    call.counts(len(matrices), values=values, vectors=vectors)
-    for i, matrix in enumerate(matrices):
-        call.matrix(matrix, f"matrices[{i}]")
-        d = matrix.shape[-1]
-        call.output(matrix, f"matrices[{i}]", torch.float64, (d, d))
-        call.output(values[i], f"values[{i}]", torch.float64, (d,))
-        if vectors is not None:
-            call.output(vectors[i], f"vectors[{i}]", torch.float64, (d, d))
-    require_finite(call, matrices)
-    chosen = choose_backend(call, backend, [*matrices, *values, *(vectors or [])])
-    require_solved(call, chosen.eigh(matrices, values, vectors))
-
-
-def svd(
-    matrices: Sequence[Tensor],
-    values: Sequence[Tensor],
-    left: Sequence[Tensor] | None = None,
-    right: Sequence[Tensor] | None = None,
-    *,
-    backend: str | None = None,
-) -> None:
-    """Decompose many matrices into singular values and vectors, one thread for each matrix.
-
-    `matrix = left @ diag(values) @ right`. Cost: O(m n k) each, with `k = min(m, n)`.
-
-    Args:
-        matrices: float64 `(m, n)` each, of any sizes.
-        values: `(k,)` for each, written in descending order.
-        left: `(m, k)` for each, or None, like `right`, for values only.
-        right: `(k, n)` for each.
-        backend: "reference" or "native"; by default the one of the device.
-
-    Raises:
-        ValueError: shapes, types or layouts that don't fit.
-        torch.linalg.LinAlgError: a matrix that is not finite, or an iteration that does not end.
-    """
-    call = Call("svd")
-    if (left is None) != (right is None):
-        raise call.fail("left and right must be given both or neither, got one; allocate both.")
-    call.counts(len(matrices), values=values, left=left, right=right)
-    for i, matrix in enumerate(matrices):
-        call.matrix(matrix, f"matrices[{i}]")
-        m, n = matrix.shape
-        call.output(matrix, f"matrices[{i}]", torch.float64, (m, n))
-        call.output(values[i], f"values[{i}]", torch.float64, (min(m, n),))
-        if left is not None and right is not None:
-            call.output(left[i], f"left[{i}]", torch.float64, (m, min(m, n)))
-            call.output(right[i], f"right[{i}]", torch.float64, (min(m, n), n))
-    require_finite(call, matrices)
-    chosen = choose_backend(call, backend, [*matrices, *values, *(left or []), *(right or [])])
-    require_solved(call, chosen.svd(matrices, values, left, right))

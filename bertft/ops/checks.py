@@ -1,8 +1,7 @@
-"""What every operation asks of its arguments, in the house grammar, and the choice of backend."""
+"""What every operation asks of its arguments, in the house grammar."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from types import ModuleType
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -10,8 +9,6 @@ from torch import Tensor
 
 from bertft.ops.types import Cross, MappedSums, RowMap
 
-BACKENDS = ("reference", "native")
-EAGER_BACKENDS = (*BACKENDS, "eager")
 ROW_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 TRAINED_DTYPES = (torch.float64, torch.float32)
 
@@ -189,6 +186,26 @@ def check_sentences(call: Call, projected: Tensor, offsets: Tensor, losses: Tens
     return lengths
 
 
+def check_spans(call: Call, x: Tensor, weight: Tensor, starts: Tensor, stops: Tensor) -> None:
+    """Refuse rows of probes, their weights and spans that do not go together."""
+    if x.ndim != 3 or x.dtype not in (torch.float32, torch.float64):
+        raise call.fail(
+            f"x must be a float32 or float64 (N, K, H) tensor, got {x.dtype} of shape "
+            f"{tuple(x.shape)}; reshape or convert it."
+        )
+    call.output(x, "x", x.dtype, tuple(x.shape))
+    call.output(weight, "weight", x.dtype, tuple(x.shape[1:]))
+    for name, tensor in (("starts", starts), ("stops", stops)):
+        call.output(tensor, name, torch.int64, (len(starts),))
+    invalid = (starts < 0) | (starts >= stops) | (stops > len(x))
+    if invalid.any():
+        at = int(invalid.nonzero()[0])
+        raise call.fail(
+            f"spans must be non-empty and inside x of {len(x)} rows, got [{int(starts[at])}, "
+            f"{int(stops[at])}) at {at}; drop it."
+        )
+
+
 def require_targets(call: Call, targets: Tensor, sizes: Tensor) -> None:
     """Refuse the first target that its probe does not have."""
     unknown = (targets < -1) | (targets >= sizes)
@@ -220,48 +237,3 @@ def check_step(call: Call, step: int, betas: tuple[float, float], epsilon: float
         raise call.fail(f"betas must be in [0, 1), got {betas}; pass such as (0.9, 0.999).")
     if not epsilon > 0.0:
         raise call.fail(f"epsilon must be positive, got {epsilon}; pass such as 1e-8.")
-
-
-def choose_backend(
-    call: Call, name: str | None, tensors: Sequence[Tensor], *, has_eager: bool = False
-) -> ModuleType:
-    """Return the module that runs an operation on these tensors."""
-    devices = {tensor.device for tensor in tensors}
-    if len(devices) > 1:
-        raise call.fail(
-            f"tensors must be on one device, got {sorted(map(str, devices))}; move them."
-        )
-    device = str(devices.pop()) if devices else "cpu"
-    backends = EAGER_BACKENDS if has_eager else BACKENDS
-    if name is not None and name not in backends:
-        raise call.fail(f"backend must be one of {backends}, got {name!r}; pass one.")
-    if name == "reference":
-        from bertft.ops import reference
-
-        return reference
-    if name == "eager" or (has_eager and name is None and device != "cpu"):
-        from bertft.ops import eager
-
-        return eager
-    if device != "cpu":
-        other = "eager" if has_eager else "reference"
-        raise call.fail(
-            f"tensors must be on the CPU for the native backend, got {device}; copy them with "
-            f'.cpu() or pass backend="{other}".',
-            RuntimeError,
-        )
-    from bertft.ops import native
-
-    return native
-
-
-def choose_trainer(call: Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
-    """Return the module that trains what the first tensor holds; float64 has no native kernels."""
-    dtype = tensors[0].dtype
-    if dtype == torch.float64 and name == "native":
-        raise call.fail(
-            f"tensors must be {torch.float32} for the native backend, got {dtype}; convert them or "
-            'pass backend="eager".'
-        )
-    wide = dtype == torch.float64 and name is None
-    return choose_backend(call, "eager" if wide else name, tensors, has_eager=True)

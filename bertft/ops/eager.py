@@ -83,6 +83,54 @@ def depth_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Ten
     return bool(added.isfinite().all())
 
 
+def attend_spans(
+    x: Tensor, weight: Tensor, starts: Tensor, stops: Tensor, out: Tensor, logsums: Tensor
+) -> None:
+    """See `bertft.ops.attend_spans`."""
+    row, span = rows_of_spans(starts, stops)
+    logits = (x * weight).sum(dim=2).index_select(0, row)
+    index = span[:, None].expand_as(logits)
+    largest = torch.full_like(logsums, -torch.inf).scatter_reduce_(0, index, logits, "amax")
+    shares = (logits - largest.index_select(0, span)).exp_()
+    totals = torch.zeros_like(logsums).index_add_(0, span, shares)
+    shares /= totals.index_select(0, span)
+    out.zero_().index_add_(0, span, shares[:, :, None] * x.index_select(0, row))
+    logsums.copy_(largest + totals.log())
+
+
+def attend_spans_gradient(
+    x: Tensor,
+    weight: Tensor,
+    starts: Tensor,
+    stops: Tensor,
+    out: Tensor,
+    logsums: Tensor,
+    gradient: Tensor,
+    of_x: Tensor,
+    of_weight: Tensor,
+) -> None:
+    """See `bertft.ops.attend_spans_gradient`."""
+    row, span = rows_of_spans(starts, stops)
+    logits = (x * weight).sum(dim=2)
+    shares = (logits.index_select(0, row) - logsums.index_select(0, span)).exp_()
+    of_mean = gradient.index_select(0, span)
+    beside = x.index_select(0, row) - out.index_select(0, span)
+    of_logits = torch.zeros_like(logits)
+    of_logits.index_add_(0, row, shares * (of_mean * beside).sum(dim=2))
+    torch.mul(of_logits[:, :, None], weight, out=of_x)
+    of_x.index_add_(0, row, shares[:, :, None] * of_mean)
+    torch.bmm(of_logits.T[:, None], x.transpose(0, 1), out=of_weight[:, None])
+
+
+def rows_of_spans(starts: Tensor, stops: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of all spans one after another, and the number of each one's span."""
+    lengths = stops - starts
+    span = torch.arange(len(starts), device=starts.device).repeat_interleave(lengths)
+    first = lengths.cumsum(0) - lengths
+    row = torch.arange(len(span), device=starts.device) + (starts - first).index_select(0, span)
+    return row, span
+
+
 def adam(
     weights: Tensor,
     gradients: Tensor,

@@ -7,13 +7,12 @@ Probes lie side by side: a matrix of logits has the columns of probe 0, then tho
 import torch
 from torch import Tensor
 
+from bertft.ops.backends import choose_backend, choose_trainer
 from bertft.ops.checks import (
     Call,
     check_factors,
     check_offsets,
     check_step,
-    choose_backend,
-    choose_trainer,
 )
 
 
@@ -26,7 +25,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, backend: str | None = None) -
         a: `(m, k)`, float32 or float64, of any strides.
         b: `(k, n)`, of `a`'s type and any strides.
         out: `(m, n)`, of that type; a row is contiguous, rows may lie apart.
-        backend: "reference", "native" or "eager"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Raises:
         ValueError: shapes that don't fit, an `out` whose rows are not contiguous, or that overlaps
@@ -35,7 +34,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, *, backend: str | None = None) -
     """
     call = Call("multiply")
     check_factors(call, a, b, out)
-    choose_backend(call, backend, [a, b, out], has_eager=True).multiply(a, b, out)
+    choose_backend(call, backend, [a, b, out]).multiply(a, b, out)
 
 
 def softmax_gradient(
@@ -53,7 +52,7 @@ def softmax_gradient(
         targets: `(n, K)` int64, a column of the probe, or -1 where a row does not count: its
             gradient is 0.
         losses: `(K,)` float64, added to.
-        backend: "reference", "native" or "eager"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Returns:
         Whether every logit that counts is finite.
@@ -69,7 +68,7 @@ def softmax_gradient(
     call.output(targets, "targets", torch.int64, (n, probes))
     call.output(losses, "losses", torch.float64, (probes,))
     tensors = [logits, offsets, targets, losses]
-    chosen = choose_backend(call, backend, tensors, has_eager=True)
+    chosen = choose_backend(call, backend, tensors)
     return bool(chosen.softmax_gradient(logits, offsets, targets, losses))
 
 
@@ -87,7 +86,7 @@ def sigmoid_gradient(
         targets: `(n, c)` uint8, 0 or 1, or 255 where a logit does not count: its gradient is 0.
         losses: `(K,)` float64, added to.
         offsets: `(K + 1,)` int64, from 0 up to `c`.
-        backend: "reference", "native" or "eager"; by default the one of the device.
+        backend: of those that `backends` names; by default the one of the device.
 
     Returns:
         Whether every logit that counts is finite.
@@ -103,7 +102,7 @@ def sigmoid_gradient(
     call.output(targets, "targets", torch.uint8, (n, columns))
     call.output(losses, "losses", torch.float64, (probes,))
     tensors = [logits, targets, losses, offsets]
-    chosen = choose_backend(call, backend, tensors, has_eager=True)
+    chosen = choose_backend(call, backend, tensors)
     return bool(chosen.sigmoid_gradient(logits, targets, losses, offsets))
 
 
@@ -137,8 +136,8 @@ def adam(
         step: the number of this step, from 1.
         betas: how much of each moment is kept.
         epsilon: added to the root of the second moment.
-        backend: "reference", "native" (float32) or "eager"; by default the one of the device, and
-            "eager" for float64.
+        backend: of those that `backends` names; by default the one of the device, and "eager" for
+            float64.
 
     Raises:
         ValueError: a step below 1, betas outside [0, 1), an epsilon that is not positive, or

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bertft.ops.checks import Call, require_labels, require_targets
-from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault, RowMap
+from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault, RowMap, What
 
 
 def pool_rows(x: Tensor, starts: Tensor, stops: Tensor, out: Tensor) -> bool:
@@ -105,6 +104,13 @@ def svd(
     return -1
 
 
+def nuclear_norms(matrices: Sequence[Tensor], out: Tensor) -> int:
+    """See `bertft.ops.nuclear_norms`."""
+    for i, matrix in enumerate(matrices):
+        out[i] = torch.linalg.svdvals(matrix).sum()
+    return -1
+
+
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     """See `bertft.ops.multiply`."""
     out.copy_(a.double() @ b.double())
@@ -166,6 +172,42 @@ def depth_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Ten
     return bool(added.isfinite().all())
 
 
+def attend_spans(
+    x: Tensor, weight: Tensor, starts: Tensor, stops: Tensor, out: Tensor, logsums: Tensor
+) -> None:
+    """See `bertft.ops.attend_spans`."""
+    for b, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+        rows = x[start:stop].double()
+        logits = (rows * weight.double()).sum(dim=2)
+        out[b] = (logits.softmax(dim=0)[:, :, None] * rows).sum(dim=0)
+        logsums[b] = logits.logsumexp(dim=0)
+
+
+def attend_spans_gradient(
+    x: Tensor,
+    weight: Tensor,
+    starts: Tensor,
+    stops: Tensor,
+    out: Tensor,
+    logsums: Tensor,
+    gradient: Tensor,
+    of_x: Tensor,
+    of_weight: Tensor,
+) -> None:
+    """See `bertft.ops.attend_spans_gradient`."""
+    w, of_rows = weight.double(), torch.zeros_like(x, dtype=torch.float64)
+    of_w = torch.zeros_like(w)
+    for b, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+        rows, g = x[start:stop].double(), gradient[b].double()
+        shares = (rows * w).sum(dim=2).softmax(dim=0)
+        mean = (shares[:, :, None] * rows).sum(dim=0)
+        of_logits = shares * ((rows - mean) * g).sum(dim=2)
+        of_rows[start:stop] += shares[:, :, None] * g + of_logits[:, :, None] * w
+        of_w += (of_logits[:, :, None] * rows).sum(dim=0)
+    of_x.copy_(of_rows)
+    of_weight.copy_(of_w)
+
+
 def adam(
     weights: Tensor,
     gradients: Tensor,
@@ -208,9 +250,7 @@ def _add_mapped(rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: 
 
 def first_fault(x: Tensor, row_map: RowMap, side: int) -> RowFault | None:
     """Return the first row that cannot be mapped, if there is one."""
-    tests: dict[Literal["not finite", "zero", "constant"], Tensor] = {
-        "not finite": ~x.isfinite().all(dim=1)
-    }
+    tests: dict[What, Tensor] = {"not finite": ~x.isfinite().all(dim=1)}
     if row_map == "unit":
         tests["zero"] = (x == 0).all(dim=1)
     if row_map == "centered_unit":

@@ -8,7 +8,8 @@ others.
 import torch
 from torch import Tensor
 
-from bertft.ops.checks import Call, check_sentences, choose_trainer
+from bertft.ops.backends import choose_trainer
+from bertft.ops.checks import Call, check_sentences
 
 
 def distance_gradient(
@@ -29,8 +30,8 @@ def distance_gradient(
         gold: `(sum n^2,)` float32, for each sentence a table of n by n distances, symmetric and 0
             from a word to itself.
         losses: `(K,)` float64, added to.
-        backend: "reference", "native" (float32) or "eager"; by default the one of the device, and
-            "eager" for float64.
+        backend: of those that `backends` names; by default the one of the device, and "eager" for
+            float64.
 
     Returns:
         Whether every loss is finite.

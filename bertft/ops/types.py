@@ -1,11 +1,13 @@
 """The shapes of data that every backend shares."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
 RowMap = Literal["raw", "unit", "centered_unit"]
+What = Literal["not finite", "zero", "constant"]
+FAULTS: tuple[What, ...] = get_args(What)
 
 
 class Cross(NamedTuple):
@@ -63,9 +65,18 @@ class RowFault(NamedTuple):
     A zero row has no direction under "unit", a constant one none under "centered_unit".
     """
 
-    what: Literal["not finite", "zero", "constant"]
+    what: What
     side: int
     row: int
+
+    @classmethod
+    def of(cls, note: int, sides: int) -> "RowFault | None":
+        """Return the fault that a number stands for: -1 for none, least for the first."""
+        if note < 0:
+            return None
+        place, what = divmod(note, len(FAULTS))
+        row, side = divmod(place, sides)
+        return cls(FAULTS[what], side, row)
 
 
 class UnusableRowError(ValueError):

@@ -1,79 +1,36 @@
 """What the probes of a task are given, and what is measured on each layer.
 
-Owns the way from a task's records to targets, labels and controls, and from trained banks to
-scores. Features come from the caller.
+Owns which probes and controls are trained on which layers, and the way from trained banks to the
+rows of the table. Features come from the caller.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bertft.corpora.edges import Record
 from bertft.features import Layer
-from bertft.probing.bank import Bank, Labels, Probe, Split
+from bertft.probing.bank import Bank, Probe, Split
 from bertft.probing.code_length import code_length
-from bertft.probing.controls import control_labels, word_types
-from bertft.probing.examples import Examples, Inputs
+from bertft.probing.controls import control_arcs, control_labels
 from bertft.probing.families import Training, train_bank
 from bertft.probing.layers import center_of_gravity, expected_layer
 from bertft.probing.neural import NeuralBank
+from bertft.probing.parts import Part
 from bertft.probing.scores import Interval, Tally, change, intervals, resampled, tally
-from bertft.probing.spans import Targets, span_rows
 from bertft.probing.tasks import EdgeTask
-from bertft.rows import Rows
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from bertft.progress import counted
 
 Row = dict[str, Any]
 MIX, LEXICAL = "mix", "lexical"
+CPU = torch.device("cpu")
 
 
 def cumulative(layer: int) -> str:
     """Return the name of a mixture of layers 0..layer."""
     return f"cumulative-{layer}"
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A split of a task in the rows of one tokenizer: what to capture, and what it is for."""
-
-    rows: Rows
-    targets: Targets
-    examples: Examples
-    labels: Tensor
-    unknown: Tensor
-    types: list[str]
-
-    @classmethod
-    def of(
-        cls,
-        task: EdgeTask,
-        records: Sequence[Record],
-        tokenizer: "PreTrainedTokenizerBase",
-        max_length: int | None,
-        pooled: bool,
-    ) -> "Part":
-        """Find the pieces of a split's spans, and its labels."""
-        rows, targets = span_rows(records, tokenizer, max_length, pooled)
-        number = {label: c for c, label in enumerate(task.labels)}
-        everything = [target for record in records for target in record.targets]
-        labels = torch.zeros(len(targets.kept), len(number), dtype=torch.uint8)
-        unknown = torch.zeros(len(targets.kept), dtype=torch.int64)
-        for t, kept in enumerate(targets.kept.tolist()):
-            for label in everything[kept].labels:
-                if label in number:
-                    labels[t, number[label]] = 1
-                else:
-                    unknown[t] += task.scores(label)
-        examples = Examples(
-            *(torch.from_numpy(a) for a in (targets.starts, targets.stops, targets.sentence))
-        )
-        types = word_types(records, targets.kept.tolist())
-        return cls(rows, targets, examples, labels, unknown, types)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +46,7 @@ class Assignment:
         control: whether each seed has a control task too.
         measure_code: whether to measure the online code length.
         models: names of the models.
+        device: where the probes are trained.
     """
 
     task: EdgeTask
@@ -99,6 +57,7 @@ class Assignment:
     control: bool
     measure_code: bool
     models: Sequence[str]
+    device: torch.device = CPU
 
     @property
     def row_kind(self) -> str:
@@ -112,15 +71,12 @@ class Assignment:
         for name, part in (("train", self.train), ("dev", self.dev)):
             where = f"{self.task.name}, {name}"
             if part.targets.cut:
-                notes.append(
-                    f"{where}: {part.targets.cut} targets reach beyond the maximal length and were "
-                    "left out."
-                )
-            if part.targets.dropped_words:
-                notes.append(
-                    f"{where}: {part.targets.dropped_words} targets have a span without a token "
-                    "and were left out."
-                )
+                cut = counted(part.targets.cut, "target")
+                notes.append(f"{where}: left out: {cut} that reach beyond the maximal length.")
+            if part.rows.dropped_words:
+                words = counted(part.rows.dropped_words, "word")
+                lost = counted(part.targets.dropped, "target")
+                notes.append(f"{where}: {words} without a token; left out: {lost} of nothing else.")
         if self.task.unknown:
             notes.append(
                 f"{self.task.name}, dev: labels that training lacks count as missed: "
@@ -147,8 +103,9 @@ class Assignment:
         """Return the line that is printed before the pass."""
         return (
             f"{self.task.name}: {len(self.train.examples):,} training and "
-            f"{len(self.dev.examples):,} dev targets, {len(self.task.labels)} labels; "
-            f"{self.training.family} probes of {len(self.models)} models, {len(self.seeds)} seeds"
+            f"{len(self.dev.examples):,} dev targets, {counted(len(self.task.labels), 'label')}; "
+            f"{self.training.family} probes of {counted(len(self.models), 'model')}, "
+            f"{counted(len(self.seeds), 'seed')}"
         )
 
     def describe(self) -> dict[str, Any]:
@@ -160,13 +117,15 @@ class Assignment:
             "labels": list(self.task.labels),
             "unscored": [label for label in self.task.labels if not self.task.scores(label)],
             "exclusive": self.task.exclusive,
+            "symmetric": self.training.symmetric,
             "unknown": self.task.unknown,
             **{
                 part: {
                     "sentences": len(records),
                     "targets": len(own.examples),
                     "cut": own.targets.cut,
-                    "dropped_words": own.targets.dropped_words,
+                    "dropped_words": own.rows.dropped_words,
+                    "dropped": own.targets.dropped,
                 }
                 for part, records, own in (
                     ("train", self.task.train, self.train),
@@ -183,14 +142,8 @@ class Assignment:
             train: `(n, d)` its features on the training rows.
             dev: the same on dev.
         """
-        layers = [train], [dev]
-        split = self._splits(*layers, softmax=self.training.softmax)
-        bank = self._bank(split, self._probes(controls=True))
-        rows, counts = self._scored(name, bank, split[1])
-        if self.measure_code:
-            # A code gives the whole of its probability to labels that exclude each other.
-            rows += self._coded(name, self._splits(*layers, softmax=True))
-        return rows, counts
+        rows, counts, _ = self._probed({name: None}, [train], [dev])
+        return rows, counts[name]
 
     def probe_mixtures(
         self,
@@ -205,72 +158,109 @@ class Assignment:
             train: features of layers 0..L on the training rows.
             dev: the same on dev.
         """
-        split = self._splits(train, dev, softmax=self.training.softmax)
-        depth = len(train)
+        depth, k = len(train), len(self.seeds)
         layers = [depth if name == MIX else int(name.partition("-")[2]) + 1 for name in names]
-        probes = [Probe(seed, mixes=count) for count in layers for seed in self.seeds]
-        bank = self._bank(split, probes, mixed=True)
-        assert isinstance(bank, NeuralBank)
-        shares = bank.mix_weights()
-        rows, counts = [], {}
-        everything = self._tally(bank, split[1])
-        for i, name in enumerate(names):
-            own = everything.of(range(i * len(self.seeds), (i + 1) * len(self.seeds)))
-            rows += self._rows(name, own)
-            counts[name] = own
-            if name == MIX:
-                first = i * len(self.seeds)
-                gravity = [center_of_gravity(own) for own in shares[first:].tolist()]
-                rows += self._plain(name, "center_of_gravity", gravity[: len(self.seeds)])
+        rows, counts, bank = self._probed(dict(zip(names, layers, strict=True)), train, dev)
+        if MIX in counts:
+            assert isinstance(bank, NeuralBank)
+            first = k * names.index(MIX)
+            shares = bank.mix_weights()[first : first + k].tolist()
+            rows += self._plain(
+                MIX, "center_of_gravity", [center_of_gravity(own) for own in shares]
+            )
         if cumulative(depth - 1) in counts:
-            scores = [counts[cumulative(layer)].score(self.headline) for layer in range(depth)]
-            expected = [expected_layer([own[s] for own in scores]) for s in range(len(self.seeds))]
+            scores = [counts[cumulative(layer)].micro_f1() for layer in range(depth)]
+            expected = [expected_layer([own[s] for own in scores]) for s in range(k)]
             rows += self._plain(cumulative(depth - 1), "expected_layer", expected)
         return rows, counts
-
-    @property
-    def headline(self) -> str:
-        """The metric that statistics over layers are taken of."""
-        return "micro_f1"
 
     @property
     def metrics(self) -> list[str]:
         """The scores of every probe."""
         return ["micro_f1", "accuracy"] if self.task.exclusive else ["micro_f1"]
 
+    def _probed(
+        self, names: Mapping[str, int | None], train: Sequence[Layer], dev: Sequence[Layer]
+    ) -> tuple[list[Row], dict[str, Tally], Bank]:
+        """Train, score and encode with the probes of one layer (None), or of mixtures of several.
+
+        Args:
+            names: in the rows, and how many of the layers a mixture has.
+            train: features of a layer or of all that are mixed, on the training rows.
+            dev: the same on dev.
+        """
+        probes = [Probe(seed, mixes=layers) for layers in names.values() for seed in self.seeds]
+        mixed = None not in names.values()
+        splits = self._splits(train, dev, softmax=self.training.softmax)
+        bank, own, control = self._trained(splits, probes, mixed)
+        weights = resampled(len(self.task.dev), 0)
+        rows: list[Row] = []
+        counts: dict[str, Tally] = {}
+        for name, first in zip(names, range(0, len(probes), len(self.seeds)), strict=True):
+            these = range(first, first + len(self.seeds))
+            counts[name] = own.of(these)
+            for metric in self.metrics:
+                rows += self._rows(name, metric, intervals(counts[name], metric, weights))
+            if control is not None:
+                found = change(counts[name], control.of(these), "accuracy", weights)
+                rows += self._rows(name, "selectivity", found)
+        if self.measure_code:
+            # A code gives the whole of its probability to labels that exclude each other.
+            splits = self._splits(train, dev, softmax=True)
+            rows += self._coded(list(names), splits, probes, mixed)
+        return rows, counts, bank
+
+    @property
+    def _controlled(self) -> bool:
+        return self.control and self.task.exclusive
+
     def _splits(
         self, train: Sequence[Layer], dev: Sequence[Layer], *, softmax: bool
     ) -> tuple[Split, Split]:
-        types = [self.train.types, self.dev.types]
-        sets = [[self.train.labels], [self.dev.labels]]
-        if self.control and self.task.exclusive:
+        """Targets to train and to score on; each seed has a further set of labels, its control."""
+        controls: list[list[Tensor]] = [[], []]
+        if self._controlled:
+            types = [self.train.types, self.dev.types]
             for seed in self.seeds:
                 drawn = control_labels(types, self.train.labels, seed)
-                for own, labels in zip(sets, drawn, strict=True):
+                for own, labels in zip(controls, drawn, strict=True):
                     own.append(labels)
         exclusive = self.task.exclusive and softmax
-        parts = zip((train, dev), (self.train, self.dev), sets, strict=True)
+        return (
+            self.train.split(train, self.device, exclusive=exclusive, controls=controls[0]),
+            self.dev.split(dev, self.device, exclusive=exclusive, controls=controls[1]),
+        )
+
+    def _trained(
+        self, splits: tuple[Split, Split], probes: Sequence[Probe], mixed: bool
+    ) -> tuple[Bank, Tally, Tally | None]:
+        """A bank with these probes first, what they get right, and what their controls do."""
+        controls = [replace(probe, labels=1 + self.seeds.index(probe.seed)) for probe in probes]
+        if not self._controlled:
+            bank = self._bank(splits, probes, mixed)
+            return bank, self._tally(bank, splits[1]), None
+        if self.task.has_arcs:
+            bank, trees = self._bank(splits, probes, mixed), self._control_trees(splits)
+            of_trees = self._bank(trees, controls, mixed)
+            return bank, self._tally(bank, splits[1]), self._tally(of_trees, trees[1])
+        bank, k = self._bank(splits, [*probes, *controls], mixed), len(probes)
+        everything = self._tally(bank, splits[1])
+        return bank, everything.of(range(k)), everything.of(range(k, 2 * k))
+
+    def _control_trees(self, splits: tuple[Split, Split]) -> tuple[Split, Split]:
+        """The same words and labels, with the arcs of control trees."""
+        arcs = control_arcs(
+            [self.train.types, self.dev.types], [self.train.examples, self.dev.examples]
+        )
         first, second = (
-            Split(Inputs(layers), part.examples, Labels(own, exclusive, part.unknown))
-            for layers, part, own in parts
+            split._replace(examples=own.to(self.device))
+            for split, own in zip(splits, arcs, strict=True)
         )
         return first, second
 
-    def _probes(self, *, controls: bool) -> list[Probe]:
-        probes = [Probe(seed) for seed in self.seeds]
-        if controls and self.control and self.task.exclusive:
-            probes += [Probe(seed, labels=1 + i) for i, seed in enumerate(self.seeds)]
-        return probes
-
-    def _bank(
-        self,
-        split: tuple[Split, Split],
-        probes: Sequence[Probe],
-        *,
-        mixed: bool = False,
-    ) -> Bank:
+    def _bank(self, splits: tuple[Split, Split], probes: Sequence[Probe], mixed: bool) -> Bank:
         classes = len(self.task.labels)
-        return train_bank(self.training, *split, probes, classes, mixed=mixed)[0]
+        return train_bank(self.training, *splits, probes, classes, mixed=mixed)[0]
 
     def _tally(self, bank: Bank, dev: Split) -> Tally:
         schedule = self.training.schedule
@@ -278,60 +268,49 @@ class Assignment:
         size = 4 * schedule.batch_size
         return tally(bank, dev, scored, len(self.task.dev), size, schedule.unit)
 
-    def _scored(self, name: str, bank: Bank, dev: Split) -> tuple[list[Row], Tally]:
-        everything, k = self._tally(bank, dev), len(self.seeds)
-        own = everything.of(range(k))
-        rows = self._rows(name, own)
-        if len(bank.probes) > k:
-            weights = resampled(len(own.counts), 0)
-            control = everything.of(range(k, 2 * k))
-            found = change(own, control, "accuracy", weights)
-            rows += [self._row(name, s, "selectivity", *found[s]) for s in range(k)]
-        return rows, own
-
-    def _coded(self, name: str, split: tuple[Split, Split]) -> list[Row]:
+    def _coded(
+        self,
+        names: Sequence[str],
+        splits: tuple[Split, Split],
+        probes: Sequence[Probe],
+        mixed: bool,
+    ) -> list[Row]:
+        train, dev = splits
         bits, uniform = code_length(
-            lambda part: self._bank((part, split[1]), self._probes(controls=False)),
-            split[0],
+            lambda part: self._bank((part, dev), probes, mixed),
+            train,
             len(self.task.labels),
             self.training.schedule.batch_size,
             self.training.schedule.unit,
         )
-        n = len(split[0].examples)
         # Targets too few for a second block cost the same for all probes.
-        bits = bits.expand(len(self.seeds))
-        return self._plain(name, "code_length_bits", bits.tolist(), n) + self._plain(
-            name, "compression", (uniform / bits).tolist(), n
-        )
-
-    def _rows(self, name: str, own: Tally) -> list[Row]:
-        weights = resampled(len(own.counts), 0)
-        return [
-            self._row(name, s, metric, *interval)
-            for metric in self.metrics
-            for s, interval in enumerate(intervals(own, metric, weights))
-        ]
+        bits = bits.expand(len(probes)).view(len(names), -1)
+        n, rows = len(self.train.examples), []
+        for name, own in zip(names, bits, strict=True):
+            rows += self._plain(name, "code_length_bits", own.tolist(), n)
+            rows += self._plain(name, "compression", (uniform / own).tolist(), n)
+        return rows
 
     def _plain(
         self, name: str, metric: str, values: Sequence[float], n: int | None = None
     ) -> list[Row]:
         nan = float("nan")
-        return [
-            self._row(name, s, metric, *Interval(value, nan, nan), n=n)
-            for s, value in enumerate(values)
-        ]
+        return self._rows(name, metric, [Interval(value, nan, nan) for value in values], n)
 
-    def _row(
-        self, layer: str, s: int, metric: str, value: float, low: float, high: float, n: Any = None
-    ) -> Row:
-        return {
-            "task": self.task.name,
-            "probe": self.training.family,
-            "layer": layer,
-            "seed": self.seeds[s],
-            "metric": metric,
-            "value": value,
-            "low": low,
-            "high": high,
-            "n": len(self.dev.examples) if n is None else n,
-        }
+    def _rows(
+        self, name: str, metric: str, found: Sequence[Interval], n: int | None = None
+    ) -> list[Row]:
+        return [
+            {
+                "task": self.task.name,
+                "probe": self.training.family,
+                "layer": name,
+                "seed": seed,
+                "metric": metric,
+                "value": value,
+                "low": low,
+                "high": high,
+                "n": len(self.dev.examples) if n is None else n,
+            }
+            for seed, (value, low, high) in zip(self.seeds, found, strict=True)
+        ]

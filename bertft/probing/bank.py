@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bertft import ops
 from bertft.probing.examples import Examples, Inputs, Unit
-from bertft.probing.trainable import Given, Trainable
+from bertft.probing.trainable import Given, Trainable, device_of
 
 EVERY = (1000, 500, 100)
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -125,8 +125,8 @@ class Bank(ABC):
 
     def losses(self, split: "Split", batch_size: int, unit: Unit) -> Tensor:
         """Return each probe's mean loss over all targets `(K,)`, in nats a target (and label)."""
-        total = torch.zeros(len(self.probes), dtype=torch.float64)
-        counted = torch.zeros(len(self.probes), dtype=torch.float64)
+        total = torch.zeros(len(self.probes), dtype=torch.float64, device=split.inputs.device)
+        counted = torch.zeros_like(total)
         with torch.no_grad():
             for index in split.examples.batches(batch_size, unit, None):
                 logits = self.logits(split, index)
@@ -167,8 +167,8 @@ class Labels:
         self.exclusive = exclusive
         self._sets = torch.stack(list(sets), 1)
         self._classes = classes_of(self._sets) if exclusive else None
-        n = len(self._sets)
-        self._unknown = torch.zeros(n, dtype=torch.int64) if unknown is None else unknown
+        none = self._sets.new_zeros(len(self._sets), dtype=torch.int64)
+        self._unknown = none if unknown is None else unknown
 
     def take(self, index: Tensor) -> "Labels":
         """Return the labels of some of the targets."""
@@ -180,7 +180,7 @@ class Labels:
 
     def unknown(self, probes: Sequence[Probe], index: Tensor) -> Tensor:
         """Return `(B, K)`, how many labels of a target no probe can say."""
-        first = torch.tensor([probe.labels == 0 for probe in probes])
+        first = torch.tensor([probe.labels == 0 for probe in probes], device=index.device)
         return self._unknown[index, None] * first
 
     def differentiate(
@@ -195,15 +195,15 @@ class Labels:
             ValueError: a loss that is not finite.
         """
         b, k, c = logits.shape
-        flat, offsets = logits.view(b, k * c), torch.arange(k + 1) * c
+        flat, offsets = logits.view(b, k * c), torch.arange(k + 1, device=logits.device) * c
         if self._classes is not None:
             classes = _of_probes(self._classes, probes, index)
-            finite = ops.softmax_gradient(flat, offsets, classes.to(logits.device), losses)
+            finite = ops.softmax_gradient(flat, offsets, classes, losses)
             counted = (classes >= 0).sum(0).double()
         else:
-            wanted = self.of(probes, index).view(b, k * c).to(logits.device)
+            wanted = self.of(probes, index).view(b, k * c)
             finite = ops.sigmoid_gradient(flat, wanted, losses, offsets)
-            counted = torch.full((k,), float(b * c), dtype=torch.float64)
+            counted = torch.full_like(losses, float(b * c))
         if not finite:
             raise ValueError(
                 f"[probe] losses must be finite, got {losses.tolist()}; lower lr, or check the "
@@ -219,12 +219,12 @@ def classes_of(labels: Tensor) -> Tensor:
 
 def _of_probes(sets: Tensor, probes: Sequence[Probe], index: Tensor) -> Tensor:
     """Of `(T, sets, ...)`, for some targets the set of each probe, `(B, K, ...)`."""
-    own = torch.tensor([probe.labels for probe in probes])
+    own = torch.tensor([probe.labels for probe in probes], device=index.device)
     return sets.index_select(0, index).index_select(1, own)
 
 
 class Split(NamedTuple):
-    """Targets with their features and their labels, to train or to score on."""
+    """Targets with their features and their labels, to train or to score on: on one device."""
 
     inputs: Inputs
     examples: Examples
@@ -278,8 +278,8 @@ class _Adam:
     def __init__(self, bank: Trainable[Any], schedule: Schedule) -> None:
         self._bank = bank
         self._clip = schedule.clip
-        self.rates = torch.tensor([probe.lr for probe in bank.probes])
-        self._decays = torch.tensor([probe.weight_decay for probe in bank.probes])
+        rates = [[probe.lr for probe in bank.probes], [probe.weight_decay for probe in bank.probes]]
+        self.rates, self._decays = torch.tensor(rates, device=device_of(bank))
         zeros = {name: torch.zeros_like(p) for name, p in bank.parameters.items()}
         self._first = zeros
         self._second = {name: p.clone() for name, p in zeros.items()}
@@ -297,7 +297,7 @@ class _Adam:
                 self._second[name].view(k, -1),
                 self._largest[name].view(k, -1) if self._largest else None,
                 self.rates,
-                self._decays if p.dim() > 2 else torch.zeros(k),
+                self._decays if p.dim() > 2 else torch.zeros_like(self._decays),
                 number,
                 betas=BETAS,
                 epsilon=EPSILON,
@@ -322,14 +322,13 @@ class _Best:
     """The best weights of each probe so far, and evaluations since then."""
 
     def __init__(self, bank: Trainable[Any]) -> None:
-        k = len(bank.probes)
         self._bank = bank
         self._probes = bank.probes
-        self._alive = torch.arange(k)
+        self._alive = torch.arange(len(bank.probes), device=device_of(bank))
         self._parameters = {name: p.clone() for name, p in bank.parameters.items()}
-        self._loss = torch.full((k,), torch.inf, dtype=torch.float64)
-        self._steps = torch.zeros(k, dtype=torch.int64)
-        self.idle = torch.zeros(k, dtype=torch.int64)
+        self._loss = torch.full_like(self._alive, torch.inf, dtype=torch.float64)
+        self._steps = torch.zeros_like(self._alive)
+        self.idle = torch.zeros_like(self._alive)
 
     def update(self, loss: Tensor, step: int) -> None:
         gained = loss < self._loss[self._alive]
@@ -343,7 +342,7 @@ class _Best:
         self._alive, self.idle = self._alive[kept], self.idle[kept]
 
     def restore(self) -> Fit:
-        stopped = torch.ones(len(self._loss), dtype=torch.bool)
+        stopped = torch.ones_like(self._loss, dtype=torch.bool)
         stopped[self._alive] = False
         self._bank.probes, self._bank.parameters = self._probes, self._parameters
         return Fit(self._loss, self._steps, stopped)

@@ -37,7 +37,7 @@ def code_length(
     n = len(order)
     ends = sorted({max(1, round(n * share / 100)) for share in SHARES})
     a_target = math.log2(classes) if whole.labels.exclusive else float(classes)
-    bits = torch.tensor(ends[0] * a_target, dtype=torch.float64)
+    bits = torch.tensor(ends[0] * a_target, dtype=torch.float64, device=order.device)
     for known, end in pairwise(ends):
         # Sorted, since targets stay in the order of their sentences.
         bank = train(whole.take(order[:known].sort()[0]))

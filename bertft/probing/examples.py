@@ -33,6 +33,10 @@ class Examples:
         """Return some of the targets."""
         return Examples(self.starts[index], self.stops[index], self.sentence[index])
 
+    def to(self, device: torch.device) -> "Examples":
+        """Return the targets on a device."""
+        return Examples(self.starts.to(device), self.stops.to(device), self.sentence.to(device))
+
     def batches(self, size: int, unit: Unit, order: torch.Generator | None) -> Iterator[Tensor]:
         """Yield the indices of targets, `size` targets or sentences at a time.
 
@@ -41,13 +45,14 @@ class Examples:
             unit: what `size` counts.
             order: draws the order; None for the one at hand.
         """
+        device = self.starts.device
         if unit == "targets":
             n = len(self)
             everything = torch.randperm(n, generator=order) if order else torch.arange(n)
-            yield from torch.split(everything, size)
+            yield from torch.split(everything.to(device), size)
             return
         counts = torch.unique_consecutive(self.sentence, return_counts=True)[1]
-        groups = torch.split(torch.arange(len(self)), counts.tolist())
+        groups = torch.split(torch.arange(len(self), device=device), counts.tolist())
         n = len(groups)
         sentences = torch.randperm(n, generator=order) if order else torch.arange(n)
         for part in torch.split(sentences, size):
@@ -59,15 +64,13 @@ class Pieces(NamedTuple):
 
     Attributes:
         x: `(L, P, d)` the rows, of one or more layers.
-        row: `(E,)` for every place in a span, the row of `x` that stands there.
-        target: `(E,)` the target of the batch that this span belongs to, never falling.
-        longest: places of the longest span.
+        starts: `(B,)` int64, for every target the first row of its span.
+        stops: `(B,)` int64, one past its last row.
     """
 
     x: Tensor
-    row: Tensor
-    target: Tensor
-    longest: int
+    starts: Tensor
+    stops: Tensor
 
 
 class Inputs:
@@ -76,10 +79,16 @@ class Inputs:
     Args:
         layers: for each layer its rows `(n, d)`, of one width and in any floating dtype.
         dtype: what rows are read as. Only structural probes are trained in float64.
+        device: where to copy all of them; by default they stay where they are.
     """
 
-    def __init__(self, layers: Sequence[Layer], dtype: torch.dtype = torch.float32) -> None:
-        self._layers = list(layers)
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
+        self._layers = [layer if device is None else _placed(layer, device) for layer in layers]
         self.dtype = dtype
 
     @property
@@ -114,8 +123,18 @@ class Inputs:
 
     def _inside(self, starts: Tensor, stops: Tensor) -> Pieces:
         lengths = stops - starts
-        target = torch.arange(len(starts)).repeat_interleave(lengths)
         first = lengths.cumsum(0) - lengths
-        place = torch.arange(len(target)) + (starts - first)[target]
-        unique, row = torch.unique(place, return_inverse=True)
-        return Pieces(self.rows(unique), row, target, int(lengths.max()))
+        ranks = torch.arange(int(lengths.sum()), device=starts.device)
+        place = ranks + (starts - first).repeat_interleave(lengths)
+        unique = torch.unique(place)
+        # All rows of a span are there, so that they stay one after another.
+        begins = torch.searchsorted(unique, starts.contiguous())
+        return Pieces(self.rows(unique), begins, begins + lengths)
+
+
+def _placed(layer: Layer, device: torch.device) -> Layer:
+    """A layer's rows on a device: these, or a copy."""
+    if isinstance(layer, Tensor):
+        return layer.to(device)
+    everything = torch.arange(len(layer))
+    return layer if layer.device == device else layer.index_select(0, everything).to(device)

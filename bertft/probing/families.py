@@ -1,7 +1,8 @@
 """The families of probes by name: which bank, and how it is trained by default."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 from bertft.ops.native import kernels_only
@@ -23,12 +24,14 @@ class Training:
         schedule: of Adam.
         lr: its rate.
         l2: prior precision of linear probes of one layer, which are solved and need neither.
+        symmetric: whether both spans of a target share projection and attention (edge).
     """
 
     family: Family
     schedule: Schedule
     lr: float
     l2: float = 50.0
+    symmetric: bool = False
 
     @classmethod
     def of(cls, family: str, epochs: int | None = None, lr: float | None = None) -> "Training":
@@ -101,12 +104,13 @@ def train_bank(
         probes = [replace(probe, lr=training.lr) for probe in probes]
         exclusive, spans = train.labels.exclusive, train.examples.starts.shape[1]
         if training.family == "linear" and not mixed:
-            bank = LinearBank(probes, classes, exclusive, spans * train.inputs.width)
+            width, device = spans * train.inputs.width, train.inputs.device
+            bank = LinearBank(probes, classes, exclusive, width, device)
             return bank, solve(bank, train, training.l2)
-        kinds: dict[Family, type[MixedLinearBank | MlpBank | EdgeBank]] = {
+        kinds: dict[Family, Callable[..., MixedLinearBank | MlpBank | EdgeBank]] = {
             "linear": MixedLinearBank,
             "mlp": MlpBank,
-            "edge": EdgeBank,
+            "edge": partial(EdgeBank, symmetric=training.symmetric),
         }
         neural = kinds[training.family](probes, classes, exclusive, train.inputs, spans, mixed)
         return neural, fit(neural, train, dev, training.schedule)

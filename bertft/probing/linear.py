@@ -20,9 +20,17 @@ class LinearBank(Bank):
         classes: number C of labels.
         exclusive: softmax over the labels, or a sigmoid for each.
         width: number of features of a target.
+        device: where these are.
     """
 
-    def __init__(self, probes: Sequence[Probe], classes: int, exclusive: bool, width: int) -> None:
+    def __init__(
+        self,
+        probes: Sequence[Probe],
+        classes: int,
+        exclusive: bool,
+        width: int,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__(probes, classes, exclusive)
         if any(probe.layer for probe in probes):
             raise ValueError(
@@ -30,10 +38,9 @@ class LinearBank(Bank):
                 f"{[probe.layer for probe in probes]}; make a bank for each layer."
             )
         draws = [Draw(probe.seed) for probe in probes]
-        self.parameters = {
-            "weight": torch.stack([draw(classes, width, inputs=width) for draw in draws]),
-            "bias": torch.stack([draw(classes, inputs=width) for draw in draws]),
-        }
+        weights = torch.stack([draw(classes, width, inputs=width) for draw in draws])
+        biases = torch.stack([draw(classes, inputs=width) for draw in draws])
+        self.parameters = {"weight": weights.to(device), "bias": biases.to(device)}
 
     def logits(self, split: Split, index: Tensor) -> Tensor:
         """Return `(B, K, C)` logits of a batch of targets."""
@@ -44,10 +51,9 @@ class LinearBank(Bank):
         x = split.inputs.pooled(split.examples, index)[0]
         logits = self._logits(x)
         k = len(self.probes)
-        counted = split.labels.differentiate(
-            logits, index, self.probes, torch.zeros(k, dtype=torch.float64)
-        )
-        logits.div_(counted.clamp(min=1).float().to(x.device)[:, None])
+        losses = torch.zeros(k, dtype=torch.float64, device=x.device)
+        counted = split.labels.differentiate(logits, index, self.probes, losses)
+        logits.div_(counted.clamp(min=1).float()[:, None])
         flat = logits.flatten(1)
         weight = torch.empty(flat.shape[1], x.shape[1], device=x.device)
         ops.multiply(flat.T, x, weight)

@@ -83,7 +83,7 @@ def solve(
     solved = sorted(set(which))
     problem = _Problem(train, [bank.probes[k] for k in solved], bank.classes, l2)
     theta, optimum = _descend(problem, _approach(problem), most_steps, tolerance)
-    place = torch.tensor([solved.index(k) for k in which])
+    place = torch.tensor([solved.index(k) for k in which], device=theta.device)
     weight = theta[..., :-1] / problem.scale
     bias = theta[..., -1] - weight @ problem.mean
     bank.parameters = {"weight": weight[place].contiguous(), "bias": bias[place].contiguous()}
@@ -107,9 +107,10 @@ class _Problem:
     ) -> None:
         inputs, examples, self._labels = train
         order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
+        order = order.to(inputs.device)
         self._order, self._probes, self.classes = order, probes, classes
         width = examples.starts.shape[1] * inputs.width
-        self.x = torch.ones(len(order), width + 1)
+        self.x = torch.ones(len(order), width + 1, device=order.device)
         for first in range(0, len(order), BLOCK):
             index = order[first : first + BLOCK]
             self.x[first : first + BLOCK, :-1] = inputs.pooled(examples, index)[0]
@@ -141,7 +142,7 @@ class _Problem:
 
     def _inverse_hessian(self) -> Tensor:
         x = self.x[: max(round(SAMPLE * len(self.x)), 2 * self.width)]
-        hessian = torch.empty(self.width, self.width)
+        hessian = x.new_empty(self.width, self.width)
         ops.multiply(x.T, x, hessian)
         hessian *= CURVATURE / len(x)
         diagonal = hessian.diagonal()
@@ -157,7 +158,7 @@ class _Problem:
         return torch.cholesky_inverse(factor).float()
 
     def precondition(self, gradient: Tensor) -> Tensor:
-        out = torch.empty(gradient.shape[0] * self.classes, self.width)
+        out = gradient.new_empty(gradient.shape[0] * self.classes, self.width)
         ops.multiply(gradient.flatten(0, 1), self._inverse, out)
         return out.view_as(gradient)
 
@@ -167,14 +168,14 @@ class _Problem:
         """Objectives `(K,)` and gradients `(K, C, d + 1)` of some probes over some targets."""
         probes = [self._probes[k] for k in which.tolist()]
         weight = theta.flatten(0, 1)
-        losses = torch.zeros(len(probes), dtype=torch.float64)
-        counted = torch.zeros(len(probes), dtype=torch.float64)
+        losses = theta.new_zeros(len(probes), dtype=torch.float64)
+        counted = torch.zeros_like(losses)
         gradient = torch.zeros_like(weight)
         of_block = torch.empty_like(weight)
         rows, targets = self.x[part], self._order[part]
         for first in range(0, len(rows), BLOCK):
             x, index = rows[first : first + BLOCK], targets[first : first + BLOCK]
-            z = torch.empty(len(x), len(weight))
+            z = x.new_empty(len(x), len(weight))
             ops.multiply(x, weight.T, z)
             counted += self._labels.differentiate(
                 z.view(len(x), len(probes), -1), index, probes, losses
@@ -184,7 +185,7 @@ class _Problem:
         # Sigmoid losses are means over labels too; their objective is the sum over labels.
         terms = (counted if self._labels.exclusive else counted / self.classes).clamp(min=1)
         gradient = gradient.view_as(theta) / terms.float()[:, None, None]
-        penalties = torch.full((self.width,), self.penalty)
+        penalties = theta.new_full((self.width,), self.penalty)
         penalties[-1] = self._bias_penalty
         gradient += penalties * theta
         penalty = (penalties * theta.square()).sum((1, 2), dtype=torch.float64) / 2
@@ -194,13 +195,13 @@ class _Problem:
 def _approach(problem: _Problem) -> Tensor:
     """The weights `(K, C, d + 1)` after some passes of Adam."""
     k = problem.count
-    theta = torch.zeros(k, problem.classes, problem.width)
-    flat, everything = theta.view(k, -1), torch.arange(k)
-    first, second, decays = torch.zeros_like(flat), torch.zeros_like(flat), torch.zeros(k)
+    theta = problem.x.new_zeros(k, problem.classes, problem.width)
+    flat, everything = theta.view(k, -1), torch.arange(k, device=theta.device)
+    first, second, decays = torch.zeros_like(flat), torch.zeros_like(flat), theta.new_zeros(k)
     starts = PASSES * list(range(0, len(problem.x), BATCH))
     for step, start in enumerate(starts, start=1):
         _, gradient = problem.evaluate(theta, everything, slice(start, start + BATCH))
-        rates = torch.full((k,), RATE * (1 - (step - 1) / len(starts)))
+        rates = theta.new_full((k,), RATE * (1 - (step - 1) / len(starts)))
         ops.adam(flat, gradient.view(k, -1), first, second, None, rates, decays, step)
     return theta
 
@@ -210,12 +211,12 @@ def _descend(
 ) -> tuple[Tensor, Optimum]:
     """L-BFGS with a step length, a memory and an end for each problem of its own."""
     k = len(theta)
-    going = torch.arange(k)
+    going = torch.arange(k, device=theta.device)
     objective, gradient = problem.evaluate(theta, going)
     zeros = torch.zeros_like(objective)
-    best = Optimum(objective.clone(), torch.zeros(k, dtype=torch.int64), zeros, problem.penalty)
+    best = Optimum(objective.clone(), torch.zeros_like(going), zeros, problem.penalty)
     memory: list[tuple[Tensor, Tensor, Tensor]] = []
-    stuck = torch.zeros(k, dtype=torch.bool)
+    stuck = torch.zeros_like(going, dtype=torch.bool)
     for _ in range(most_steps):
         direction = _direction(problem, gradient, memory)
         gain = _dot(direction, gradient)
@@ -269,9 +270,9 @@ def _search(
     gain: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Halve each problem's step until it takes off enough; steps, objectives and gradients."""
-    step = torch.ones(len(going))
+    step = theta.new_ones(len(going))
     reached, gradient = objective.clone(), torch.empty_like(direction)
-    left = torch.arange(len(going))
+    left = torch.arange(len(going), device=going.device)
     while len(left):
         there = theta[going[left]] - step[left, None, None] * direction[left]
         reached[left], gradient[left] = problem.evaluate(there, going[left])

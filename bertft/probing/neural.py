@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from bertft import ops
 from bertft.probing.bank import Bank, Draw, Probe, Split
-from bertft.probing.examples import Inputs, Pieces
+from bertft.probing.examples import Inputs
 
 HIDDEN = 256
 DROPOUT = 0.3
@@ -77,9 +77,9 @@ class NeuralBank(Bank):
         with torch.enable_grad():
             logits = self._forward(leaves, split, index, True)
         gradient = logits.detach().clone(memory_format=torch.contiguous_format)
-        losses = torch.zeros(len(self.probes), dtype=torch.float64)
+        losses = torch.zeros(len(self.probes), dtype=torch.float64, device=gradient.device)
         counted = split.labels.differentiate(gradient, index, self.probes, losses)
-        gradient.div_(counted.clamp(min=1).float().to(gradient.device)[:, None])
+        gradient.div_(counted.clamp(min=1).float()[:, None])
         found = torch.autograd.grad(
             logits, list(leaves.values()), gradient, allow_unused=True, materialize_grads=True
         )
@@ -160,11 +160,29 @@ class EdgeBank(NeuralBank):
     For each span a projection of its pieces and a mean of them by self-attention; the spans one
     after another go through `Linear, tanh, LayerNorm, dropout, Linear`. Only pieces inside spans
     are projected, and each once. The logits of the attention have no bias, which a softmax cancels.
+
+    Args:
+        probes, classes, exclusive, inputs, spans, mixed: as for `NeuralBank`.
+        symmetric: whether all spans share one projection and one attention.
     """
+
+    def __init__(
+        self,
+        probes: Sequence[Probe],
+        classes: int,
+        exclusive: bool,
+        inputs: Inputs,
+        spans: int,
+        mixed: bool,
+        symmetric: bool = False,
+    ) -> None:
+        # For each span, which of the projections is its own.
+        self._projection = [0] * spans if symmetric else list(range(spans))
+        super().__init__(probes, classes, exclusive, inputs, spans, mixed)
 
     def _draw(self, draw: Draw, width: int) -> dict[str, Tensor]:
         drawn: dict[str, Tensor] = {}
-        for s in range(self._spans):
+        for s in sorted(set(self._projection)):
             drawn[f"projection{s}"] = draw(HIDDEN, width, inputs=width)
             drawn[f"projection{s}_bias"] = draw(HIDDEN, inputs=width)
             drawn[f"attention{s}"] = draw(HIDDEN, inputs=HIDDEN)
@@ -180,10 +198,11 @@ class EdgeBank(NeuralBank):
 
     def _forward(self, p: dict[str, Tensor], split: Split, index: Tensor, train: bool) -> Tensor:
         spans = []
-        for s, pieces in enumerate(split.inputs.pieces(split.examples, index)):
+        every = split.inputs.pieces(split.examples, index)
+        for s, pieces in zip(self._projection, every, strict=True):
             projected = self._project(p, pieces.x, p[f"projection{s}"]) + p[f"projection{s}_bias"]
-            attention = (projected * p[f"attention{s}"]).sum(2)
-            spans.append(_attended(projected, attention, pieces, len(index)))
+            weight = p[f"attention{s}"]
+            spans.append(_applied(_Attend, projected, weight, pieces.starts, pieces.stops))
         hidden = torch.tanh(
             _applied(_MultiplyEach, torch.cat(spans, 2), p["hidden"]) + p["hidden_bias"]
         )
@@ -238,26 +257,32 @@ class _MultiplyEach(torch.autograd.Function):
         return of_x, of_weight
 
 
+class _Attend(torch.autograd.Function):
+    """The mean of each span's rows by self-attention: `(N, K, H)` and `(K, H)` to `(B, K, H)`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, starts: Tensor, stops: Tensor) -> Tensor:
+        starts, stops = starts.to(x.device), stops.to(x.device)
+        out = x.new_empty(len(starts), *weight.shape)
+        logsums = x.new_empty(out.shape[:2])
+        ops.attend_spans(x, weight, starts, stops, out, logsums)
+        ctx.save_for_backward(x, weight, starts, stops, out, logsums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (x, weight, starts, stops, out, logsums), [gradient] = ctx.saved_tensors, gradients
+        of_x, of_weight = torch.empty_like(x), torch.empty_like(weight)
+        ops.attend_spans_gradient(
+            x, weight, starts, stops, out, logsums, gradient.contiguous(), of_x, of_weight
+        )
+        return of_x, of_weight, None, None
+
+
 def _applied(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
     # torch has no types for apply.
     out: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
     return out
-
-
-def _attended(projected: Tensor, attention: Tensor, pieces: Pieces, targets: int) -> Tensor:
-    """`(B, K, H)`: the mean of each span's pieces, weighted by a softmax inside the span."""
-    here = projected.index_select(0, pieces.row)
-    if pieces.longest == 1:
-        return here
-    own = attention.index_select(0, pieces.row)
-    _, k, h = here.shape
-    index = pieces.target[:, None].expand(-1, k)
-    # A shift by the span's largest logit leaves the softmax as it is.
-    top = own.new_full((targets, k), -torch.inf).scatter_reduce(0, index, own.detach(), "amax")
-    weights = (own - top.index_select(0, pieces.target)).exp()
-    total = own.new_zeros(targets, k).index_add(0, pieces.target, weights)
-    weights = weights / total.index_select(0, pieces.target)
-    return here.new_zeros(targets, k, h).index_add(0, pieces.target, weights[..., None] * here)
 
 
 def _shares(mix: Tensor, probes: Sequence[Probe]) -> Tensor:

@@ -115,6 +115,23 @@ def tasks_of(tasks: Mapping[str, str | os.PathLike[str] | Task], limit: int | No
     return [_read_one(name, task, limit) for name, task in tasks.items()]
 
 
+def symmetric_of(names: str | Sequence[str], tasks: Sequence[Task], probe: str) -> list[str]:
+    """Return the names of the tasks whose spans share a projection, each once.
+
+    Raises:
+        ValueError: other probes than edge ones, or a task without two spans.
+    """
+    chosen = list(dict.fromkeys(name for name in split_names(names) if name))
+    allowed = [task.name for task in tasks if isinstance(task, EdgeTask) and task.spans == 2]
+    if unknown := [name for name in chosen if name not in allowed or probe != "edge"]:
+        raise ValueError(
+            f"[probe] symmetric must name tasks of edge probes with two spans, got "
+            f"{', '.join(unknown)} for {probe} probes of {', '.join(allowed) or 'no such task'}; "
+            "name others, or leave it out."
+        )
+    return chosen
+
+
 def _read_one(name: str, task: str | os.PathLike[str] | Task, limit: int | None) -> Task:
     if isinstance(task, Task):
         return _named(name, task, limit)

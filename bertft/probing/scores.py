@@ -120,19 +120,19 @@ def tally(
         else:
             decided = logits >= 0
         decided &= scored
-        labels = dev.labels.of(bank.probes, index)
+        labels = dev.labels.of(bank.probes, index).cpu()
         true = labels.bool() & scored
         here = torch.stack(
             [
                 (decided & true).sum(2),
                 decided.sum(2),
-                true.sum(2) + dev.labels.unknown(bank.probes, index),
+                true.sum(2) + dev.labels.unknown(bank.probes, index).cpu(),
                 labels.gather(2, likeliest[..., None])[..., 0],
                 torch.ones_like(likeliest),
             ],
             2,
         )
-        counts.index_add_(0, examples.sentence[index], here.double())
+        counts.index_add_(0, examples.sentence[index].cpu(), here.double())
     return Tally(counts.numpy())
 
 

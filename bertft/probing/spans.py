@@ -30,7 +30,7 @@ class Targets:
         stops: the row after its last one, `(targets, spans)`.
         sentence: number of each target's record.
         kept: number of each target among all targets of the records.
-        dropped_words: targets left out because the tokenizer has no piece for any word of a span.
+        dropped: targets left out because the tokenizer has no piece for any word of a span.
         cut: targets left out because a span reaches beyond the maximal length.
     """
 
@@ -38,7 +38,7 @@ class Targets:
     stops: Integers
     sentence: Integers
     kept: Integers
-    dropped_words: int
+    dropped: int
     cut: int
 
 

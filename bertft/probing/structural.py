@@ -55,11 +55,12 @@ class Sentences(NamedTuple):
 
     @classmethod
     def of(cls, inputs: Inputs, gold: "Gold") -> "Sentences":
-        """Return sentences whose words are all rows of the inputs, in order."""
+        """Return sentences whose words are all rows of the inputs, in order, on their device."""
+        gold = gold.to(inputs.device)
         lengths = gold.offsets.diff()
-        rows = torch.arange(int(lengths.sum()))[:, None]
-        sentence = torch.arange(len(lengths)).repeat_interleave(lengths)
-        return cls(inputs, Examples(rows, rows + 1, sentence), gold)
+        rows = torch.arange(int(lengths.sum()), device=inputs.device)[:, None]
+        numbers = torch.arange(len(lengths), device=inputs.device)
+        return cls(inputs, Examples(rows, rows + 1, numbers.repeat_interleave(lengths)), gold)
 
 
 class Gold:
@@ -76,11 +77,16 @@ class Gold:
         self.offsets, self.distances, self.depths, self.kept = offsets, distances, depths, kept
         self._tables = torch.split(distances, offsets.diff().square().tolist())
 
+    def to(self, device: torch.device) -> "Gold":
+        """Return the same on a device."""
+        parts = (self.offsets, self.distances, self.depths, self.kept)
+        return Gold(*(part.to(device) for part in parts))
+
     def take(self, sentences: Tensor) -> "Gold":
         """Return what the trees of some sentences say."""
         lengths = self.offsets.diff()[sentences]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        rows = torch.arange(int(offsets[-1])) + (
+        rows = torch.arange(int(offsets[-1]), device=offsets.device) + (
             self.offsets[sentences] - offsets[:-1]
         ).repeat_interleave(lengths)
         tables = torch.cat([self._tables[s] for s in sentences.tolist()])
@@ -128,7 +134,7 @@ class StructuralBank:
         """Return the gradient of each probe's loss, the mean over the sentences of a batch."""
         x = split.inputs.rows(index)
         projected = self._project(x)
-        lost = torch.zeros(len(self.probes), dtype=torch.float64)
+        lost = torch.zeros(len(self.probes), dtype=torch.float64, device=x.device)
         projected /= self._differentiate(projected, split, index, lost)
         out = x.new_empty(projected.shape[1], x.shape[2])
         for layer, columns in self._columns(probe.layer for probe in self.probes):
@@ -137,7 +143,8 @@ class StructuralBank:
 
     def losses(self, split: Sentences, batch_size: int, unit: Unit) -> Tensor:
         """Return each probe's mean loss over all sentences `(K,)`, in arcs."""
-        lost = torch.zeros(len(self.probes), dtype=torch.float64)
+        device = split.inputs.device
+        lost = torch.zeros(len(self.probes), dtype=torch.float64, device=device)
         sentences = 0
         for index in split.examples.batches(batch_size, unit, None):
             projected = self._project(split.inputs.rows(index))

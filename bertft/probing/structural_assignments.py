@@ -17,7 +17,7 @@ from bertft.corpora import Text
 from bertft.corpora.conllu import Tree
 from bertft.features import Layer
 from bertft.ops.native import kernels_only
-from bertft.probing.assignments import Row
+from bertft.probing.assignments import CPU, Row
 from bertft.probing.bank import Schedule
 from bertft.probing.examples import Inputs
 from bertft.probing.scores import Floats, intervals, resampled
@@ -33,6 +33,7 @@ from bertft.probing.structural import (
 )
 from bertft.probing.structural_scores import METRICS, StructuralTally, count, tally_structure
 from bertft.probing.structural_tasks import StructuralTask
+from bertft.progress import counted
 from bertft.rows import CUT_OFF, Rows, encode_words
 
 if TYPE_CHECKING:
@@ -132,9 +133,10 @@ class StructuralPart:
         dropped = len(trees) - len(kept) - sum(cut)
         if not len(kept):
             raise ValueError(
-                f"[structural] treebank must have a sentence that the tokenizer keeps whole, got "
-                f"{len(trees)} of which {sum(cut)} are longer than {max_length} positions and "
-                f"{dropped} have a word without a piece; pass other sentences."
+                f"[structural] {trees[0].source or 'treebank'} must have a sentence that the "
+                f"tokenizer keeps whole, got {len(trees)} of which {sum(cut)} are longer than "
+                f"{max_length} positions and {dropped} have a word without a piece; pass other "
+                "sentences."
             )
         own = [trees[s] for s in kept.tolist()]
         words = np.zeros(len(trees), np.int64)
@@ -162,6 +164,7 @@ class StructuralAssignment:
         seeds: of the probes.
         models: names of the models.
         skipped: what was asked for and is for probes of labels only.
+        device: where the probes are trained.
     """
 
     task: StructuralTask
@@ -171,6 +174,7 @@ class StructuralAssignment:
     seeds: Sequence[int]
     models: Sequence[str]
     skipped: Sequence[str] = ()
+    device: torch.device = CPU
     row_kind = "words"
 
     @property
@@ -183,7 +187,7 @@ class StructuralAssignment:
             reasons = {"longer than the maximal length": part.cut}
             reasons["with a word without a token"] = part.dropped_words
             notes += [
-                f"{self.task.name}, {name}: {n} sentences {reason} were left out."
+                f"{self.task.name}, {name}: left out: {counted(n, 'sentence')} {reason}."
                 for reason, n in reasons.items()
                 if n
             ]
@@ -192,10 +196,11 @@ class StructuralAssignment:
     @property
     def plan(self) -> str:
         """Return the line that is printed before the pass."""
+        whose = f"{counted(len(self.models), 'model')}, {counted(len(self.seeds), 'seed')}"
         return (
             f"{self.task.name}: {len(self.train.kept):,} training and {len(self.dev.kept):,} dev "
             f"sentences of {self.train.rows.n:,} and {self.dev.rows.n:,} words; probes of rank "
-            f"{self.training.rank} of {len(self.models)} models, {len(self.seeds)} seeds"
+            f"{self.training.rank} of {whose}"
         )
 
     def describe(self) -> dict[str, Any]:
@@ -237,8 +242,8 @@ class StructuralAssignment:
             for place in places
             for seed in self.seeds
         ]
-        held_out = Sentences.of(Inputs(dev), self.dev.gold)
-        learned = Sentences.of(Inputs(train), self.train.gold)
+        held_out = Sentences.of(Inputs(dev, device=self.device), self.dev.gold)
+        learned = Sentences.of(Inputs(train, device=self.device), self.train.gold)
         bank, _ = train_structural(probes, learned, held_out, training.schedule)
         with kernels_only():
             counts = tally_structure(bank, held_out, 4 * training.schedule.batch_size)
@@ -274,7 +279,8 @@ class StructuralAssignment:
         s = int(np.abs(lengths - PICTURED_WORDS).argmin())
         n, first = int(lengths[s]), int(self.dev.gold.offsets[s])
         gold = self.dev.gold.take(torch.tensor([s]))
-        points = bank.project(dev, torch.arange(first, first + n))[:, k]
+        words = torch.arange(first, first + n, device=dev.inputs.device)
+        points = bank.project(dev, words)[:, k].cpu()
         tables = {
             "gold": gold.distances.numpy(),
             "predicted": squared_distances(points.numpy()).ravel(),

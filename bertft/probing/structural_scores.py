@@ -96,11 +96,12 @@ def tally_structure(bank: StructuralBank, dev: Sentences, batch_size: int) -> Fl
     found = []
     for index in dev.examples.batches(batch_size, "sentences", None):
         sentences = torch.unique_consecutive(dev.examples.sentence[index])
+        gold = dev.gold.take(sentences).to(torch.device("cpu"))
         projected = bank.project(dev, index).cpu().numpy()
         own = np.empty((len(sentences), len(bank.probes), 4))
         for kind in dict.fromkeys(probe.kind for probe in bank.probes):
             columns = [k for k, probe in enumerate(bank.probes) if probe.kind == kind]
-            own[:, columns] = count(kind, projected[:, columns], dev.gold.take(sentences))
+            own[:, columns] = count(kind, projected[:, columns], gold)
         found.append(own)
     return np.concatenate(found)
 

@@ -18,7 +18,7 @@ import numpy as np
 from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import Record, checked, from_arcs, from_tags, read_records
 
-STRUCTURAL = "structural"
+POS, ARCS, STRUCTURAL = "pos", "arcs", "structural"
 PARTS = ("train", "dev")
 _UNSCORED = "Other"
 _COREFERENCE = ("0", "1")
@@ -117,6 +117,11 @@ class EdgeTask:
         """For each of `labels`, if it counts in micro-F1."""
         return tuple(self.scores(label) for label in self.labels)
 
+    @property
+    def has_arcs(self) -> bool:
+        """Whether the targets are the arcs of trees, each a word and its head ("arcs")."""
+        return self.name == ARCS and self.spans == 2
+
     def scores(self, label: str) -> bool:
         """Return if a label, known or not, counts in micro-F1.
 
@@ -140,9 +145,9 @@ def _check_name(name: str) -> None:
 
 
 def _read(name: str, folder: Path) -> tuple[list[Record], list[Record]]:
-    kind = "*{}*.conllu" if name in ("pos", "arcs") else "{}.jsonl"
+    kind = "*{}*.conllu" if name in (POS, ARCS) else "{}.jsonl"
     train, dev = (only_file("EdgeTask", name, folder, kind.format(part)) for part in PARTS)
-    if name in ("pos", "arcs"):
+    if name in (POS, ARCS):
         return _from_trees(name, train), _from_trees(name, dev)
     return read_records(train), read_records(dev)
 
@@ -171,7 +176,7 @@ def only_file(function: str, name: str, folder: Path, pattern: str) -> Path:
 
 def _from_trees(name: str, path: Path) -> list[Record]:
     trees = read_trees(path)
-    return from_tags(trees) if name == "pos" else from_arcs(trees)
+    return from_tags(trees) if name == POS else from_arcs(trees)
 
 
 def check_limit(function: str, limit: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from bertft.probing.examples import Examples, Unit
@@ -38,3 +39,8 @@ class Trainable(Protocol[_Given]):
 
     def select(self, kept: Tensor) -> None:
         """Keep only some of the probes, given by their numbers."""
+
+
+def device_of(bank: Trainable[Any]) -> torch.device:
+    """Return where a bank's parameters are."""
+    return next(iter(bank.parameters.values())).device

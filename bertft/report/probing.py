@@ -28,6 +28,7 @@ from bertft.report.probing_table import (
 )
 from bertft.report.probing_vocabulary import (
     CHAIN,
+    CODES,
     DEPTHS,
     LAYERWISE,
     LEXICAL,
@@ -218,11 +219,20 @@ def _by_layer(
         bodies.setdefault(kind, []).append(row)
     return {
         "task": title_of(task, probe, probes.kinds),
-        "n": f"{int(of['n'].max()):,}",
+        "targets": _targets(of),
         "heads": ["layer"],
         "groups": [(name, [column.name for column in own]) for name, own in groups],
         "bodies": list(bodies.values()),
     }
+
+
+def _targets(of: pd.DataFrame) -> str:
+    """How many targets the values are of: those of dev, for a code those of training."""
+    coded = of["metric"].isin(CODES)
+    dev, train = of.loc[~coded, "n"], of.loc[coded, "n"]
+    told = [f"{int(dev.max()):,} targets"] if len(dev) else []
+    told += [f"{int(train.max()):,} training targets (code)"] if len(train) else []
+    return " and ".join(told)
 
 
 def _depth_table(of: pd.DataFrame, probes: _Probes) -> dict[str, Any] | None:

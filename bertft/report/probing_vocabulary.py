@@ -105,7 +105,8 @@ METRICS = {
     ),
 }  # fmt: skip
 SCORES = ("micro_f1", "accuracy", "uuas", "dspr", "root_accuracy", "nspr")
-LAYERWISE = ("selectivity", "code_length_bits", "compression")
+CODES = ("code_length_bits", "compression")
+LAYERWISE = ("selectivity", *CODES)
 DEPTHS = ("center_of_gravity", "expected_layer")
 
 

@@ -1,0 +1,122 @@
+"""The step of Adam for banks of probes, in one pass over weights and moments."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bertft.ops.triton.launching import Build, on_device_of
+
+WIDEST = 1024
+
+
+@triton.jit
+def _adam(
+    weights_ptr,
+    gradients_ptr,
+    first_ptr,
+    second_ptr,
+    largest_ptr,
+    rates_ptr,
+    decays_ptr,
+    C,
+    beta_1,
+    beta_2,
+    rest_1,
+    rest_2,
+    correction_1,
+    correction_2,
+    epsilon,
+    AMSGRAD: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Program i: some columns of a row. `rest_j` is 1 - beta_j, as float32 has no 1 - 0.999."""
+    blocks = tl.cdiv(C, BLOCK_C)
+    row = tl.program_id(0) // blocks
+    column = (tl.program_id(0) % blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
+    place, mask = row.to(tl.int64) * C + column, column < C
+    rate = tl.load(rates_ptr + row).to(tl.float64)
+    decay = tl.load(decays_ptr + row).to(tl.float64)
+    weight = tl.load(weights_ptr + place, mask=mask, other=0.0)
+    gradient = tl.load(gradients_ptr + place, mask=mask, other=0.0)
+    first = tl.load(first_ptr + place, mask=mask, other=0.0)
+    second = tl.load(second_ptr + place, mask=mask, other=0.0)
+    first = beta_1 * first + rest_1 * gradient
+    second = beta_2 * second + rest_2 * gradient * gradient
+    tl.store(first_ptr + place, first, mask=mask)
+    tl.store(second_ptr + place, second, mask=mask)
+    if AMSGRAD:
+        second = tl.maximum(second, tl.load(largest_ptr + place, mask=mask, other=0.0))
+        tl.store(largest_ptr + place, second, mask=mask)
+    size = (rate * correction_1).to(tl.float32)
+    kept = (1.0 - rate * decay).to(tl.float32)
+    step = size * first / (tl.sqrt(second * correction_2) + epsilon)
+    tl.store(weights_ptr + place, kept * weight - step, mask=mask)
+
+
+def adam(
+    weights: Tensor,
+    gradients: Tensor,
+    first: Tensor,
+    second: Tensor,
+    largest: Tensor | None,
+    rates: Tensor,
+    decays: Tensor,
+    step: int,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    """See `bertft.ops.adam`."""
+    if not weights.numel():
+        return
+    rows, columns = weights.shape
+    block = min(WIDEST, triton.next_power_of_2(columns))
+    beta_1, beta_2 = betas
+    with on_device_of(weights):
+        _adam[(rows * triton.cdiv(columns, block),)](
+            weights,
+            gradients,
+            first,
+            second,
+            largest,
+            rates,
+            decays,
+            columns,
+            beta_1,
+            beta_2,
+            1.0 - beta_1,
+            1.0 - beta_2,
+            1.0 / (1.0 - beta_1**step),
+            1.0 / (1.0 - beta_2**step),
+            epsilon,
+            AMSGRAD=largest is not None,
+            BLOCK_C=block,
+        )
+
+
+BUILDS = [
+    Build(
+        f"adam {'amsgrad ' * amsgrad}{rates}",
+        _adam,
+        {
+            "weights_ptr": "*fp32",
+            "gradients_ptr": "*fp32",
+            "first_ptr": "*fp32",
+            "second_ptr": "*fp32",
+            "largest_ptr": "*fp32",
+            "rates_ptr": f"*{rates}",
+            "decays_ptr": f"*{rates}",
+            "C": "i32",
+            "beta_1": "fp32",
+            "beta_2": "fp32",
+            "rest_1": "fp32",
+            "rest_2": "fp32",
+            "correction_1": "fp32",
+            "correction_2": "fp32",
+            "epsilon": "fp32",
+        },
+        {"AMSGRAD": amsgrad, "BLOCK_C": WIDEST},
+        aligned=("C",),
+    )
+    for amsgrad in (True, False)
+    for rates in ("fp32", "fp64")
+]

@@ -1,0 +1,290 @@
+"""The Triton kernels that train probes, against the reference and torch's autograd in float64."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from bertft import ops
+from tests.tolerances import name
+
+pytest.importorskip("triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NAN, INFINITY = float("nan"), float("inf")
+# The interpreter computes with NumPy, which warns where a GPU does not.
+not_finite = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+
+
+def randn(*shape, dtype=torch.float32):
+    return torch.randn(*shape, dtype=dtype).to(DEVICE)
+
+
+def offsets_of(lengths):
+    return torch.tensor([0, *lengths]).cumsum(0).to(DEVICE)
+
+
+def targets_of(kind, n, sizes):
+    """Targets of probes of these sizes, of which some do not count."""
+    if kind == "softmax":
+        targets = torch.stack([torch.randint(-1, size, (n,)) for size in sizes], dim=1)
+    else:
+        choice = torch.randint(0, 3, (n, sum(sizes)))
+        targets = torch.tensor([0, 1, 255], dtype=torch.uint8)[choice]
+    return targets.to(DEVICE)
+
+
+def lost(kind, logits, offsets, targets, backend="triton", start=1.0):
+    gradients = logits.clone()
+    losses = torch.full((len(offsets) - 1,), start, dtype=torch.float64, device=DEVICE)
+    if kind == "softmax":
+        is_finite = ops.softmax_gradient(gradients, offsets, targets, losses, backend=backend)
+    else:
+        is_finite = ops.sigmoid_gradient(gradients, targets, losses, offsets, backend=backend)
+    return gradients, losses - start, is_finite
+
+
+@pytest.mark.parametrize("scale", [0.01, 40.0])
+@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (67, [17] * 3), (9, [3, 700, 2, 260])], ids=str)
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_losses_and_gradients(kind, n, sizes, scale):
+    logits, offsets, targets = randn(n, sum(sizes)) * scale, offsets_of(sizes), None
+    targets = targets_of(kind, n, sizes)
+    gradients, losses, is_finite = lost(kind, logits, offsets, targets)
+    assert is_finite
+    wide = logits.double().requires_grad_()
+    for k, (start, stop) in enumerate(pairwise(offsets.tolist())):
+        own = wide[:, start:stop]
+        if kind == "softmax":
+            expected = torch.nn.functional.cross_entropy(
+                own, targets[:, k], ignore_index=-1, reduction="sum"
+            )
+        else:
+            labels = targets[:, start:stop]
+            expected = torch.nn.functional.binary_cross_entropy_with_logits(
+                own, (labels == 1).double(), (labels != 255).double(), reduction="sum"
+            )
+        expected.backward()
+        torch.testing.assert_close(losses[k], expected.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradients.double(), wide.grad, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_small_losses_keep_their_digits(kind):
+    logits = torch.tensor([[20.0, -20.0]], device=DEVICE).repeat(40, 1)
+    target = torch.zeros(40, 1, dtype=torch.int64, device=DEVICE)
+    if kind == "sigmoid":
+        target = torch.tensor([[1, 0]], dtype=torch.uint8, device=DEVICE).repeat(40, 1)
+    found = lost(kind, logits, offsets_of([2]), target, start=0.0)[1]
+    expected = lost(kind, logits, offsets_of([2]), target, "reference", start=0.0)[1]
+    assert 0.0 < found.item() == pytest.approx(expected.item(), rel=2e-6)
+
+
+def test_extreme_logits():
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 3e38], [-3e38, 1e4, 1e4]], device=DEVICE)
+    targets = torch.tensor([[0], [0], [1]], device=DEVICE)
+    labels = torch.tensor([[1, 0, 1], [1, 1, 0], [0, 0, 255]], dtype=torch.uint8, device=DEVICE)
+    for kind, of in (("softmax", targets), ("sigmoid", labels)):
+        gradients, losses, is_finite = lost(kind, logits, offsets_of([3]), of)
+        expected = lost(kind, logits, offsets_of([3]), of, "reference")
+        assert is_finite
+        torch.testing.assert_close(gradients, expected[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(losses, expected[1], rtol=1e-6, atol=0)
+
+
+@not_finite
+@pytest.mark.parametrize("bad", [NAN, INFINITY, -INFINITY])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_logits_that_are_not_finite_are_told(kind, bad):
+    logits, offsets = randn(5, 23), offsets_of([20, 3])
+    targets = targets_of(kind, 5, [20, 3]).clamp(0, 1)
+    logits[3, 21] = bad
+    assert not lost(kind, logits, offsets, targets)[2]
+    targets[3, 1 if kind == "softmax" else 21] = -1 if kind == "softmax" else 255
+    gradients, losses, is_finite = lost(kind, logits, offsets, targets)
+    assert is_finite
+    assert gradients.isfinite().all()
+    assert losses.isfinite().all()
+    assert gradients[3, 21] == 0.0
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_wrong_targets_are_refused_and_nothing_to_lose_is_nothing(kind):
+    logits, offsets = randn(5, 7), offsets_of([4, 3])
+    targets = targets_of(kind, 5, [4, 3])
+    targets[2, 1] = 7
+    with pytest.raises(ValueError, match=r"targets must be .* got 7 at row 2 of probe"):
+        lost(kind, logits, offsets, targets)
+    for n, sizes in ((0, [3, 2]), (4, [])):
+        empty = targets_of(kind, n, sizes) if sizes else torch.zeros(4, 0, device=DEVICE)
+        empty = empty.to(torch.int64 if kind == "softmax" else torch.uint8)
+        _, losses, is_finite = lost(kind, randn(n, sum(sizes)), offsets_of(sizes), empty)
+        assert is_finite
+        assert not losses.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+@pytest.mark.parametrize("is_amsgrad", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 1500)], ids=str)
+def test_adam(shape, is_amsgrad, dtype):
+    weights, decays = randn(*shape), torch.full(shape[:1], 0.1, dtype=dtype, device=DEVICE)
+    rates = torch.tensor([0.1, 0.0, 1e-3], dtype=dtype, device=DEVICE)[: shape[0]]
+    found = [weights.clone(), *torch.zeros(3, *shape, device=DEVICE)]
+    expected = [weights.clone(), *torch.zeros(3, *shape, device=DEVICE)]
+    for step in range(1, 4):
+        gradients = randn(*shape) / step**3
+        for backend, state in (("triton", found), ("reference", expected)):
+            ops.adam(
+                state[0],
+                gradients,
+                *state[1:3],
+                state[3] if is_amsgrad else None,
+                rates,
+                decays,
+                step,
+                betas=(0.8, 0.999),
+                backend=backend,
+            )
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=2e-6, atol=1e-6)
+    assert torch.equal(found[0][1:2], weights[1:2])
+
+
+def structural(kind, lengths):
+    """Depths of the words of random trees, or the distances between them."""
+    places = [torch.randint(0, 9, (n,)).float() for n in lengths]
+    if kind == "distance":
+        places = [(x[:, None] - x).abs().flatten() for x in places]
+    return torch.cat(places).to(DEVICE)
+
+
+def differentiated(kind, projected, lengths, gold, probes, backend="triton"):
+    """What becomes of projected rows between columns that must stay as they are."""
+    whole = torch.full((len(projected), projected.shape[1] + 6), NAN, device=DEVICE)
+    own = whole[:, 3:-3]
+    own.copy_(projected)
+    losses = torch.ones(probes, dtype=torch.float64, device=DEVICE)
+    op = ops.distance_gradient if kind == "distance" else ops.depth_gradient
+    is_finite = op(own, offsets_of(lengths), gold, losses, backend=backend)
+    assert whole[:, :3].isnan().all()
+    assert whole[:, -3:].isnan().all()
+    return own.clone(), losses - 1.0, is_finite
+
+
+@pytest.mark.parametrize("lengths", [[1], [2, 1, 35]], ids=str)
+@pytest.mark.parametrize(("probes", "rank"), [(3, 5), (1, 70)])
+@pytest.mark.parametrize("kind", ["distance", "depth"])
+def test_structural_losses(kind, probes, rank, lengths):
+    projected, gold = randn(sum(lengths), probes * rank) * 2 / rank**0.5, structural(kind, lengths)
+    found, losses, is_finite = differentiated(kind, projected, lengths, gold, probes)
+    assert is_finite
+    leaf = projected.double().requires_grad_()
+    golds = gold.double().split([n * n if kind == "distance" else n for n in lengths])
+    expected = torch.zeros(probes, dtype=torch.float64, device=DEVICE)
+    for words, own in zip(leaf.split(lengths), golds, strict=True):
+        for k, p in enumerate(words.chunk(probes, dim=1)):
+            n = len(p)
+            if kind == "distance":
+                errors = (p[:, None] - p).square().sum(dim=2) - own.view(n, n)
+                expected[k] = expected[k] + errors.abs().sum() / n**2
+            else:
+                expected[k] = expected[k] + (p.square().sum(dim=1) - own).abs().sum() / n
+    expected.sum().backward()
+    torch.testing.assert_close(losses, expected.detach(), rtol=2e-6, atol=1e-6)
+    largest = float(leaf.grad.abs().max())
+    torch.testing.assert_close(found.double(), leaf.grad, rtol=0, atol=2e-6 * largest)
+
+
+@pytest.mark.parametrize("kind", ["distance", "depth"])
+def test_errors_of_zero_have_no_gradient(kind):
+    points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 2.0]], device=DEVICE)
+    squares = (points[:, None] - points).square().sum(2)
+    gold = squares.flatten() if kind == "distance" else points.square().sum(1)
+    found, losses, _ = differentiated(kind, points, [4], gold, 1)
+    assert losses.item() == 0.0
+    assert not found.any()
+
+
+def test_distances_keep_their_digits_where_rows_are_far_from_zero():
+    gold, projected = structural("distance", [40, 20]), randn(60, 32) + 1000.0
+    found, losses, _ = differentiated("distance", projected, [40, 20], gold, 1)
+    expected = differentiated("distance", projected, [40, 20], gold, 1, "reference")
+    torch.testing.assert_close(losses, expected[1], rtol=1e-4, atol=0)
+    assert (found - expected[0]).abs().max() < 1e-3 * expected[0].abs().max()
+
+
+@not_finite
+@pytest.mark.parametrize("kind", ["distance", "depth"])
+@pytest.mark.parametrize("bad", [NAN, INFINITY])
+def test_structural_losses_that_are_not_finite_are_told(kind, bad):
+    for lengths in ([3, 6], [4, 1, 4]):
+        projected = randn(9, 8)
+        projected[4, 5] = bad
+        gold = structural(kind, lengths)
+        _, losses, is_finite = differentiated(kind, projected, lengths, gold, 2)
+        assert not is_finite
+        assert losses[0].isfinite()
+
+
+def attended(x, weight, starts, stops, gradient, backend):
+    """Means of spans, and the gradients of rows and weights, in poisoned tensors."""
+    out, logsums = torch.full_like(gradient, NAN), torch.full_like(gradient[:, :, 0], NAN)
+    of_x, of_weight = torch.full_like(x, NAN), torch.full_like(weight, NAN)
+    inputs = (x, weight, starts, stops)
+    ops.attend_spans(*inputs, out, logsums, backend=backend)
+    ops.attend_spans_gradient(*inputs, out, logsums, gradient, of_x, of_weight, backend=backend)
+    return out, of_x, of_weight
+
+
+SPANS = [[(4, 5)], [(0, 3), (2, 9), (3, 4), (3, 4), (0, 9)]]
+
+
+@pytest.mark.parametrize("backend", ["triton", "eager", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+@pytest.mark.parametrize("spans", SPANS, ids=str)
+@pytest.mark.parametrize(("probes", "width"), [(1, 1), (3, 40)])
+def test_spans_are_attended(backend, spans, probes, width, dtype):
+    starts, stops = (torch.tensor(ends, device=DEVICE) for ends in zip(*spans, strict=True))
+    rows = int(stops.max()) + 2
+    x, weight = randn(rows, probes, width, dtype=dtype), randn(probes, width, dtype=dtype)
+    gradient = randn(len(spans), probes, width, dtype=dtype)
+    found = attended(x, weight, starts, stops, gradient, backend)
+    leaves = [t.double().requires_grad_() for t in (x, weight)]
+    means = []
+    for start, stop in spans:
+        own = leaves[0][start:stop]
+        shares = torch.einsum("nkh,kh->nk", own, leaves[1]).softmax(dim=0)
+        means.append(torch.einsum("nk,nkh->kh", shares, own))
+    out = torch.stack(means)
+    expected = (out.detach(), *torch.autograd.grad(out, leaves, gradient.double()))
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    for own, other in zip(found, expected, strict=True):
+        scale = max(1.0, float(other.abs().max()))
+        torch.testing.assert_close(own.double(), other, rtol=0, atol=tolerance * scale)
+    assert not found[1][-2:].any()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x": torch.zeros(4, 2)}, r"x must be a float32 or float64 \(N, K, H\) tensor, got"),
+        ({"x": torch.zeros(4, 2, 3).half()}, "x must be a float32 or float64 .* got torch.float16"),
+        ({"weight": torch.zeros(3, 2)}, r"weight must be .* shape \(2, 3\)"),
+        ({"starts": torch.tensor([0.0, 1.0])}, "starts must be a contiguous torch.int64"),
+        ({"stops": torch.tensor([1])}, r"stops must be .* shape \(2,\)"),
+        ({"stops": torch.tensor([1, 1])}, r"spans must be non-empty .* got \[1, 1\) at 1; drop"),
+        ({"stops": torch.tensor([1, 5])}, r"inside x of 4 rows, got \[1, 5\) at 1; drop it"),
+        ({"out": torch.zeros(2, 2, 4)}, r"out must be .* shape \(2, 2, 3\)"),
+        ({"logsums": torch.zeros(2, 2).double()}, "logsums must be a contiguous torch.float32"),
+        ({"backend": "native"}, r"backend must be one of \('reference', 'triton', 'eager'\)"),
+    ],
+)
+def test_attended_spans_refuse(changed, message):
+    spans = {"starts": torch.tensor([0, 1]), "stops": torch.tensor([1, 4])}
+    given = {"x": torch.zeros(4, 2, 3), "weight": torch.zeros(2, 3), **spans}
+    given |= {"out": torch.zeros(2, 2, 3), "logsums": torch.zeros(2, 2)}
+    gradients = {"gradient": torch.zeros(2, 2, 3), "of_x": given["x"].clone()}
+    gradients |= {"of_weight": torch.zeros(2, 3)}
+    for op, more in ((ops.attend_spans, {}), (ops.attend_spans_gradient, gradients)):
+        with pytest.raises(ValueError, match=rf"\[{op.__name__}\] .*{message}"):
+            op(**{**given, **more, **changed})
