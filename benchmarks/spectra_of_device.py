@@ -8,6 +8,7 @@ definite, so that all values add up to their trace: a way counts only where they
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ def rows_of(device, sizes=SIZES):
                 if not torch.allclose(found, expected, rtol=1e-10, atol=0.0):
                     print(f"{operation} by {way} at {size} is off: left out")
                     continue
-                seconds = seconds_of(lambda: measure(operation, way, stack)) / batch  # noqa: B023
+                seconds = seconds_of(partial(measure, operation, way, stack)) / batch
                 name = device_name(stack)
                 row = {"device": name, "operation": operation, "size": size, "way": way}
                 rows.append({**row, "batch": batch, "seconds": float(f"{seconds:.3g}")})

@@ -47,6 +47,7 @@ class SideStream:
         self._device = device
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
+            # torch has no types for what makes a stream.
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @contextmanager

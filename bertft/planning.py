@@ -173,7 +173,8 @@ def layer_pairs(sides: Mapping[str, Checkpoint], which: Pairs) -> list[tuple[int
     first, second = (range(side.blocks.depth + 1) for side in sides.values())
     if which == "all":
         return [(a, b) for a in first for b in second]
-    return list(zip(first, second))  # noqa: B905 (a truncated model has fewer layers)
+    # A truncated model has fewer layers than the whole one: those that both have.
+    return list(zip(first, second, strict=False))
 
 
 def row_maps_of(measures: Sequence[str]) -> list[RowMap]:
