@@ -247,17 +247,18 @@ def probe_bank(rows=1024, probes=65, classes=50):
     """The losses of a bank of linear probes, 5 seeds of 13 layers, and its step of Adam."""
     columns, float64 = probes * classes, torch.float64
     offsets = torch.arange(probes + 1, device=DEVICE) * classes
-    logits = torch.randn(rows, columns, device=DEVICE)
-    classes_of = torch.randint(classes, (rows, probes), device=DEVICE)
-    labels = torch.randint(2, (rows, columns), device=DEVICE, dtype=torch.uint8)
-    weights = list(torch.rand(5, columns, 768, device=DEVICE))
-    rates = torch.full((columns,), 1e-3, device=DEVICE)
+    logits = torch.randn(columns, rows, device=DEVICE)
+    classes_of = torch.randint(classes, (probes, rows), device=DEVICE)
+    labels = torch.randint(2, (columns, rows), device=DEVICE, dtype=torch.uint8)
+    # Weights, gradients and three moments of Adam, each a list of one parameter.
+    moments = [[x] for x in torch.rand(5, probes, classes * 768, device=DEVICE)]
+    rates = torch.full((1, probes), 1e-3, device=DEVICE)
     calls = {
         "softmax_gradient": lambda z, lost, name: ops.softmax_gradient(
             z, offsets, classes_of, lost, backend=name
         ),
         "sigmoid_gradient": lambda z, lost, name: ops.sigmoid_gradient(
-            z, labels, lost, offsets, backend=name
+            z, offsets, labels, lost, backend=name
         ),
     }
     for operation, call in calls.items():
@@ -271,10 +272,10 @@ def probe_bank(rows=1024, probes=65, classes=50):
             z, own = found[name], lost[name]
             times = time_ms(lambda c=call, z=z, own=own, n=name: c(z, own, n))
             counted = 2 * logits.nbytes
-            yield row(f"{operation} {rows} x {columns}, {name}", times, bytes=counted)
+            yield row(f"{operation} {columns} x {rows}, {name}", times, bytes=counted)
     for name in ("triton", "eager"):
-        times = time_ms(lambda n=name: ops.adam(*weights, rates, rates, 1, backend=n))
-        yield row(f"adam {columns} x 768, {name}", times, bytes=9 * weights[0].nbytes)
+        times = time_ms(lambda n=name: ops.adam(*moments, rates[0], rates, 1, backend=n))
+        yield row(f"adam {columns} x 768, {name}", times, bytes=9 * moments[0][0].nbytes)
 
 
 BENCHMARKS = (

@@ -48,13 +48,14 @@ def test_multiply(benchmark, race, what, who):
 def gradients(n, probes, columns, kind):
     """Calls that leave the gradients of all probes, and what they lost."""
     torch.manual_seed(0)
-    start, offsets = torch.randn(n, probes * columns), torch.arange(probes + 1) * columns
+    start, offsets = torch.randn(probes * columns, n), torch.arange(probes + 1) * columns
     z, losses = start.clone(), torch.zeros(probes).double()
     functional = torch.nn.functional
     if kind == "softmax":
-        of = torch.randint(0, columns, (n, probes))
-        leaf = start.view(n * probes, columns).clone().requires_grad_()
-        onehot = of.view(n * probes, 1)
+        of = torch.randint(0, columns, (probes, n))
+        # As torch has them: a row for each probe and target.
+        rows = start.view(probes, columns, n).transpose(1, 2).reshape(-1, columns)
+        leaf, onehot = rows.clone().requires_grad_(), of.view(-1, 1)
 
         def own():
             z.copy_(start)
@@ -66,19 +67,20 @@ def gradients(n, probes, columns, kind):
             return leaf.grad
 
         def by_hand():
-            likelihoods = start.view(n * probes, columns).log_softmax(dim=1)
-            lost = likelihoods.gather(1, onehot).view(n, probes).sum(dim=0)
+            likelihoods = rows.log_softmax(dim=1)
+            lost = likelihoods.gather(1, onehot).view(probes, n).sum(dim=1)
             gradient = likelihoods.exp_()
             gradient.scatter_add_(1, onehot, torch.full_like(onehot, -1.0, dtype=gradient.dtype))
             return gradient, lost
 
+        found = z.view(probes, columns, n).transpose(1, 2)
     else:
         of = torch.randint(0, 2, start.shape).to(torch.uint8)
         leaf, floats = start.clone().requires_grad_(), of.float()
 
         def own():
             z.copy_(start)
-            assert ops.sigmoid_gradient(z, of, losses, offsets)
+            assert ops.sigmoid_gradient(z, offsets, of, losses)
 
         def autograd():
             leaf.grad = None
@@ -87,11 +89,13 @@ def gradients(n, probes, columns, kind):
 
         def by_hand():
             lost = functional.binary_cross_entropy_with_logits(start, floats, reduction="none")
-            return start.sigmoid().sub_(floats), lost.view(n, probes, columns).sum(dim=(0, 2))
+            return start.sigmoid().sub_(floats), lost.view(probes, -1).sum(dim=1)
+
+        found = z
 
     own()
-    torch.testing.assert_close(z, autograd().view_as(z), rtol=0, atol=1e-6)
-    torch.testing.assert_close(z, by_hand()[0].view_as(z), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, autograd().view_as(found), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, by_hand()[0].view_as(found), rtol=0, atol=1e-6)
     return {"bertft": own, "torch by hand": by_hand, "torch autograd": autograd}
 
 
@@ -107,19 +111,62 @@ def test_gradients(benchmark, race, n, probes, columns, kind, who):
     race(key, lambda: gradients(n, probes, columns, kind), who, traffic=traffic)
 
 
+def linear_gradients(n, probes, labels, d):
+    """Calls that leave the gradients of linear probes: in one, and by products and a loss."""
+    torch.manual_seed(0)
+    x, weights = torch.randn(n, d), torch.randn(probes * labels, d) / d**0.5
+    biases, scales = torch.zeros(probes * labels), torch.ones(probes)
+    of = torch.randint(0, labels, (probes, n))
+    losses, offsets = torch.zeros(probes).double(), torch.arange(probes + 1) * labels
+    own = torch.empty_like(weights), torch.empty_like(biases)
+    parts, z = torch.empty_like(weights), torch.empty(probes * labels, n)
+    leaf, onehot = weights.clone().requires_grad_(), of.T.reshape(-1)
+
+    def fused():
+        assert ops.linear_gradient(x, weights, biases, of, scales, losses, *own)
+
+    def by_parts():
+        ops.multiply(weights, x.T, z)
+        z.add_(biases[:, None])
+        assert ops.softmax_gradient(z, offsets, of, losses)
+        ops.multiply(z, x, parts)
+        return z.sum(dim=1)
+
+    def autograd():
+        leaf.grad = None
+        logits = torch.nn.functional.linear(x, leaf, biases).view(n * probes, labels)
+        torch.nn.functional.cross_entropy(logits, onehot, reduction="sum").backward()
+
+    for call in (fused, by_parts, autograd):
+        call()
+    largest = float(parts.abs().max())
+    torch.testing.assert_close(own[0], parts, rtol=0, atol=4e-6 * largest)
+    torch.testing.assert_close(leaf.grad, parts, rtol=0, atol=4e-6 * largest)
+    return {"bertft": fused, "bertft by parts": by_parts, "torch autograd": autograd}
+
+
+@pytest.mark.parametrize("who", ["bertft", "bertft by parts", "torch autograd"])
+@pytest.mark.parametrize(("n", "probes", "labels"), [(256, 25, 2), (256, 25, 17), (4096, 5, 17)])
+def test_linear_gradients(benchmark, race, n, probes, labels, who):
+    benchmark.group = f"linear gradients: {n:,} rows of 768, {probes} probes of {labels} labels"
+    flops = 4.0 * n * 768 * probes * (labels - 1)
+    key = ("linear", n, labels)
+    race(key, lambda: linear_gradients(n, probes, labels, 768), who, flops=flops)
+
+
 def optimizers(rows, columns, is_amsgrad):
     torch.manual_seed(0)
     start, gradient = torch.randn(rows, columns), torch.randn(rows, columns)
     weights, moments = start.clone(), torch.zeros(3, rows, columns)
-    rates, decays = torch.full((rows,), 1e-3), torch.full((rows,), 1e-2)
+    rates, decays = torch.full((rows,), 1e-3), torch.full((1, rows), 1e-2)
     count = 0
 
     def own():
         nonlocal count
         count += 1
-        first, second, largest = moments
+        first, second, largest = ([x] for x in moments)
         largest = largest if is_amsgrad else None
-        ops.adam(weights, gradient, first, second, largest, rates, decays, count)
+        ops.adam([weights], [gradient], first, second, largest, rates, decays, count)
 
     def theirs(**options):
         parameter = torch.nn.Parameter(start.clone())

@@ -59,6 +59,17 @@ def softmax_gradient(
 def sigmoid_gradient(
     logits: View, offsets: View, targets: View, losses: View, threads: int
 ) -> bool: ...
+def linear_gradient(
+    x: View,
+    weights: View,
+    biases: View | None,
+    targets: View,
+    scales: View,
+    losses: View,
+    of_weights: View,
+    of_biases: View | None,
+    threads: int,
+) -> bool: ...
 def distance_gradient(
     projected: View, offsets: View, gold: View, losses: View, threads: int
 ) -> bool: ...
@@ -66,16 +77,17 @@ def depth_gradient(
     projected: View, offsets: View, gold: View, losses: View, threads: int
 ) -> bool: ...
 def adam(
-    weights: View,
-    gradients: View,
-    first: View,
-    second: View,
-    largest: View | None,
+    weights: Sequence[View],
+    gradients: Sequence[View],
+    first: Sequence[View],
+    second: Sequence[View],
+    largest: Sequence[View] | None,
     rates: View,
     decays: View,
     step: int,
     beta_1: float,
     beta_2: float,
     epsilon: float,
+    clip: float | None,
     threads: int,
 ) -> None: ...

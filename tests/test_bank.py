@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from bertft.ops.native import kernels_only, threads_now
-from bertft.probing.bank import Labels, Probe, Schedule, Split, fit
+from bertft.probing.bank import Probe, Schedule, Split, fit
 from bertft.probing.examples import Examples, Inputs
 from bertft.probing.families import DEFAULTS, Training, train_bank
+from bertft.probing.labels import Labels
 from bertft.probing.linear import LinearBank
 from bertft.probing.neural import EdgeBank, MlpBank
 
@@ -83,7 +84,7 @@ def test_a_bank_may_have_probes_of_several_layers(kind):
         for name, own in alone.gradients(single, index).items():
             torch.testing.assert_close(gradients[name][k], own[0], rtol=1e-4, atol=1e-6)
     bank.select(torch.tensor([1, 3]))
-    assert bank.logits(every, index).shape == (len(index), 2, C)
+    assert bank.logits(every, index).shape == (2, C, len(index))
 
 
 @pytest.mark.parametrize("family", ["mlp", "edge"])
@@ -141,7 +142,7 @@ def test_linear_probes_train_as_a_module_with_adamw():
     adam = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.0)
     order = torch.Generator().manual_seed(schedule.order_seed)
     x = train.inputs.pooled(train.examples, torch.arange(len(train.examples)))[0]
-    y = train.labels.of([Probe()], torch.arange(len(x)))[:, 0].argmax(1)
+    y = train.labels.of([Probe()], torch.arange(len(x)))[0].argmax(0)
     for _ in range(3):
         for index in train.examples.batches(64, "targets", order):
             adam.zero_grad()
@@ -191,13 +192,13 @@ def test_edge_probes_compute_what_the_paper_says(mixed, monkeypatch):
     layers = train.inputs._layers
     logits = bank.logits(train, index)
     gradients = bank.gradients(train, index)
-    y = train.labels.of([Probe()], index)[:, 0].float()
+    y = train.labels.of([Probe()], index)[0].T.float()
     for k in range(2):
         plain = PlainEdgeProbe({n: p[k] for n, p in bank.parameters.items()}, 2)
         z = torch.stack(
             [plain(layers, train.examples.starts[i], train.examples.stops[i]) for i in index]
         )
-        torch.testing.assert_close(logits[:, k], z.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[k].T, z.detach(), rtol=1e-4, atol=1e-5)
         functional.binary_cross_entropy_with_logits(z, y).backward()
         for name, p in plain.p.items():
             # Sums of hundreds of float32 terms that cancel.
@@ -234,7 +235,7 @@ def test_targets_without_a_known_label_teach_nothing():
     train, _ = splits("linear", mixed=False)
     index = torch.arange(len(train.examples))
     known = index % 3 > 0
-    labels = train.labels.of([Probe()], index)[:, 0]
+    labels = train.labels.of([Probe()], index)[0].T
     partly = Split(train.inputs, train.examples, Labels([labels * known[:, None]], True))
     bank = LinearBank([Probe()], C, True, 2 * D)
     own = bank.gradients(partly, index)

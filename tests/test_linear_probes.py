@@ -8,9 +8,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from torch.nn import functional
 
 from bertft.moments import Moments
-from bertft.probing.bank import Labels, Probe, Split
+from bertft.probing.bank import Probe, Split
 from bertft.probing.closed_form import lda, ridge
 from bertft.probing.examples import Examples, Inputs
+from bertft.probing.labels import Labels
 from bertft.probing.linear import LinearBank
 from bertft.probing.logistic import solve
 
@@ -68,7 +69,7 @@ def test_sigmoid_probes_have_the_loss_of_logistic_regressions():
     train, dev = (split(x, [labels], False, part) for part in (TRAIN, DEV))
     bank = LinearBank([Probe()], C, False, D)
     found = solve(bank, train, 10)
-    z = bank.logits(dev, torch.arange(500))[:, 0]
+    z = bank.logits(dev, torch.arange(500))[0].T
     for c in range(C):
         oracle = LogisticRegression(C=1 / (found.penalty * 1000), tol=1e-8, max_iter=5000)
         oracle.fit(x[TRAIN].double().numpy(), labels[TRAIN, c].numpy())

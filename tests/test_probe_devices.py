@@ -13,10 +13,11 @@ from bertft.corpora.conllu import Tree
 from bertft.corpora.edges import from_arcs
 from bertft.features import Mapped
 from bertft.probing.assignments import Assignment
-from bertft.probing.bank import Labels, Probe, Schedule, Split, fit
+from bertft.probing.bank import Probe, Schedule, Split, fit
 from bertft.probing.code_length import code_length
 from bertft.probing.examples import Examples, Inputs
 from bertft.probing.families import DEFAULTS, Training, train_bank
+from bertft.probing.labels import Labels
 from bertft.probing.linear import LinearBank
 from bertft.probing.parts import Part
 from bertft.probing.scores import tally

@@ -9,10 +9,11 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from bertft.corpora.edges import Record, Target
-from bertft.probing.bank import Bank, Labels, Probe, Split
+from bertft.probing.bank import Bank, Probe, Split
 from bertft.probing.code_length import SHARES, code_length
 from bertft.probing.controls import control_labels, word_types
 from bertft.probing.examples import Examples, Inputs
+from bertft.probing.labels import Labels
 from bertft.probing.layers import center_of_gravity, expected_layer
 from bertft.probing.scores import change, difference, intervals, resampled, tally
 
@@ -27,7 +28,10 @@ class Said(Bank):
         self.said = logits
 
     def logits(self, split, index):
-        return self.said[index].clone()
+        return self.said[self.rows(split, index)].permute(1, 2, 0).contiguous()
+
+    def rows(self, split, index):
+        return index
 
     def gradients(self, split, index):
         raise AssertionError
@@ -56,7 +60,7 @@ EVERY = torch.ones(C, dtype=torch.bool)
 def test_micro_f1_and_accuracy_are_scikit_learns(exclusive, scored):
     bank, dev = said(exclusive)
     found = tally(bank, dev, scored, SENTENCES, 17, "targets")
-    labels = dev.labels.of([Probe()], torch.arange(N))[:, 0].numpy()
+    labels = dev.labels.of([Probe()], torch.arange(N))[0].T.numpy()
     for k in range(K):
         z = bank.said[:, k].numpy()
         decided = np.eye(C)[z.argmax(1)] if exclusive else z >= 0
@@ -72,7 +76,7 @@ def test_unknown_labels_count_as_missed():
     bank, dev = said()
     unknown = torch.zeros(N, dtype=torch.int64)
     unknown[::7] = 2
-    labels = dev.labels.of([Probe()], torch.arange(N))[:, 0]
+    labels = dev.labels.of([Probe()], torch.arange(N))[0].T
     wider = Split(dev.inputs, dev.examples, Labels([labels], False, unknown))
     found = tally(bank, wider, EVERY, SENTENCES, 17, "targets")
     for k in range(K):
@@ -89,7 +93,7 @@ def test_intervals_are_of_sentences_drawn_with_putting_back():
     assert weights.shape == (1000, SENTENCES)
     assert (weights.sum(1) == SENTENCES).all()
     right = (
-        bank.said.argmax(2) == dev.labels.of([Probe()], torch.arange(N))[:, :1, :].argmax(2)
+        bank.said.argmax(2) == dev.labels.of([Probe()], torch.arange(N))[0].argmax(0)[:, None]
     ).double()
     means = right.view(SENTENCES, -1, K).mean(1).numpy()
     for k, interval in enumerate(intervals(found, "accuracy", weights)):
@@ -106,7 +110,7 @@ def test_differences_are_paired():
     assert difference(own, own, "accuracy", weights, 0) == (0, 0, 0)
     assert change(own, own, "micro_f1", weights) == [(0, 0, 0)] * K
     better = bank.said.clone()
-    truth = dev.labels.of([Probe()], torch.arange(N))[:, 0].argmax(1)
+    truth = dev.labels.of([Probe()], torch.arange(N))[0].argmax(0)
     better[::2] = 0
     better[torch.arange(N)[::2], :, truth[::2]] = 9
     other = tally(Said(better, True), dev, EVERY, SENTENCES, 17, "targets")
@@ -155,8 +159,8 @@ def test_code_length_is_in_bits(exclusive):
             logits = (2 * labels[:, None] - 1.0) * torch.log(p / (1 - p))[:, None, None]
 
         class Sure(Said):
-            def logits(self, split, index):
-                return self.said[split.examples.starts[index, 0]].clone()
+            def rows(self, split, index):
+                return split.examples.starts[index, 0]
 
         return Sure(logits.float(), exclusive)
 

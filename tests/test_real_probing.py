@@ -12,9 +12,10 @@ from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import from_arcs, from_tags
 from bertft.models import inference
 from bertft.probes import probe
-from bertft.probing.bank import Labels, Probe, Split
+from bertft.probing.bank import Probe, Split
 from bertft.probing.examples import Inputs
 from bertft.probing.families import Training, train_bank
+from bertft.probing.labels import Labels
 from bertft.probing.parts import Part
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import EdgeTask

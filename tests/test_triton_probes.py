@@ -1,6 +1,6 @@
 """The Triton kernels that train probes, against the reference and torch's autograd in float64."""
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 import torch
@@ -27,9 +27,9 @@ def offsets_of(lengths):
 def targets_of(kind, n, sizes):
     """Targets of probes of these sizes, of which some do not count."""
     if kind == "softmax":
-        targets = torch.stack([torch.randint(-1, size, (n,)) for size in sizes], dim=1)
+        targets = torch.stack([torch.randint(-1, size, (n,)) for size in sizes])
     else:
-        choice = torch.randint(0, 3, (n, sum(sizes)))
+        choice = torch.randint(0, 3, (sum(sizes), n))
         targets = torch.tensor([0, 1, 255], dtype=torch.uint8)[choice]
     return targets.to(DEVICE)
 
@@ -37,10 +37,8 @@ def targets_of(kind, n, sizes):
 def lost(kind, logits, offsets, targets, backend="triton", start=1.0):
     gradients = logits.clone()
     losses = torch.full((len(offsets) - 1,), start, dtype=torch.float64, device=DEVICE)
-    if kind == "softmax":
-        is_finite = ops.softmax_gradient(gradients, offsets, targets, losses, backend=backend)
-    else:
-        is_finite = ops.sigmoid_gradient(gradients, targets, losses, offsets, backend=backend)
+    op = ops.softmax_gradient if kind == "softmax" else ops.sigmoid_gradient
+    is_finite = op(gradients, offsets, targets, losses, backend=backend)
     return gradients, losses - start, is_finite
 
 
@@ -48,19 +46,19 @@ def lost(kind, logits, offsets, targets, backend="triton", start=1.0):
 @pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (67, [17] * 3), (9, [3, 700, 2, 260])], ids=str)
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_losses_and_gradients(kind, n, sizes, scale):
-    logits, offsets, targets = randn(n, sum(sizes)) * scale, offsets_of(sizes), None
+    logits, offsets, targets = randn(sum(sizes), n) * scale, offsets_of(sizes), None
     targets = targets_of(kind, n, sizes)
     gradients, losses, is_finite = lost(kind, logits, offsets, targets)
     assert is_finite
     wide = logits.double().requires_grad_()
     for k, (start, stop) in enumerate(pairwise(offsets.tolist())):
-        own = wide[:, start:stop]
+        own = wide[start:stop].T
         if kind == "softmax":
             expected = torch.nn.functional.cross_entropy(
-                own, targets[:, k], ignore_index=-1, reduction="sum"
+                own, targets[k], ignore_index=-1, reduction="sum"
             )
         else:
-            labels = targets[:, start:stop]
+            labels = targets[start:stop].T
             expected = torch.nn.functional.binary_cross_entropy_with_logits(
                 own, (labels == 1).double(), (labels != 255).double(), reduction="sum"
             )
@@ -71,19 +69,19 @@ def test_losses_and_gradients(kind, n, sizes, scale):
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_small_losses_keep_their_digits(kind):
-    logits = torch.tensor([[20.0, -20.0]], device=DEVICE).repeat(40, 1)
-    target = torch.zeros(40, 1, dtype=torch.int64, device=DEVICE)
+    logits = torch.tensor([[20.0], [-20.0]], device=DEVICE).repeat(1, 40)
+    target = torch.zeros(1, 40, dtype=torch.int64, device=DEVICE)
     if kind == "sigmoid":
-        target = torch.tensor([[1, 0]], dtype=torch.uint8, device=DEVICE).repeat(40, 1)
+        target = torch.tensor([[1], [0]], dtype=torch.uint8, device=DEVICE).repeat(1, 40)
     found = lost(kind, logits, offsets_of([2]), target, start=0.0)[1]
     expected = lost(kind, logits, offsets_of([2]), target, "reference", start=0.0)[1]
     assert 0.0 < found.item() == pytest.approx(expected.item(), rel=2e-6)
 
 
 def test_extreme_logits():
-    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 3e38], [-3e38, 1e4, 1e4]], device=DEVICE)
-    targets = torch.tensor([[0], [0], [1]], device=DEVICE)
-    labels = torch.tensor([[1, 0, 1], [1, 1, 0], [0, 0, 255]], dtype=torch.uint8, device=DEVICE)
+    logits = torch.tensor([[1e4, -1e4, -3e38], [-1e4, 1e4, 1e4], [0.0, 3e38, 1e4]], device=DEVICE)
+    targets = torch.tensor([[0, 0, 1]], device=DEVICE)
+    labels = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 255]], dtype=torch.uint8, device=DEVICE)
     for kind, of in (("softmax", targets), ("sigmoid", labels)):
         gradients, losses, is_finite = lost(kind, logits, offsets_of([3]), of)
         expected = lost(kind, logits, offsets_of([3]), of, "reference")
@@ -96,58 +94,85 @@ def test_extreme_logits():
 @pytest.mark.parametrize("bad", [NAN, INFINITY, -INFINITY])
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_logits_that_are_not_finite_are_told(kind, bad):
-    logits, offsets = randn(5, 23), offsets_of([20, 3])
+    logits, offsets = randn(23, 5), offsets_of([20, 3])
     targets = targets_of(kind, 5, [20, 3]).clamp(0, 1)
-    logits[3, 21] = bad
+    logits[21, 3] = bad
     assert not lost(kind, logits, offsets, targets)[2]
-    targets[3, 1 if kind == "softmax" else 21] = -1 if kind == "softmax" else 255
+    targets[1 if kind == "softmax" else 21, 3] = -1 if kind == "softmax" else 255
     gradients, losses, is_finite = lost(kind, logits, offsets, targets)
     assert is_finite
     assert gradients.isfinite().all()
     assert losses.isfinite().all()
-    assert gradients[3, 21] == 0.0
+    assert gradients[21, 3] == 0.0
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_wrong_targets_are_refused_and_nothing_to_lose_is_nothing(kind):
-    logits, offsets = randn(5, 7), offsets_of([4, 3])
+    logits, offsets = randn(7, 5), offsets_of([4, 3])
     targets = targets_of(kind, 5, [4, 3])
-    targets[2, 1] = 7
-    with pytest.raises(ValueError, match=r"targets must be .* got 7 at row 2 of probe"):
+    targets[1, 2] = 7
+    with pytest.raises(ValueError, match=r"targets must be .* got 7 for target 2 of probe"):
         lost(kind, logits, offsets, targets)
     for n, sizes in ((0, [3, 2]), (4, [])):
-        empty = targets_of(kind, n, sizes) if sizes else torch.zeros(4, 0, device=DEVICE)
+        empty = targets_of(kind, n, sizes) if sizes else torch.zeros(0, 4, device=DEVICE)
         empty = empty.to(torch.int64 if kind == "softmax" else torch.uint8)
-        _, losses, is_finite = lost(kind, randn(n, sum(sizes)), offsets_of(sizes), empty)
+        _, losses, is_finite = lost(kind, randn(sum(sizes), n), offsets_of(sizes), empty)
         assert is_finite
         assert not losses.any()
 
 
+@pytest.mark.parametrize("has_biases", [True, False])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_gradients_of_linear_probes(kind, has_biases):
+    probes, labels, n, d = 3, 5, 37, 12
+    x, weights, targets = randn(n, d), randn(probes * labels, d), targets_of(kind, n, [5] * 3)
+    biases, scales = randn(probes * labels) if has_biases else None, randn(probes).abs()
+    found = {}
+    for backend in ("triton", "reference"):
+        losses = torch.ones(probes, dtype=torch.float64, device=DEVICE)
+        of_weights = torch.full_like(weights, NAN)
+        of_biases = None if biases is None else torch.full_like(biases, NAN)
+        given = (x, weights, biases, targets, scales, losses, of_weights, of_biases)
+        assert ops.linear_gradient(*given, backend=backend)
+        found[backend] = (of_weights, losses, *([] if of_biases is None else [of_biases]))
+    for own, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(own, other, rtol=2e-6, atol=2e-6 * float(other.abs().max()))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
+@pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("is_amsgrad", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 1500)], ids=str)
-def test_adam(shape, is_amsgrad, dtype):
-    weights, decays = randn(*shape), torch.full(shape[:1], 0.1, dtype=dtype, device=DEVICE)
-    rates = torch.tensor([0.1, 0.0, 1e-3], dtype=dtype, device=DEVICE)[: shape[0]]
-    found = [weights.clone(), *torch.zeros(3, *shape, device=DEVICE)]
-    expected = [weights.clone(), *torch.zeros(3, *shape, device=DEVICE)]
+@pytest.mark.parametrize("shapes", [[(1, 1)], [(3, 5), (3, 1)], [(2, 1500), (2, 3)]], ids=str)
+def test_adam(shapes, is_amsgrad, clip, dtype):
+    weights, rows = [randn(*shape) for shape in shapes], shapes[0][0]
+    decays = torch.rand(len(shapes), rows, dtype=dtype).to(DEVICE)
+    rates = torch.tensor([0.1, 0.0, 1e-3], dtype=dtype, device=DEVICE)[:rows]
+    states = {
+        backend: [
+            [w.clone() for w in weights],
+            *([torch.zeros_like(w) for w in weights] for _ in "123"),
+        ]
+        for backend in ("triton", "reference")
+    }
     for step in range(1, 4):
-        gradients = randn(*shape) / step**3
-        for backend, state in (("triton", found), ("reference", expected)):
+        gradients = [randn(*shape) / step**3 for shape in shapes]
+        for backend, (own, first, second, largest) in states.items():
             ops.adam(
-                state[0],
+                own,
                 gradients,
-                *state[1:3],
-                state[3] if is_amsgrad else None,
+                first,
+                second,
+                largest if is_amsgrad else None,
                 rates,
                 decays,
                 step,
                 betas=(0.8, 0.999),
+                clip=clip,
                 backend=backend,
             )
-    for own, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(own, other, rtol=2e-6, atol=1e-6)
-    assert torch.equal(found[0][1:2], weights[1:2])
+    for found, expected in zip(*(chain(*state) for state in states.values()), strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-6, atol=1e-6)
+    assert torch.equal(states["triton"][0][0][1:2], weights[0][1:2])
 
 
 def structural(kind, lengths):

@@ -8,12 +8,13 @@
 | eigh, svd         | matrices (d, d), (m, n) -> spectra    | native, triton        | 1e-12        |
 | nuclear_norms     | matrices (m, n) -> sums of s. values  | native, triton        | 1e-12        |
 | multiply          | a (m, k), b (k, n) -> out (m, n)      | native, eager         | 2e-6 / 1e-13 |
-| softmax_gradient  | logits (n, c), K probes -> gradients  | native, triton, eager | 1e-6         |
-| sigmoid_gradient  | logits (n, c), K probes -> gradients  | native, triton, eager | 1e-6         |
+| softmax_gradient  | logits (c, n), K probes -> gradients  | native, triton, eager | 1e-6         |
+| sigmoid_gradient  | logits (c, n), K probes -> gradients  | native, triton, eager | 1e-6         |
+| linear_gradient   | x (n, d), K probes -> gradients       | native, triton, eager | 2e-6         |
 | distance_gradient | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
 | depth_gradient    | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
 | attend_spans      | x (N, K, h), spans -> means (B, K, h) | triton, eager         | 1e-5 / 1e-12 |
-| adam              | weights (r, c), moments -> next ones  | native, triton, eager | 2e-6         |
+| adam              | P x (R, c), moments -> next ones      | native, triton, eager | 2e-6         |
 
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
 itself. `native` takes CPU tensors and `triton` those on a GPU; `eager` is torch as it is, on any
@@ -40,7 +41,13 @@ from bertft.ops.checks import (
     check_rows,
     check_sums,
 )
-from bertft.ops.probes import adam, multiply, sigmoid_gradient, softmax_gradient
+from bertft.ops.probes import (
+    adam,
+    linear_gradient,
+    multiply,
+    sigmoid_gradient,
+    softmax_gradient,
+)
 from bertft.ops.spectra import eigh, nuclear_norms, svd
 from bertft.ops.structure import depth_gradient, distance_gradient
 from bertft.ops.types import (
@@ -71,6 +78,7 @@ __all__ = [
     "distance_gradient",
     "dot_precision",
     "eigh",
+    "linear_gradient",
     "multiply",
     "nuclear_norms",
     "pool_rows",

@@ -21,6 +21,7 @@ BACKENDS = {
     "multiply": ("native", "eager"),
     "softmax_gradient": ("native", "triton", "eager"),
     "sigmoid_gradient": ("native", "triton", "eager"),
+    "linear_gradient": ("native", "triton", "eager"),
     "distance_gradient": ("native", "triton", "eager"),
     "depth_gradient": ("native", "triton", "eager"),
     "adam": ("native", "triton", "eager"),

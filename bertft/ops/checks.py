@@ -50,6 +50,13 @@ class Call(NamedTuple):
                     f"{name} must have {wanted} entries, got {len(given)}; pass one for each."
                 )
 
+    def both(self, x: object, y: object, *names: str) -> None:
+        """Refuse one of two that are given both or neither."""
+        if (x is None) != (y is None):
+            raise self.fail(
+                f"{' and '.join(names)} must be given both or neither, got one; allocate both."
+            )
+
     def output(self, x: Tensor, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         """Refuse a tensor of another dtype, shape or layout."""
         if x.dtype != dtype or x.shape != shape or not x.is_contiguous():
@@ -147,17 +154,38 @@ def check_factors(call: Call, a: Tensor, b: Tensor, out: Tensor) -> None:
         )
 
 
-def check_offsets(call: Call, offsets: Tensor, columns: int) -> int:
-    """Return how many probes the offsets tell of; refuse those that do not share all columns."""
+def check_logits(call: Call, logits: Tensor, offsets: Tensor, losses: Tensor) -> int:
+    """Return how many probes the rows of logits belong to; refuse offsets that do not part them."""
+    call.matrix(logits, "logits")
+    call.output(logits, "logits", torch.float32, tuple(logits.shape))
     call.output(offsets, "offsets", torch.int64, (offsets.numel(),))
-    places = offsets.tolist()
+    places, rows = offsets.tolist(), len(logits)
     rises = all(a < b for a, b in pairwise(places))
-    if not places or places[0] != 0 or places[-1] != columns or not rises:
+    if not places or places[0] != 0 or places[-1] != rows or not rises:
         raise call.fail(
-            f"offsets must rise from 0 to the {columns} columns of logits, got {places}; give "
-            "every probe its columns."
+            f"offsets must rise from 0 to the {rows} rows of logits, got {places}; give every "
+            "probe its rows."
         )
+    call.output(losses, "losses", torch.float64, (len(places) - 1,))
     return len(places) - 1
+
+
+def check_linear(call: Call, x: Tensor, weights: Tensor, losses: Tensor) -> None:
+    """Refuse rows that linear probes cannot read, or that are not as many for each of them."""
+    call.rows(x, "x")
+    call.rows(weights, "weights")
+    call.output(losses, "losses", torch.float64, (losses.numel(),))
+    rows, d = weights.shape
+    if x.dtype != torch.float32 or x.shape[1] != d or (d > 1 and x.stride(1) != 1):
+        raise call.fail(
+            f"x must be float32 with contiguous rows of {d} columns, got {x.dtype} of shape "
+            f"{tuple(x.shape)} and strides {x.stride()}; pass a contiguous copy."
+        )
+    if not len(losses) or not rows or rows % len(losses):
+        raise call.fail(
+            f"weights must have as many rows for each of the {len(losses)} probes, got {rows}; "
+            "give losses an entry for each probe."
+        )
 
 
 def check_sentences(call: Call, projected: Tensor, offsets: Tensor, losses: Tensor) -> Tensor:
@@ -206,30 +234,32 @@ def check_spans(call: Call, x: Tensor, weight: Tensor, starts: Tensor, stops: Te
         )
 
 
-def require_targets(call: Call, targets: Tensor, sizes: Tensor) -> None:
-    """Refuse the first target that its probe does not have."""
-    unknown = (targets < -1) | (targets >= sizes)
+def require_classes(call: Call, targets: Tensor, sizes: Tensor) -> None:
+    """Refuse the first target whose class its probe does not have; `(K, n)` for K sizes."""
+    unknown = (targets < -1) | (targets >= sizes[:, None])
     if unknown.any():
-        row, probe = unknown.nonzero()[0].tolist()
+        probe, target = unknown.nonzero()[0].tolist()
         raise call.fail(
-            f"targets must be -1 or below the {int(sizes[probe])} columns of their probe, got "
-            f"{int(targets[row, probe])} at row {row} of probe {probe}; check the labels."
+            f"targets must be -1 or below the {int(sizes[probe])} labels of their probe, got "
+            f"{int(targets[probe, target])} for target {target} of probe {probe}; check the labels."
         )
 
 
 def require_labels(call: Call, targets: Tensor, offsets: Tensor) -> None:
-    """Refuse the first target that is not 0, 1 or 255."""
+    """Refuse the first label that is not 0, 1 or 255."""
     unknown = (targets > 1) & (targets < 255)
     if unknown.any():
-        row, column = unknown.nonzero()[0].tolist()
-        probe = int((offsets <= column).sum()) - 1
+        row, target = unknown.nonzero()[0].tolist()
+        probe = int((offsets <= row).sum()) - 1
         raise call.fail(
-            f"targets must be 0, 1 or 255 for none, got {int(targets[row, column])} at row {row} "
-            f"of probe {probe}; check the labels."
+            f"targets must be 0, 1 or 255 for none, got {int(targets[row, target])} for target "
+            f"{target} of probe {probe}; check the labels."
         )
 
 
-def check_step(call: Call, step: int, betas: tuple[float, float], epsilon: float) -> None:
+def check_step(
+    call: Call, step: int, betas: tuple[float, float], epsilon: float, clip: float | None
+) -> None:
     """Refuse what no step of Adam can be taken with."""
     if step < 1:
         raise call.fail(f"step must be at least 1, got {step}; count from 1.")
@@ -237,3 +267,5 @@ def check_step(call: Call, step: int, betas: tuple[float, float], epsilon: float
         raise call.fail(f"betas must be in [0, 1), got {betas}; pass such as (0.9, 0.999).")
     if not epsilon > 0.0:
         raise call.fail(f"epsilon must be positive, got {epsilon}; pass such as 1e-8.")
+    if clip is not None and not clip > 0.0:
+        raise call.fail(f"clip must be positive, got {clip}; pass None for no bound.")

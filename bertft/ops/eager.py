@@ -3,10 +3,14 @@
 For devices that have no kernels of ours; as right as torch's own rounding.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
-from bertft.ops.checks import Call, require_labels, require_targets
+from bertft.ops.checks import Call, require_classes, require_labels
+
+Losses = Callable[[Tensor, Tensor, Tensor, Tensor], bool | Tensor]
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -17,26 +21,26 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:
     """See `bertft.ops.softmax_gradient`."""
     sizes = offsets.diff()
-    require_targets(Call("softmax_gradient"), targets, sizes)
+    require_classes(Call("softmax_gradient"), targets, sizes)
     if not logits.numel():
         return True
-    # Every probe as wide as the widest: columns past its own are no logits.
+    # Every probe as high as the highest: rows past its own are no logits.
     place = torch.arange(int(sizes.max()), device=logits.device)
     is_own = place < sizes[:, None]
-    columns = (offsets[:-1, None] + place).clamp(max=logits.shape[1] - 1)
-    padded = logits[:, columns].masked_fill_(~is_own, -torch.inf)
-    counts, chosen = targets[:, :, None] >= 0, targets.clamp(min=0)[:, :, None]
-    is_finite = bool((padded.isfinite() | ~is_own | ~counts).all())
-    likelihoods = padded.log_softmax(dim=2)
-    of_target = likelihoods.gather(2, chosen).masked_fill_(~counts, 0.0)
-    losses -= of_target[:, :, 0].sum(dim=0, dtype=torch.float64)
+    rows = (offsets[:-1, None] + place).clamp(max=len(logits) - 1)
+    padded = logits[rows].masked_fill_(~is_own[:, :, None], -torch.inf)
+    counts, chosen = targets[:, None] >= 0, targets.clamp(min=0)[:, None]
+    is_finite = bool((padded.isfinite() | ~is_own[:, :, None] | ~counts).all())
+    likelihoods = padded.log_softmax(dim=1)
+    of_target = likelihoods.gather(1, chosen).masked_fill_(~counts, 0.0)
+    losses -= of_target[:, 0].sum(dim=1, dtype=torch.float64)
     gradients = likelihoods.exp_()
-    gradients.scatter_add_(2, chosen, gradients.new_full((), -1.0).expand(chosen.shape))
-    logits.copy_(gradients.masked_fill_(~counts, 0.0)[:, is_own])
+    gradients.scatter_add_(1, chosen, gradients.new_full((), -1.0).expand(chosen.shape))
+    logits.copy_(gradients.masked_fill_(~counts, 0.0)[is_own])
     return is_finite
 
 
-def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: Tensor) -> bool:
+def sigmoid_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:
     """See `bertft.ops.sigmoid_gradient`."""
     require_labels(Call("sigmoid_gradient"), targets, offsets)
     if not logits.numel():
@@ -44,9 +48,39 @@ def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: T
     counts, labels = targets != 255, (targets == 1).to(logits.dtype)
     is_finite = bool((logits.isfinite() | ~counts).all())
     lost = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    by_column = lost.masked_fill_(~counts, 0.0).sum(dim=0, dtype=torch.float64)
-    losses += torch.segment_reduce(by_column, "sum", offsets=offsets)
+    by_row = lost.masked_fill_(~counts, 0.0).sum(dim=1, dtype=torch.float64)
+    losses += torch.segment_reduce(by_row, "sum", offsets=offsets)
     logits.sigmoid_().sub_(labels).masked_fill_(~counts, 0.0)
+    return is_finite
+
+
+def linear_gradient(
+    x: Tensor,
+    weights: Tensor,
+    biases: Tensor | None,
+    targets: Tensor,
+    scales: Tensor,
+    losses: Tensor,
+    of_weights: Tensor,
+    of_biases: Tensor | None,
+    by: tuple[Losses, Losses] = (softmax_gradient, sigmoid_gradient),
+) -> bool | Tensor:
+    """See `bertft.ops.linear_gradient`; `by` are the softmax and the sigmoid loss to take."""
+    labels = len(weights) // len(losses)
+    offsets = torch.arange(len(losses) + 1, device=x.device) * labels
+    logits = torch.mm(weights, x.T)
+    if biases is not None:
+        logits += biases[:, None]
+    if targets.dtype == torch.int64:
+        require_classes(Call("linear_gradient"), targets, offsets.diff())
+        is_finite = by[0](logits, offsets, targets, losses)
+    else:
+        require_labels(Call("linear_gradient"), targets, offsets)
+        is_finite = by[1](logits, offsets, targets, losses)
+    logits *= scales.repeat_interleave(labels)[:, None]
+    torch.mm(logits, x, out=of_weights)
+    if of_biases is not None:
+        torch.sum(logits, 1, out=of_biases)
     return is_finite
 
 
@@ -131,26 +165,37 @@ def rows_of_spans(starts: Tensor, stops: Tensor) -> tuple[Tensor, Tensor]:
     return row, span
 
 
+def scales_to(clip: float, gradients: Sequence[Tensor]) -> Tensor:
+    """Return what makes the norm of each row over all gradients at most `clip`."""
+    norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in gradients])
+    total: Tensor = torch.linalg.vector_norm(norms, dim=0)
+    return (clip / total).clamp(max=1.0)
+
+
 def adam(
-    weights: Tensor,
-    gradients: Tensor,
-    first: Tensor,
-    second: Tensor,
-    largest: Tensor | None,
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    largest: Sequence[Tensor] | None,
     rates: Tensor,
     decays: Tensor,
     step: int,
     betas: tuple[float, float],
     epsilon: float,
+    clip: float | None,
 ) -> None:
     """See `bertft.ops.adam`."""
     beta_1, beta_2 = betas
-    kept = (1.0 - rates.double() * decays.double()).to(weights.dtype)[:, None]
-    sizes = (rates.double() / (1.0 - beta_1**step)).to(weights.dtype)[:, None]
-    first.lerp_(gradients, 1.0 - beta_1)
-    second.mul_(beta_2).addcmul_(gradients, gradients, value=1.0 - beta_2)
-    if largest is not None:
-        torch.maximum(largest, second, out=largest)
-    roots = (second if largest is None else largest).sqrt()
-    roots.mul_((1.0 - beta_2**step) ** -0.5).add_(epsilon)
-    weights.mul_(kept).sub_(first / roots * sizes)
+    if clip is not None:
+        scales = scales_to(clip, gradients)[:, None]
+        gradients = [g * scales for g in gradients]
+    dtype = gradients[0].dtype
+    kept = (1.0 - rates.double() * decays.double()).to(dtype)[:, :, None]
+    sizes = (rates.double() / (1.0 - beta_1**step)).to(dtype)[:, None]
+    for p, (w, g, m, v) in enumerate(zip(weights, gradients, first, second, strict=True)):
+        m.lerp_(g, 1.0 - beta_1)
+        v.mul_(beta_2).addcmul_(g, g, value=1.0 - beta_2)
+        most = v if largest is None else torch.maximum(largest[p], v, out=largest[p])
+        roots = most.sqrt().mul_((1.0 - beta_2**step) ** -0.5).add_(epsilon)
+        w.mul_(kept[p]).sub_(m / roots * sizes)

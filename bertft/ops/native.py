@@ -176,11 +176,35 @@ def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: T
     )
 
 
-def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: Tensor) -> bool:
+def sigmoid_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:
     """See `bertft.ops.sigmoid_gradient`."""
     threads = threads_now()
     return _native.sigmoid_gradient(
         _view(logits), _view(offsets), _view(targets), _view(losses), threads
+    )
+
+
+def linear_gradient(
+    x: Tensor,
+    weights: Tensor,
+    biases: Tensor | None,
+    targets: Tensor,
+    scales: Tensor,
+    losses: Tensor,
+    of_weights: Tensor,
+    of_biases: Tensor | None,
+) -> bool:
+    """See `bertft.ops.linear_gradient`."""
+    return _native.linear_gradient(
+        _view(x),
+        _view(weights),
+        None if biases is None else _view(biases),
+        _view(targets),
+        _view(scales),
+        _view(losses),
+        _view(of_weights),
+        None if of_biases is None else _view(of_biases),
+        threads_now(),
     )
 
 
@@ -201,30 +225,31 @@ def depth_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Ten
 
 
 def adam(
-    weights: Tensor,
-    gradients: Tensor,
-    first: Tensor,
-    second: Tensor,
-    largest: Tensor | None,
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    largest: Sequence[Tensor] | None,
     rates: Tensor,
     decays: Tensor,
     step: int,
     betas: tuple[float, float],
     epsilon: float,
+    clip: float | None,
 ) -> None:
     """See `bertft.ops.adam`."""
     _native.adam(
-        _view(weights),
-        _view(gradients),
-        _view(first),
-        _view(second),
-        None if largest is None else _view(largest),
+        _views(weights),
+        _views(gradients),
+        _views(first),
+        _views(second),
+        None if largest is None else _views(largest),
         _view(rates),
         _view(decays),
         step,
-        betas[0],
-        betas[1],
+        *betas,
         epsilon,
+        clip,
         threads_now(),
     )
 

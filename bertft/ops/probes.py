@@ -1,8 +1,12 @@
 """The operations by which many probes are trained at once: the checks, and the choice of backend.
 
-Probes lie side by side: a matrix of logits has the columns of probe 0, then those of probe 1.
+Probes lie one after another: a matrix of logits has the rows of probe 0, then those of probe 1, and
+a column for each target.
 `bertft.ops` has the table of all operations, and offers these with the others.
 """
+
+from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -11,7 +15,8 @@ from bertft.ops.backends import choose_backend, choose_trainer
 from bertft.ops.checks import (
     Call,
     check_factors,
-    check_offsets,
+    check_linear,
+    check_logits,
     check_step,
 )
 
@@ -42,14 +47,14 @@ def softmax_gradient(
 ) -> bool:
     """Turn logits of many probes into the gradients of their cross-entropies.
 
-    By row and probe `logits = softmax(logits) - onehot(target)`, the gradient of the sum of what
-    `losses` is added, `log(sum(exp(logits))) - logits[target]` (nats).
+    By target and probe `logits = softmax(logits) - onehot(class)`, the gradient of the sum of what
+    `losses` is added, `log(sum(exp(logits))) - logits[class]` (nats).
 
     Args:
-        logits: `(n, c)` float32, overwritten; probe k has the columns from `offsets[k]` to
-            `offsets[k + 1]`.
+        logits: `(c, n)` float32, overwritten; probe k has the rows from `offsets[k]` to
+            `offsets[k + 1]`, one for each of its labels.
         offsets: `(K + 1,)` int64, from 0 up to `c`.
-        targets: `(n, K)` int64, a column of the probe, or -1 where a row does not count: its
+        targets: `(K, n)` int64, a label of the probe, or -1 where a target does not count: its
             gradient is 0.
         losses: `(K,)` float64, added to.
         backend: of those that `backends` names; by default the one of the device.
@@ -61,19 +66,15 @@ def softmax_gradient(
         ValueError: a target that the probe does not have; shapes, types or layouts that don't fit.
     """
     call = Call("softmax_gradient")
-    call.matrix(logits, "logits")
-    n, columns = logits.shape
-    probes = check_offsets(call, offsets, columns)
-    call.output(logits, "logits", torch.float32, (n, columns))
-    call.output(targets, "targets", torch.int64, (n, probes))
-    call.output(losses, "losses", torch.float64, (probes,))
+    probes = check_logits(call, logits, offsets, losses)
+    call.output(targets, "targets", torch.int64, (probes, logits.shape[1]))
     tensors = [logits, offsets, targets, losses]
     chosen = choose_backend(call, backend, tensors)
     return bool(chosen.softmax_gradient(logits, offsets, targets, losses))
 
 
 def sigmoid_gradient(
-    logits: Tensor, targets: Tensor, losses: Tensor, offsets: Tensor, *, backend: str | None = None
+    logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor, *, backend: str | None = None
 ) -> bool:
     """Turn logits of many probes into the gradients of their binary cross-entropies.
 
@@ -81,11 +82,11 @@ def sigmoid_gradient(
     added, `log(1 + exp(logit)) - target * logit` (nats).
 
     Args:
-        logits: `(n, c)` float32, overwritten; probe k has the columns from `offsets[k]` to
-            `offsets[k + 1]`.
-        targets: `(n, c)` uint8, 0 or 1, or 255 where a logit does not count: its gradient is 0.
-        losses: `(K,)` float64, added to.
+        logits: `(c, n)` float32, overwritten; probe k has the rows from `offsets[k]` to
+            `offsets[k + 1]`, one for each of its labels.
         offsets: `(K + 1,)` int64, from 0 up to `c`.
+        targets: `(c, n)` uint8, 0 or 1, or 255 where a logit does not count: its gradient is 0.
+        losses: `(K,)` float64, added to.
         backend: of those that `backends` names; by default the one of the device.
 
     Returns:
@@ -95,29 +96,85 @@ def sigmoid_gradient(
         ValueError: a target of another value; shapes, types or layouts that don't fit.
     """
     call = Call("sigmoid_gradient")
-    call.matrix(logits, "logits")
-    n, columns = logits.shape
-    probes = check_offsets(call, offsets, columns)
-    call.output(logits, "logits", torch.float32, (n, columns))
-    call.output(targets, "targets", torch.uint8, (n, columns))
-    call.output(losses, "losses", torch.float64, (probes,))
-    tensors = [logits, targets, losses, offsets]
+    check_logits(call, logits, offsets, losses)
+    call.output(targets, "targets", torch.uint8, tuple(logits.shape))
+    tensors = [logits, offsets, targets, losses]
     chosen = choose_backend(call, backend, tensors)
-    return bool(chosen.sigmoid_gradient(logits, targets, losses, offsets))
+    return bool(chosen.sigmoid_gradient(logits, offsets, targets, losses))
+
+
+def linear_gradient(
+    x: Tensor,
+    weights: Tensor,
+    biases: Tensor | None,
+    targets: Tensor,
+    scales: Tensor,
+    losses: Tensor,
+    of_weights: Tensor,
+    of_biases: Tensor | None,
+    *,
+    backend: str | None = None,
+) -> bool:
+    """Write the gradients of the cross-entropies of many linear probes, `z = W x + b`.
+
+    With G the gradient of each logit, `of_weights = scale G x` and `of_biases = scale sum(G)`, from
+    logits that are never whole in memory. Softmax does not see a shift of all logits of a target,
+    and its gradients sum to 0 over labels: natively both products have a row less for each probe.
+    Cost: O(n d K C).
+
+    Args:
+        x: `(n, d)` float32, contiguous rows, which may lie apart.
+        weights: `(K C, d)` float32, for each of K probes a row for each of its C labels.
+        biases: `(K C,)` float32, or None.
+        targets: `(K, n)` int64, a label of the probe (softmax), or -1 where a target does not
+            count; or `(K C, n)` uint8, 0 or 1 (sigmoid), or 255 where a logit does not count.
+        scales: `(K,)` float32, what a probe's gradients are multiplied by.
+        losses: `(K,)` float64, added to: the sum over targets, in nats and not scaled.
+        of_weights: `(K C, d)` float32, written.
+        of_biases: `(K C,)` float32, written; None where there are no biases.
+        backend: of those that `backends` names; by default the one of the device.
+
+    Returns:
+        Whether every logit that counts is finite.
+
+    Raises:
+        ValueError: a target that the probe does not have; shapes, types or layouts that don't fit.
+    """
+    call = Call("linear_gradient")
+    check_linear(call, x, weights, losses)
+    rows, d = weights.shape
+    call.output(weights, "weights", torch.float32, (rows, d))
+    call.output(scales, "scales", torch.float32, (len(losses),))
+    call.output(of_weights, "of_weights", torch.float32, (rows, d))
+    if targets.dtype == torch.int64:
+        call.output(targets, "targets", torch.int64, (len(losses), len(x)))
+    else:
+        call.output(targets, "targets", torch.uint8, (rows, len(x)))
+    tensors = [x, weights, targets, scales, losses, of_weights]
+    call.both(biases, of_biases, "biases", "of_biases")
+    if biases is not None and of_biases is not None:
+        call.output(biases, "biases", torch.float32, (rows,))
+        call.output(of_biases, "of_biases", torch.float32, (rows,))
+        tensors += [biases, of_biases]
+    chosen = choose_backend(call, backend, tensors)
+    return bool(
+        chosen.linear_gradient(x, weights, biases, targets, scales, losses, of_weights, of_biases)
+    )
 
 
 def adam(
-    weights: Tensor,
-    gradients: Tensor,
-    first: Tensor,
-    second: Tensor,
-    largest: Tensor | None,
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    largest: Sequence[Tensor] | None,
     rates: Tensor,
     decays: Tensor,
     step: int,
     *,
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
+    clip: float | None = None,
     backend: str | None = None,
 ) -> None:
     """Take a step of Adam with decoupled weight decay, each row at its own rate.
@@ -126,41 +183,48 @@ def adam(
     `v` corrected for their start at zero; under AMSGrad `v` is the largest so far.
 
     Args:
-        weights: `(r, c)` float32 or float64, written.
-        gradients: `(r, c)`, of the weights' type, as all moments.
-        first: `(r, c)`, written: the running mean of the gradients.
-        second: `(r, c)`, written: that of their squares.
-        largest: `(r, c)`, written: the largest `second` so far; None for Adam.
-        rates: `(r,)`, float32 or float64.
-        decays: `(r,)`, float32 or float64.
+        weights: P parameters of R rows each, such as one for each probe, `(R, c)` float32 or
+            float64, written.
+        gradients: of the weights' shapes and type, as all moments.
+        first: written: the running mean of the gradients.
+        second: written: that of their squares.
+        largest: written: the largest `second` so far; None for Adam.
+        rates: `(R,)`, float32 or float64.
+        decays: `(P, R)`, float32 or float64.
         step: the number of this step, from 1.
         betas: how much of each moment is kept.
         epsilon: added to the root of the second moment.
+        clip: most that the norm of a row's gradients over all parameters may be, else they are
+            scaled to it; None for no bound.
         backend: of those that `backends` names; by default the one of the device, and "eager" for
             float64.
 
     Raises:
-        ValueError: a step below 1, betas outside [0, 1), an epsilon that is not positive, or
-            shapes, types or layouts that don't fit.
+        ValueError: a step below 1, betas outside [0, 1), an epsilon or clip that is not positive,
+            or shapes, types or layouts that don't fit.
 
     Reference: Loshchilov & Hutter, Decoupled weight decay regularization (2019); Reddi et al., On
     the convergence of Adam and beyond (2018).
     """
     call = Call("adam")
-    check_step(call, step, betas, epsilon)
-    call.matrix(weights, "weights")
-    shape = tuple(weights.shape)
-    matrices = {"weights": weights, "gradients": gradients, "first": first, "second": second}
+    check_step(call, step, betas, epsilon, clip)
+    lists = {"weights": weights, "gradients": gradients, "first": first, "second": second}
     if largest is not None:
-        matrices["largest"] = largest
-    dtype = _float_of(weights)
-    for name, matrix in matrices.items():
-        call.output(matrix, name, dtype, shape)
-    for name, values in (("rates", rates), ("decays", decays)):
-        call.output(values, name, _float_of(values), shape[:1])
-    tensors = [*matrices.values(), rates, decays]
-    choose_trainer(call, backend, tensors).adam(
-        weights, gradients, first, second, largest, rates, decays, step, betas, epsilon
+        lists["largest"] = largest
+    call.counts(len(weights), **lists)
+    for name, values, shape in (
+        ("rates", rates, (rates.numel(),)),
+        ("decays", decays, (len(weights), rates.numel())),
+    ):
+        call.output(values, name, _float_of(values), shape)
+    for p, own in enumerate(weights):
+        call.matrix(own, f"weights[{p}]")
+        shape = (len(rates), own.shape[1])
+        for name, tensors in lists.items():
+            call.output(tensors[p], f"{name}[{p}]", _float_of(weights[0]), shape)
+    every = [*chain.from_iterable(lists.values()), rates, decays]
+    choose_trainer(call, backend, every).adam(
+        weights, gradients, first, second, largest, rates, decays, step, betas, epsilon, clip
     )
 
 

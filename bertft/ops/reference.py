@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from bertft.ops.checks import Call, require_labels, require_targets
+from bertft.ops.checks import Call, require_classes, require_labels
 from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault, RowMap, What
 
 
@@ -118,28 +118,58 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:
     """See `bertft.ops.softmax_gradient`."""
-    require_targets(Call("softmax_gradient"), targets, offsets.diff())
+    require_classes(Call("softmax_gradient"), targets, offsets.diff())
     is_finite = True
     for k, (start, stop) in enumerate(pairwise(offsets.tolist())):
-        counts = targets[:, k] >= 0
-        z, target = logits[counts, start:stop].double(), targets[counts, k]
+        counts = targets[k] >= 0
+        z, target = logits[start:stop, counts].T.double(), targets[k, counts]
         is_finite &= bool(z.isfinite().all())
         losses[k] += (z.logsumexp(dim=1) - z.gather(1, target[:, None])[:, 0]).sum()
         onehot = torch.nn.functional.one_hot(target, stop - start)
-        logits[:, start:stop] = 0.0
-        logits[counts, start:stop] = (z.softmax(dim=1) - onehot).float()
+        logits[start:stop] = 0.0
+        logits[start:stop, counts] = (z.softmax(dim=1) - onehot).T.to(logits.dtype)
     return is_finite
 
 
-def sigmoid_gradient(logits: Tensor, targets: Tensor, losses: Tensor, offsets: Tensor) -> bool:
+def sigmoid_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:
     """See `bertft.ops.sigmoid_gradient`."""
     require_labels(Call("sigmoid_gradient"), targets, offsets)
     z, y, counts = logits.double(), (targets == 1).double(), targets != 255
     lost = z.clamp(min=0.0) - z * y + (-z.abs()).exp().log1p()
     for k, (start, stop) in enumerate(pairwise(offsets.tolist())):
-        losses[k] += lost[:, start:stop][counts[:, start:stop]].sum()
+        losses[k] += lost[start:stop][counts[start:stop]].sum()
+    is_finite = bool(z[counts].isfinite().all())
     logits.copy_(torch.where(counts, z.sigmoid() - y, 0.0))
-    return bool(z[counts].isfinite().all())
+    return is_finite
+
+
+def linear_gradient(
+    x: Tensor,
+    weights: Tensor,
+    biases: Tensor | None,
+    targets: Tensor,
+    scales: Tensor,
+    losses: Tensor,
+    of_weights: Tensor,
+    of_biases: Tensor | None,
+) -> bool:
+    """See `bertft.ops.linear_gradient`."""
+    labels = len(weights) // len(losses)
+    offsets = torch.arange(len(losses) + 1) * labels
+    logits = weights.double() @ x.double().T
+    if biases is not None:
+        logits += biases.double()[:, None]
+    if targets.dtype == torch.int64:
+        require_classes(Call("linear_gradient"), targets, offsets.diff())
+        is_finite = softmax_gradient(logits, offsets, targets, losses)
+    else:
+        require_labels(Call("linear_gradient"), targets, offsets)
+        is_finite = sigmoid_gradient(logits, offsets, targets, losses)
+    logits *= scales.double().repeat_interleave(labels)[:, None]
+    of_weights.copy_(logits @ x.double())
+    if of_biases is not None:
+        of_biases.copy_(logits.sum(dim=1))
+    return is_finite
 
 
 def distance_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Tensor) -> bool:
@@ -209,27 +239,31 @@ def attend_spans_gradient(
 
 
 def adam(
-    weights: Tensor,
-    gradients: Tensor,
-    first: Tensor,
-    second: Tensor,
-    largest: Tensor | None,
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    largest: Sequence[Tensor] | None,
     rates: Tensor,
     decays: Tensor,
     step: int,
     betas: tuple[float, float],
     epsilon: float,
+    clip: float | None,
 ) -> None:
     """See `bertft.ops.adam`."""
     beta_1, beta_2 = betas
-    w, g, rate, decay = (x.double() for x in (weights, gradients, rates[:, None], decays[:, None]))
-    first.copy_(beta_1 * first.double() + (1.0 - beta_1) * g)
-    second.copy_(beta_2 * second.double() + (1.0 - beta_2) * g.square())
-    if largest is not None:
-        largest.copy_(torch.maximum(largest, second))
-    m = first.double() / (1.0 - beta_1**step)
-    v = (second if largest is None else largest).double() / (1.0 - beta_2**step)
-    weights.copy_(w - rate * decay * w - rate * m / (v.sqrt() + epsilon))
+    scales = torch.ones_like(rates, dtype=torch.float64)
+    if clip is not None:
+        norms = torch.cat([g.double() for g in gradients], 1).norm(dim=1)
+        scales = (clip / norms).clamp(max=1.0)
+    for p, (w, m, v) in enumerate(zip(weights, first, second, strict=True)):
+        g, rate, decay = scales[:, None] * gradients[p], rates[:, None].double(), decays[p, :, None]
+        m.copy_(beta_1 * m.double() + (1.0 - beta_1) * g)
+        v.copy_(beta_2 * v.double() + (1.0 - beta_2) * g.square())
+        most = v if largest is None else largest[p].copy_(torch.maximum(largest[p], v))
+        mean, square = m.double() / (1.0 - beta_1**step), most.double() / (1.0 - beta_2**step)
+        w.copy_((1.0 - rate * decay) * w.double() - rate * mean / (square.sqrt() + epsilon))
 
 
 def _add_mapped(rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: MappedSums) -> None:

@@ -71,8 +71,7 @@ def svd(
         torch.linalg.LinAlgError: a matrix that is not finite, or an iteration that does not end.
     """
     call = Call("svd")
-    if (left is None) != (right is None):
-        raise call.fail("left and right must be given both or neither, got one; allocate both.")
+    call.both(left, right, "left", "right")
     call.counts(len(matrices), values=values, left=left, right=right)
     for i, matrix in enumerate(matrices):
         call.matrix(matrix, f"matrices[{i}]")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bertft import ops
 from bertft.probing.examples import Examples, Inputs, Unit
+from bertft.probing.labels import Labels
 from bertft.probing.trainable import Given, Trainable, device_of
 
 EVERY = (1000, 500, 100)
@@ -112,7 +113,7 @@ class Bank(ABC):
 
     @abstractmethod
     def logits(self, split: "Split", index: Tensor) -> Tensor:
-        """Return `(B, K, C)` logits of a batch of targets, contiguous and without dropout."""
+        """Return `(K, C, B)` logits of a batch of targets, contiguous and without dropout."""
 
     @abstractmethod
     def gradients(self, split: "Split", index: Tensor) -> dict[str, Tensor]:
@@ -129,8 +130,9 @@ class Bank(ABC):
         counted = torch.zeros_like(total)
         with torch.no_grad():
             for index in split.examples.batches(batch_size, unit, None):
-                logits = self.logits(split, index)
-                counted += split.labels.differentiate(logits, index, self.probes, total)
+                wanted = split.labels.wanted(self.probes, index)
+                wanted.differentiate(self.logits(split, index), total)
+                counted += wanted.counted
         if not counted.all():
             raise ValueError(
                 f"[probe] dev must have a target with a label that training has, got "
@@ -149,78 +151,6 @@ class Draw:
         """Draw weights or biases as torch draws those of a linear layer with so many inputs."""
         bound = inputs**-0.5
         return torch.empty(shape).uniform_(-bound, bound, generator=self._generator)
-
-
-class Labels:
-    """Sets of labels for the same targets, of which each probe learns one, and their loss.
-
-    Args:
-        sets: each `(T, C)` uint8, 1 for the labels that a target has.
-        exclusive: whether the loss takes a target to have exactly one label (softmax) or each label
-            to be a decision of its own (sigmoid).
-        unknown: `(T,)` number of a target's labels, in the first set, that are not among the C.
-    """
-
-    def __init__(
-        self, sets: Sequence[Tensor], exclusive: bool, unknown: Tensor | None = None
-    ) -> None:
-        self.exclusive = exclusive
-        self._sets = torch.stack(list(sets), 1)
-        self._classes = classes_of(self._sets) if exclusive else None
-        none = self._sets.new_zeros(len(self._sets), dtype=torch.int64)
-        self._unknown = none if unknown is None else unknown
-
-    def take(self, index: Tensor) -> "Labels":
-        """Return the labels of some of the targets."""
-        return Labels(self._sets[index].unbind(1), self.exclusive, self._unknown[index])
-
-    def of(self, probes: Sequence[Probe], index: Tensor) -> Tensor:
-        """Return `(B, K, C)` uint8, what each probe should say of some targets."""
-        return _of_probes(self._sets, probes, index)
-
-    def unknown(self, probes: Sequence[Probe], index: Tensor) -> Tensor:
-        """Return `(B, K)`, how many labels of a target no probe can say."""
-        first = torch.tensor([probe.labels == 0 for probe in probes], device=index.device)
-        return self._unknown[index, None] * first
-
-    def differentiate(
-        self, logits: Tensor, index: Tensor, probes: Sequence[Probe], losses: Tensor
-    ) -> Tensor:
-        """Turn logits `(B, K, C)` into the gradient of the summed losses, in place.
-
-        Adds each probe's summed loss to `losses` `(K,)` float64, and returns over how many terms
-        `(K,)` float64: targets with a known label, or targets times labels.
-
-        Raises:
-            ValueError: a loss that is not finite.
-        """
-        b, k, c = logits.shape
-        flat, offsets = logits.view(b, k * c), torch.arange(k + 1, device=logits.device) * c
-        if self._classes is not None:
-            classes = _of_probes(self._classes, probes, index)
-            finite = ops.softmax_gradient(flat, offsets, classes, losses)
-            counted = (classes >= 0).sum(0).double()
-        else:
-            wanted = self.of(probes, index).view(b, k * c)
-            finite = ops.sigmoid_gradient(flat, wanted, losses, offsets)
-            counted = torch.full_like(losses, float(b * c))
-        if not finite:
-            raise ValueError(
-                f"[probe] losses must be finite, got {losses.tolist()}; lower lr, or check the "
-                "features."
-            )
-        return counted
-
-
-def classes_of(labels: Tensor) -> Tensor:
-    """Return the one label of each row of `(..., C)`, or -1 where it has none."""
-    return torch.where(labels.bool().any(-1), labels.argmax(-1), -1)
-
-
-def _of_probes(sets: Tensor, probes: Sequence[Probe], index: Tensor) -> Tensor:
-    """Of `(T, sets, ...)`, for some targets the set of each probe, `(B, K, ...)`."""
-    own = torch.tensor([probe.labels for probe in probes], device=index.device)
-    return sets.index_select(0, index).index_select(1, own)
 
 
 class Split(NamedTuple):
@@ -279,43 +209,32 @@ class _Adam:
         self._bank = bank
         self._clip = schedule.clip
         rates = [[probe.lr for probe in bank.probes], [probe.weight_decay for probe in bank.probes]]
-        self.rates, self._decays = torch.tensor(rates, device=device_of(bank))
-        zeros = {name: torch.zeros_like(p) for name, p in bank.parameters.items()}
-        self._first = zeros
-        self._second = {name: p.clone() for name, p in zeros.items()}
-        self._largest = {n: p.clone() for n, p in zeros.items()} if schedule.amsgrad else None
+        self.rates, own = torch.tensor(rates, device=device_of(bank))
+        # Of weights, and not of biases.
+        self._decays = torch.stack([own * (p.dim() > 2) for p in bank.parameters.values()])
+        zeros = [torch.zeros_like(p.flatten(1)) for p in bank.parameters.values()]
+        self._first, self._second = zeros, [p.clone() for p in zeros]
+        self._largest = [p.clone() for p in zeros] if schedule.amsgrad else None
 
     def step(self, gradients: dict[str, Tensor], number: int) -> None:
-        if self._clip is not None:
-            _clip(gradients, self._clip)
-        for name, p in self._bank.parameters.items():
-            k = len(p)
-            ops.adam(
-                p.view(k, -1),
-                gradients[name].view(k, -1),
-                self._first[name].view(k, -1),
-                self._second[name].view(k, -1),
-                self._largest[name].view(k, -1) if self._largest else None,
-                self.rates,
-                self._decays if p.dim() > 2 else torch.zeros_like(self._decays),
-                number,
-                betas=BETAS,
-                epsilon=EPSILON,
-            )
+        ops.adam(
+            [p.flatten(1) for p in self._bank.parameters.values()],
+            [gradients[name].flatten(1) for name in self._bank.parameters],
+            self._first,
+            self._second,
+            self._largest,
+            self.rates,
+            self._decays,
+            number,
+            betas=BETAS,
+            epsilon=EPSILON,
+            clip=self._clip,
+        )
 
     def select(self, kept: Tensor) -> None:
-        self.rates, self._decays = self.rates[kept], self._decays[kept]
-        for moments in (self._first, self._second, self._largest or {}):
-            moments.update({name: p[kept] for name, p in moments.items()})
-
-
-def _clip(gradients: dict[str, Tensor], most: float) -> None:
-    """Scale each probe's gradient to a norm of at most `most`."""
-    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients.values()]
-    scale = (most / torch.linalg.vector_norm(torch.stack(norms), dim=0)).clamp(max=1)
-    if not (scale == 1).all():
-        for g in gradients.values():
-            g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+        self.rates, self._decays = self.rates[kept], self._decays[:, kept]
+        for moments in (self._first, self._second, self._largest or []):
+            moments[:] = [p[kept] for p in moments]
 
 
 class _Best:

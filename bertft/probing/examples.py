@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from bertft import ops
 from bertft.features import Layer
 
 Unit = Literal["targets", "sentences"]
@@ -108,7 +109,7 @@ class Inputs:
 
     def rows(self, index: Tensor) -> Tensor:
         """Return rows `(L, len(index), d)` in `dtype`."""
-        rows = [layer.index_select(0, index).to(self.dtype) for layer in self._layers]
+        rows = [_rows_of(layer, index, self.dtype) for layer in self._layers]
         return torch.stack(rows) if len(rows) > 1 else rows[0][None]
 
     def pooled(self, examples: Examples, index: Tensor) -> Tensor:
@@ -138,3 +139,13 @@ def _placed(layer: Layer, device: torch.device) -> Layer:
         return layer.to(device)
     everything = torch.arange(len(layer))
     return layer if layer.device == device else layer.index_select(0, everything).to(device)
+
+
+def _rows_of(layer: Layer, index: Tensor, dtype: torch.dtype) -> Tensor:
+    """Some rows of a layer, gathered in memory by the kernels, which write no float64."""
+    is_wide = torch.float64 in (layer.dtype, dtype)
+    if not isinstance(layer, Tensor) or layer.device.type != "cpu" or is_wide:
+        return layer.index_select(0, index).to(dtype)
+    out = layer.new_empty(len(index), layer.shape[1], dtype=dtype)
+    ops.pool_rows(layer, index, index + 1, out)
+    return out

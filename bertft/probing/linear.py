@@ -7,13 +7,14 @@ from torch import Tensor
 
 from bertft import ops
 from bertft.probing.bank import Bank, Draw, Probe, Split
+from bertft.probing.labels import require_finite
 
 
 class LinearBank(Bank):
     """Linear probes, `z = W x + b` with x the features of a target's spans, one after another.
 
-    A span of several words has the mean of its pieces. The gradient is written out: a product for
-    the logits, their fused loss, and a product for the weights, each for all probes at once.
+    A span of several words has the mean of its pieces. The gradients of all probes are one call of
+    `ops.linear_gradient`.
 
     Args:
         probes: what tells them apart.
@@ -43,24 +44,28 @@ class LinearBank(Bank):
         self.parameters = {"weight": weights.to(device), "bias": biases.to(device)}
 
     def logits(self, split: Split, index: Tensor) -> Tensor:
-        """Return `(B, K, C)` logits of a batch of targets."""
-        return self._logits(split.inputs.pooled(split.examples, index)[0])
+        """Return `(K, C, B)` logits of a batch of targets."""
+        x = split.inputs.pooled(split.examples, index)[0]
+        weight, bias = self.parameters["weight"], self.parameters["bias"]
+        out = x.new_empty(*bias.shape, len(x))
+        ops.multiply(weight.flatten(0, 1), x.T, out.flatten(0, 1))
+        return out.add_(bias[..., None])
 
     def gradients(self, split: Split, index: Tensor) -> dict[str, Tensor]:
         """Return the gradient of each probe's mean loss over a batch."""
         x = split.inputs.pooled(split.examples, index)[0]
-        logits = self._logits(x)
-        k = len(self.probes)
-        losses = torch.zeros(k, dtype=torch.float64, device=x.device)
-        counted = split.labels.differentiate(logits, index, self.probes, losses)
-        logits.div_(counted.clamp(min=1).float()[:, None])
-        flat = logits.flatten(1)
-        weight = torch.empty(flat.shape[1], x.shape[1], device=x.device)
-        ops.multiply(flat.T, x, weight)
-        return {"weight": weight.view(k, self.classes, -1), "bias": logits.sum(0)}
-
-    def _logits(self, x: Tensor) -> Tensor:
-        weight = self.parameters["weight"].flatten(0, 1)
-        out = torch.empty(len(x), len(weight), device=x.device)
-        ops.multiply(x, weight.T, out)
-        return out.view(len(x), -1, self.classes).add_(self.parameters["bias"])
+        wanted = split.labels.wanted(self.probes, index)
+        gradients = {name: torch.empty_like(p) for name, p in self.parameters.items()}
+        losses = torch.zeros_like(wanted.counted)
+        finite = ops.linear_gradient(
+            x,
+            self.parameters["weight"].flatten(0, 1),
+            self.parameters["bias"].flatten(),
+            wanted.targets.flatten(0, -2),
+            wanted.scales,
+            losses,
+            gradients["weight"].flatten(0, 1),
+            gradients["bias"].flatten(),
+        )
+        require_finite(finite, losses)
+        return gradients

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bertft import ops
 from bertft.probing.bank import Probe, Split
+from bertft.probing.labels import require_finite
 from bertft.probing.linear import LinearBank
 
 BLOCK = 4096
@@ -171,16 +172,15 @@ class _Problem:
         losses = theta.new_zeros(len(probes), dtype=torch.float64)
         counted = torch.zeros_like(losses)
         gradient = torch.zeros_like(weight)
-        of_block = torch.empty_like(weight)
+        of_block, ones = torch.empty_like(weight), theta.new_ones(len(probes))
         rows, targets = self.x[part], self._order[part]
         for first in range(0, len(rows), BLOCK):
             x, index = rows[first : first + BLOCK], targets[first : first + BLOCK]
-            z = x.new_empty(len(x), len(weight))
-            ops.multiply(x, weight.T, z)
-            counted += self._labels.differentiate(
-                z.view(len(x), len(probes), -1), index, probes, losses
-            )
-            ops.multiply(z.T, x, of_block)
+            wanted = self._labels.wanted(probes, index)
+            classes = wanted.targets.flatten(0, -2)
+            finite = ops.linear_gradient(x, weight, None, classes, ones, losses, of_block, None)
+            require_finite(finite, losses)
+            counted += wanted.counted
             gradient += of_block
         # Sigmoid losses are means over labels too; their objective is the sum over labels.
         terms = (counted if self._labels.exclusive else counted / self.classes).clamp(min=1)
@@ -197,12 +197,12 @@ def _approach(problem: _Problem) -> Tensor:
     k = problem.count
     theta = problem.x.new_zeros(k, problem.classes, problem.width)
     flat, everything = theta.view(k, -1), torch.arange(k, device=theta.device)
-    first, second, decays = torch.zeros_like(flat), torch.zeros_like(flat), theta.new_zeros(k)
+    first, second, decays = torch.zeros_like(flat), torch.zeros_like(flat), theta.new_zeros(1, k)
     starts = PASSES * list(range(0, len(problem.x), BATCH))
     for step, start in enumerate(starts, start=1):
         _, gradient = problem.evaluate(theta, everything, slice(start, start + BATCH))
         rates = theta.new_full((k,), RATE * (1 - (step - 1) / len(starts)))
-        ops.adam(flat, gradient.view(k, -1), first, second, None, rates, decays, step)
+        ops.adam([flat], [gradient.view(k, -1)], [first], [second], None, rates, decays, step)
     return theta
 
 

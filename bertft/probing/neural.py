@@ -64,10 +64,10 @@ class NeuralBank(Bank):
 
     @abstractmethod
     def _forward(self, p: dict[str, Tensor], split: Split, index: Tensor, train: bool) -> Tensor:
-        """Logits `(B, K, C)`."""
+        """Logits `(K, C, B)`."""
 
     def logits(self, split: Split, index: Tensor) -> Tensor:
-        """Return `(B, K, C)` logits of a batch of targets, without dropout."""
+        """Return `(K, C, B)` logits of a batch of targets, without dropout."""
         with torch.no_grad():
             return self._forward(self.parameters, split, index, False).contiguous()
 
@@ -77,9 +77,9 @@ class NeuralBank(Bank):
         with torch.enable_grad():
             logits = self._forward(leaves, split, index, True)
         gradient = logits.detach().clone(memory_format=torch.contiguous_format)
-        losses = torch.zeros(len(self.probes), dtype=torch.float64, device=gradient.device)
-        counted = split.labels.differentiate(gradient, index, self.probes, losses)
-        gradient.div_(counted.clamp(min=1).float()[:, None])
+        wanted = split.labels.wanted(self.probes, index)
+        wanted.differentiate(gradient, torch.zeros_like(wanted.counted))
+        gradient *= wanted.scales[:, None, None]
         found = torch.autograd.grad(
             logits, list(leaves.values()), gradient, allow_unused=True, materialize_grads=True
         )
@@ -133,7 +133,8 @@ class MixedLinearBank(NeuralBank):
         }
 
     def _forward(self, p: dict[str, Tensor], split: Split, index: Tensor, train: bool) -> Tensor:
-        return self._project(p, split.inputs.pooled(split.examples, index), p["weight"]) + p["bias"]
+        x = split.inputs.pooled(split.examples, index)
+        return (self._project(p, x, p["weight"]) + p["bias"]).permute(1, 2, 0)
 
 
 class MlpBank(NeuralBank):
@@ -151,7 +152,7 @@ class MlpBank(NeuralBank):
     def _forward(self, p: dict[str, Tensor], split: Split, index: Tensor, train: bool) -> Tensor:
         x = split.inputs.pooled(split.examples, index)
         hidden = functional.relu(self._project(p, x, p["hidden"]) + p["hidden_bias"])
-        return _applied(_MultiplyEach, hidden, p["weight"]) + p["bias"]
+        return (_applied(_MultiplyEach, hidden, p["weight"]) + p["bias"]).permute(1, 2, 0)
 
 
 class EdgeBank(NeuralBank):
@@ -209,7 +210,7 @@ class EdgeBank(NeuralBank):
         hidden = functional.layer_norm(hidden, (HIDDEN,)) * p["gain"] + p["shift"]
         if train:
             hidden = self._dropped(hidden)
-        return _applied(_MultiplyEach, hidden, p["weight"]) + p["bias"]
+        return (_applied(_MultiplyEach, hidden, p["weight"]) + p["bias"]).permute(1, 2, 0)
 
 
 class _Multiply(torch.autograd.Function):

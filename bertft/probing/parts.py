@@ -12,9 +12,10 @@ from torch import Tensor
 
 from bertft.corpora.edges import Record
 from bertft.features import Layer
-from bertft.probing.bank import Labels, Split
+from bertft.probing.bank import Split
 from bertft.probing.controls import word_types
 from bertft.probing.examples import Examples, Inputs
+from bertft.probing.labels import Labels
 from bertft.probing.spans import Targets, span_rows
 from bertft.probing.tasks import EdgeTask
 from bertft.rows import Rows

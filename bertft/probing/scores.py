@@ -111,7 +111,7 @@ def tally(
     counts = torch.zeros(sentences, k, 5, dtype=torch.float64)
     examples = dev.examples
     for index in examples.batches(batch_size, unit, None):
-        logits = bank.logits(dev, index).cpu()
+        logits = bank.logits(dev, index).permute(2, 0, 1).cpu()
         likeliest = logits.argmax(2)
         if bank.exclusive:
             decided = torch.zeros_like(logits, dtype=torch.bool).scatter_(
@@ -120,7 +120,7 @@ def tally(
         else:
             decided = logits >= 0
         decided &= scored
-        labels = dev.labels.of(bank.probes, index).cpu()
+        labels = dev.labels.of(bank.probes, index).permute(2, 0, 1).cpu()
         true = labels.bool() & scored
         here = torch.stack(
             [

@@ -11,6 +11,8 @@ namespace py = pybind11;
 namespace bertft {
 namespace {
 
+using Views = std::vector<View>;
+
 double value_at(const View& view, std::int64_t i) {
   if (view.dtype == DType::kFloat64) return reinterpret_cast<const double*>(view.address)[i];
   return reinterpret_cast<const float*>(view.address)[i];
@@ -18,49 +20,66 @@ double value_at(const View& view, std::int64_t i) {
 
 float* floats(const View& view) { return reinterpret_cast<float*>(view.address); }
 
-void adam_of(const View& weights, const View& gradients, const View& first, const View& second,
-             const std::optional<View>& largest, const View& rates, const View& decays,
-             std::int64_t step, double beta_1, double beta_2, double epsilon, int threads) {
+void adam_of(const Views& weights, const Views& gradients, const Views& first, const Views& second,
+             const std::optional<Views>& largest, const View& rates, const View& decays,
+             std::int64_t step, double beta_1, double beta_2, double epsilon,
+             std::optional<double> most, int threads) {
   const Checker check{"adam"};
-  const Matrix x = check.matrix(weights, "weights");
-  std::vector<Checker::Named> outputs = {
-      {&weights, "weights"}, {&first, "first"}, {&second, "second"}};
-  if (largest) outputs.push_back({&*largest, "largest"});
-  for (const Checker::Named& output : outputs) {
-    check.contiguous(*output.view, output.name, DType::kFloat32, {x.rows, x.columns});
-  }
-  check.contiguous(gradients, "gradients", DType::kFloat32, {x.rows, x.columns});
-  const auto of_row = [&](const View& view, const char* name) {
-    check.contiguous(view, name, view.dtype == DType::kFloat32 ? DType::kFloat32 : DType::kFloat64,
-                     {x.rows});
+  const std::size_t count = weights.size();
+  const std::int64_t rows = rates.shape[0];
+  std::vector<Checker::Named> outputs, inputs = {{&rates, "rates"}, {&decays, "decays"}};
+  const auto list = [&](const Views& views, const char* name, std::vector<Checker::Named>& into) {
+    if (views.size() != count) {
+      check.fail(std::string(name) + " must have " + std::to_string(count) + " entries, got " +
+                 std::to_string(views.size()) + "; pass one for each.");
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      check.contiguous(views[i], name, DType::kFloat32,
+                       {rows, check.matrix(weights[i], "weights").columns});
+      into.push_back({&views[i], name});
+    }
   };
-  of_row(rates, "rates");
-  of_row(decays, "decays");
+  list(weights, "weights", outputs);
+  list(gradients, "gradients", inputs);
+  list(first, "first", outputs);
+  list(second, "second", outputs);
+  if (largest) list(*largest, "largest", outputs);
+  const auto either = [](const View& view) {
+    return view.dtype == DType::kFloat32 ? DType::kFloat32 : DType::kFloat64;
+  };
+  check.contiguous(rates, "rates", either(rates), {rows});
+  check.contiguous(decays, "decays", either(decays), {static_cast<std::int64_t>(count), rows});
   if (step < 1) {
     check.fail("step must be at least 1, got " + std::to_string(step) + "; count from 1.");
   }
-  check.disjoint(outputs, {{&gradients, "gradients"}, {&rates, "rates"}, {&decays, "decays"}});
+  check.disjoint(outputs, inputs);
   check.threads(threads);
-  const double count = static_cast<double>(step);
-  const double correction = 1.0 - std::pow(beta_1, count);
+  const double steps = static_cast<double>(step);
+  const double correction = 1.0 - std::pow(beta_1, steps);
   isa::AdamStep common = {};
+  common.scale = 1.0f;
   common.toward_gradient = static_cast<float>(1.0 - beta_1);
   common.of_second = static_cast<float>(beta_2);
   common.of_square = static_cast<float>(1.0 - beta_2);
-  common.inverse_root = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta_2, count)));
+  common.inverse_root = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta_2, steps)));
   common.epsilon = static_cast<float>(epsilon);
-  std::vector<isa::AdamStep> steps(static_cast<std::size_t>(x.rows), common);
-  for (std::int64_t i = 0; i < x.rows; ++i) {
-    const double rate = value_at(rates, i);
-    steps[i].kept = static_cast<float>(1.0 - rate * value_at(decays, i));
-    steps[i].size = static_cast<float>(rate / correction);
+  AdamParameters parameters = {{}, rows};
+  for (std::size_t m = 0; m < count; ++m) {
+    AdamMatrices matrix = {{floats(weights[m]), floats(first[m]), floats(second[m]),
+                            largest ? floats((*largest)[m]) : nullptr, floats(gradients[m])},
+                           weights[m].shape[1],
+                           std::vector<isa::AdamStep>(static_cast<std::size_t>(rows), common)};
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const double rate = value_at(rates, i);
+      const double decay = value_at(decays, static_cast<std::int64_t>(m) * rows + i);
+      matrix.steps[i].kept = static_cast<float>(1.0 - rate * decay);
+      matrix.steps[i].size = static_cast<float>(rate / correction);
+    }
+    parameters.matrices.push_back(std::move(matrix));
   }
-  const AdamMatrices matrices = {{floats(weights), floats(first), floats(second),
-                                  largest ? floats(*largest) : nullptr, floats(gradients)},
-                                 x.rows,
-                                 x.columns};
   py::gil_scoped_release release;
-  adam(matrices, steps.data(), threads);
+  if (most) clip(parameters, *most, threads);
+  adam(parameters, threads);
 }
 
 }  // namespace
@@ -69,7 +88,8 @@ void register_adam(py::module_& module) {
   module.def("adam", &adam_of, py::arg("weights"), py::arg("gradients"), py::arg("first"),
              py::arg("second"), py::arg("largest"), py::arg("rates"), py::arg("decays"),
              py::arg("step"), py::arg("beta_1"), py::arg("beta_2"), py::arg("epsilon"),
-             py::arg("threads"), "A step of Adam, or of AMSGrad where largest is given.");
+             py::arg("clip"), py::arg("threads"),
+             "A step of Adam, or of AMSGrad where largest is given.");
 }
 
 }  // namespace bertft

@@ -1,4 +1,7 @@
+#include <pybind11/stl.h>
+
 #include <algorithm>
+#include <optional>
 
 #include "bindings/view.h"
 #include "kernels/probe_losses.h"
@@ -8,81 +11,157 @@ namespace py = pybind11;
 namespace bertft {
 namespace {
 
-// Logits whose probes have at least one column each and together all of them.
-isa::LogitRows logits_of(const Checker& check, const View& logits, const View& offsets) {
+template <class T>
+T* as(const View& view) {
+  return reinterpret_cast<T*>(view.address);
+}
+
+// Logits whose probes have at least one row each and together all of them.
+Logits logits_of(const Checker& check, const View& logits, const View& offsets) {
   const Matrix x = check.matrix(logits, "logits");
   check.contiguous(logits, "logits", DType::kFloat32, {x.rows, x.columns});
   const std::int64_t probes = offsets.shape[0] - 1;
   check.contiguous(offsets, "offsets", DType::kInt64, {probes + 1});
-  const auto* columns = reinterpret_cast<const std::int64_t*>(offsets.address);
-  bool rise = probes >= 0 && columns[0] == 0 && columns[probes] == x.columns;
-  for (std::int64_t k = 0; rise && k < probes; ++k) rise = columns[k] < columns[k + 1];
+  const auto* rows = as<const std::int64_t>(offsets);
+  bool rise = probes >= 0 && rows[0] == 0 && rows[probes] == x.rows;
+  for (std::int64_t k = 0; rise && k < probes; ++k) rise = rows[k] < rows[k + 1];
   if (!rise) {
-    check.fail("offsets must rise from 0 to the " + std::to_string(x.columns) +
-               " columns of logits, got " + std::to_string(offsets.shape[0]) +
-               " that do not; give every probe its columns.");
+    check.fail("offsets must rise from 0 to the " + std::to_string(x.rows) +
+               " rows of logits, got " + std::to_string(offsets.shape[0]) +
+               " that do not; give every probe its rows.");
   }
-  return {reinterpret_cast<float*>(logits.address), x.rows, x.columns, columns, probes};
+  return {as<float>(logits), x.columns, rows, probes};
 }
 
-std::string place(std::int64_t row, std::int64_t probe) {
-  return " at row " + std::to_string(row) + " of probe " + std::to_string(probe);
+std::string place(std::int64_t probe, std::int64_t target) {
+  return " for target " + std::to_string(target) + " of probe " + std::to_string(probe);
 }
 
-void require_disjoint(const Checker& check, const View& logits, const View& offsets,
-                      const View& targets, const View& losses) {
-  check.disjoint({{&logits, "logits"}, {&losses, "losses"}},
-                 {{&offsets, "offsets"}, {&targets, "targets"}});
+// Classes of `count` targets, each -1 or one of the probe's labels.
+void require_classes(const Checker& check, const std::int64_t* classes, std::int64_t probe,
+                     std::int64_t labels, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t got = classes[probe * count + i];
+    if (got < -1 || got >= labels) {
+      check.fail("targets must be -1 or below the " + std::to_string(labels) +
+                 " labels of their probe, got " + std::to_string(got) + place(probe, i) +
+                 "; check the labels.");
+    }
+  }
+}
+
+// Rows of labels for `count` targets, each 0, 1 or 255.
+void require_labels(const Checker& check, const std::uint8_t* labels, std::int64_t probe,
+                    std::int64_t first, std::int64_t last, std::int64_t count) {
+  for (std::int64_t c = first; c < last; ++c) {
+    const std::uint8_t* row = labels + c * count;
+    // One more than 255, 0 and 1 is 0, 1 and 2 in a byte; vectors have a maximum of bytes.
+    std::uint8_t most = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      most = std::max(most, static_cast<std::uint8_t>(row[i] + 1));
+    }
+    if (most <= 2) continue;
+    std::int64_t i = 0;
+    while (static_cast<std::uint8_t>(row[i] + 1) <= 2) ++i;
+    check.fail("targets must be 0, 1 or 255 for none, got " + std::to_string(row[i]) +
+               place(probe, i) + "; check the labels.");
+  }
 }
 
 bool softmax_gradient_of(const View& logits, const View& offsets, const View& targets,
                          const View& losses, int threads) {
   const Checker check{"softmax_gradient"};
-  const isa::LogitRows x = logits_of(check, logits, offsets);
-  check.contiguous(targets, "targets", DType::kInt64, {x.rows, x.probes});
+  const Logits x = logits_of(check, logits, offsets);
+  check.contiguous(targets, "targets", DType::kInt64, {x.probes, x.targets});
   check.contiguous(losses, "losses", DType::kFloat64, {x.probes});
-  require_disjoint(check, logits, offsets, targets, losses);
+  check.disjoint({{&logits, "logits"}, {&losses, "losses"}},
+                 {{&offsets, "offsets"}, {&targets, "targets"}});
   check.threads(threads);
-  const auto* target = reinterpret_cast<const std::int64_t*>(targets.address);
-  for (std::int64_t i = 0; i < x.rows; ++i) {
-    for (std::int64_t k = 0; k < x.probes; ++k) {
-      const std::int64_t got = target[i * x.probes + k], count = x.offsets[k + 1] - x.offsets[k];
-      if (got < -1 || got >= count) {
-        check.fail("targets must be -1 or below the " + std::to_string(count) +
-                   " columns of their probe, got " + std::to_string(got) + place(i, k) +
-                   "; check the labels.");
-      }
-    }
+  const auto* classes = as<const std::int64_t>(targets);
+  for (std::int64_t k = 0; k < x.probes; ++k) {
+    require_classes(check, classes, k, x.offsets[k + 1] - x.offsets[k], x.targets);
   }
   py::gil_scoped_release release;
-  return softmax_gradient(x, target, reinterpret_cast<double*>(losses.address), threads);
+  return softmax_gradient(x, classes, as<double>(losses), threads);
 }
 
 bool sigmoid_gradient_of(const View& logits, const View& offsets, const View& targets,
                          const View& losses, int threads) {
   const Checker check{"sigmoid_gradient"};
-  const isa::LogitRows x = logits_of(check, logits, offsets);
-  check.contiguous(targets, "targets", DType::kUInt8, {x.rows, x.columns});
+  const Logits x = logits_of(check, logits, offsets);
+  check.contiguous(targets, "targets", DType::kUInt8, {logits.shape[0], x.targets});
   check.contiguous(losses, "losses", DType::kFloat64, {x.probes});
-  require_disjoint(check, logits, offsets, targets, losses);
+  check.disjoint({{&logits, "logits"}, {&losses, "losses"}},
+                 {{&offsets, "offsets"}, {&targets, "targets"}});
   check.threads(threads);
-  const auto* target = reinterpret_cast<const std::uint8_t*>(targets.address);
-  for (std::int64_t i = 0; i < x.rows; ++i) {
-    const std::uint8_t* row = target + i * x.columns;
-    // One more than 255, 0 and 1 is 0, 1 and 2 in a byte; vectors have a maximum of bytes.
-    std::uint8_t most = 0;
-    for (std::int64_t j = 0; j < x.columns; ++j) {
-      most = std::max(most, static_cast<std::uint8_t>(row[j] + 1));
-    }
-    if (most <= 2) continue;
-    std::int64_t j = 0, k = 0;
-    while (static_cast<std::uint8_t>(row[j] + 1) <= 2) ++j;
-    while (x.offsets[k + 1] <= j) ++k;
-    check.fail("targets must be 0, 1 or 255 for none, got " + std::to_string(row[j]) + place(i, k) +
-               "; check the labels.");
+  const auto* labels = as<const std::uint8_t>(targets);
+  for (std::int64_t k = 0; k < x.probes; ++k) {
+    require_labels(check, labels, k, x.offsets[k], x.offsets[k + 1], x.targets);
   }
   py::gil_scoped_release release;
-  return sigmoid_gradient(x, target, reinterpret_cast<double*>(losses.address), threads);
+  return sigmoid_gradient(x, labels, as<double>(losses), threads);
+}
+
+bool linear_gradient_of(const View& rows, const View& weights, const std::optional<View>& biases,
+                        const View& targets, const View& scales, const View& losses,
+                        const View& of_weights, const std::optional<View>& of_biases, int threads) {
+  const Checker check{"linear_gradient"};
+  const Matrix x = check.matrix(rows, "x"), w = check.matrix(weights, "weights");
+  if (x.dtype != DType::kFloat32 || (x.columns > 1 && x.column_stride != 1) ||
+      x.columns != w.columns) {
+    check.fail("x must be float32 with contiguous rows of " + std::to_string(w.columns) +
+               " columns, got " + std::to_string(x.columns) + " with a stride of " +
+               std::to_string(x.column_stride) + "; pass a contiguous copy.");
+  }
+  const std::int64_t probes = losses.shape[0];
+  if (probes == 0 || w.rows == 0 || w.rows % probes != 0) {
+    check.fail("weights must have as many rows for each of the " + std::to_string(probes) +
+               " probes, got " + std::to_string(w.rows) + "; give losses an entry for each probe.");
+  }
+  if (biases.has_value() != of_biases.has_value()) {
+    check.fail("biases and of_biases must be given both or neither, got one; allocate both.");
+  }
+  const std::int64_t labels = w.rows / probes;
+  const bool has_classes = targets.dtype == DType::kInt64;
+  check.contiguous(weights, "weights", DType::kFloat32, {w.rows, w.columns});
+  check.contiguous(targets, "targets", has_classes ? DType::kInt64 : DType::kUInt8,
+                   {has_classes ? probes : w.rows, x.rows});
+  check.contiguous(scales, "scales", DType::kFloat32, {probes});
+  check.contiguous(losses, "losses", DType::kFloat64, {probes});
+  check.contiguous(of_weights, "of_weights", DType::kFloat32, {w.rows, w.columns});
+  std::vector<Checker::Named> inputs = {
+      {&rows, "x"}, {&weights, "weights"}, {&targets, "targets"}, {&scales, "scales"}};
+  std::vector<Checker::Named> outputs = {{&losses, "losses"}, {&of_weights, "of_weights"}};
+  if (biases) {
+    check.contiguous(*biases, "biases", DType::kFloat32, {w.rows});
+    check.contiguous(*of_biases, "of_biases", DType::kFloat32, {w.rows});
+    inputs.push_back({&*biases, "biases"});
+    outputs.push_back({&*of_biases, "of_biases"});
+  }
+  check.disjoint(outputs, inputs);
+  check.threads(threads);
+  for (std::int64_t k = 0; k < probes; ++k) {
+    if (has_classes) {
+      require_classes(check, as<const std::int64_t>(targets), k, labels, x.rows);
+    } else {
+      require_labels(check, as<const std::uint8_t>(targets), k, k * labels, (k + 1) * labels,
+                     x.rows);
+    }
+  }
+  const LinearProbes linear = {static_cast<const float*>(x.address),
+                               x.rows,
+                               x.columns,
+                               x.row_stride,
+                               as<const float>(weights),
+                               biases ? as<const float>(*biases) : nullptr,
+                               probes,
+                               labels};
+  const LinearGradients out = {as<const float>(scales), as<double>(losses), as<float>(of_weights),
+                               of_biases ? as<float>(*of_biases) : nullptr};
+  py::gil_scoped_release release;
+  return has_classes
+             ? linear_softmax_gradient(linear, as<const std::int64_t>(targets), out, threads)
+             : linear_sigmoid_gradient(linear, as<const std::uint8_t>(targets), out, threads);
 }
 
 }  // namespace
@@ -94,6 +173,10 @@ void register_probe_losses(py::module_& module) {
   module.def("sigmoid_gradient", &sigmoid_gradient_of, py::arg("logits"), py::arg("offsets"),
              py::arg("targets"), py::arg("losses"), py::arg("threads"),
              "Logits of probes to gradients of binary cross-entropies; whether all are finite.");
+  module.def("linear_gradient", &linear_gradient_of, py::arg("x"), py::arg("weights"),
+             py::arg("biases"), py::arg("targets"), py::arg("scales"), py::arg("losses"),
+             py::arg("of_weights"), py::arg("of_biases"), py::arg("threads"),
+             "Gradients of linear probes' cross-entropies; whether all logits are finite.");
 }
 
 }  // namespace bertft

@@ -11,10 +11,8 @@ namespace bertft {
 namespace {
 
 constexpr const char* kNames[] = {"float64", "float32", "float16", "bfloat16", "int64", "uint8"};
-constexpr std::int64_t kSizes[] = {8, 4, 2, 2, 8, 1};
 
 std::string name_of(DType dtype) { return kNames[static_cast<int>(dtype)]; }
-std::int64_t size_of(DType dtype) { return kSizes[static_cast<int>(dtype)]; }
 
 DType dtype_of(const std::string& name) {
   for (int code = 0; code < 6; ++code) {

@@ -24,6 +24,7 @@ struct AdamLanes {
 };
 
 inline AdamLanes stepped(AdamLanes x, Floats gradients, bool has_largest, const AdamStep& step) {
+  gradients *= step.scale;
   x.first += (gradients - x.first) * step.toward_gradient;
   x.second = x.second * step.of_second + gradients * gradients * step.of_square;
   x.largest = has_largest ? (x.largest > x.second ? x.largest : x.second) : x.second;

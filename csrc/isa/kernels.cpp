@@ -5,7 +5,9 @@
 #include "isa/packing.h"
 #include "isa/pooling.h"
 #include "isa/products.h"
+#include "isa/relative.h"
 #include "isa/structure.h"
+#include "isa/sums.h"
 #include "isa/table.h"
 #include "isa/tiles.h"
 
@@ -35,8 +37,12 @@ constexpr Table kTable = {BERTFT_STRING(BERTFT_ISA),
                           product_kernels<float>(),
                           product_kernels<double>(),
                           pool_any_row,
-                          softmax_rows,
-                          sigmoid_rows,
+                          softmax_logits,
+                          sigmoid_logits,
+                          subtract_last,
+                          balance_last,
+                          sum_of_row,
+                          sum_of_squares,
                           distance_rows,
                           distance_scratch,
                           depth_rows,

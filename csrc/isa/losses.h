@@ -1,4 +1,4 @@
-// Rows of logits to gradients of cross-entropies, softmax and sigmoid, and what they lose.
+// Logits of a probe to gradients of its cross-entropies, softmax and sigmoid, and what they lose.
 #pragma once
 
 #include "isa/lanes.h"
@@ -43,21 +43,17 @@ inline Wide low_half(Floats x) { return load(reinterpret_cast<const float*>(&x))
 inline Wide high_half(Floats x) { return load(reinterpret_cast<const float*>(&x) + kWide); }
 #endif
 
-// 0, 1, 2...
-inline Ints lane_numbers() {
-  Ints numbers;
-#pragma GCC unroll 16
-  for (std::int32_t j = 0; j < kLanes; ++j) numbers[j] = j;
-  return numbers;
-}
-
-inline float largest_lane(Floats x) {
+inline Floats joined(Wide low, Wide high) {
 #if BERTFT_VECTOR_BYTES == 64
-  return _mm512_reduce_max_ps(x);
+  const __m512 half = _mm512_castps256_ps512(_mm512_cvtpd_ps(low));
+  return _mm512_insertf32x8(half, _mm512_cvtpd_ps(high), 1);
+#elif BERTFT_VECTOR_BYTES == 32
+  return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
 #else
-  float largest = x[0];
-  for (std::int64_t j = 1; j < kLanes; ++j) largest = x[j] > largest ? x[j] : largest;
-  return largest;
+  Floats x;
+  store(reinterpret_cast<float*>(&x), low);
+  store(reinterpret_cast<float*>(&x) + kWide, high);
+  return x;
 #endif
 }
 
@@ -104,135 +100,90 @@ inline void multiply_by(Product& product, double factor) {
   product.mantissa = __builtin_bit_cast(double, (bits & 0x000FFFFFFFFFFFFFu) | 0x3FF0000000000000u);
 }
 
-// z becomes softmax(z) - onehot(target). All logits of a probe stay in registers where there are at
-// most four vectors of them. Terms are added in float64, where a small loss keeps its digits.
-template <std::int64_t kVectors>
-inline bool softmax_in_registers(float* z, std::int64_t count, std::int64_t target, Loss& loss) {
-  constexpr std::int64_t whole = (kVectors - 1) * kLanes;
-  const float of_target = z[target];
-  const std::int64_t rest = count - whole;
-  const Ints numbers = lane_numbers();
-  Floats x[kVectors];
-#pragma GCC unroll 4
-  for (std::int64_t v = 0; v < kVectors - 1; ++v) x[v] = floats(z + v * kLanes);
-  x[kVectors - 1] = load_some(z + whole, rest, z[0]);
-  Floats most = x[0], differences = x[0] - x[0];
-#pragma GCC unroll 4
-  for (std::int64_t v = 1; v < kVectors; ++v) {
-    most = x[v] > most ? x[v] : most;
-    differences += x[v] - x[v];
+// The classes of some targets, -1 past the last.
+inline Ints classes_from(const std::int64_t* targets, std::int64_t count) {
+  Ints classes;
+#pragma GCC unroll 16
+  for (std::int64_t j = 0; j < kLanes; ++j) {
+    classes[j] = j < count ? static_cast<std::int32_t>(targets[j]) : -1;
   }
-  const float largest = largest_lane(most);
-  Wide sums = {};
-#pragma GCC unroll 4
-  for (std::int64_t v = 0; v < kVectors; ++v) {
-    x[v] = exponential(x[v] - largest);
-    if (v == kVectors - 1) x[v] = numbers < static_cast<std::int32_t>(rest) ? x[v] : Floats{};
-    sums += low_half(x[v]) + high_half(x[v]);
+  return classes;
+}
+
+// z becomes scale (softmax(z) - onehot(target)), a vector of targets at a time. Terms are added in
+// float64, where a small loss keeps its digits.
+bool softmax_logits(const ProbeLogits& x, const std::int64_t* targets, bool has_last, float scale,
+                    Loss& loss) {
+  const Floats zero = {}, one = zero + 1.0f;
+  Floats differences = {};
+  for (std::int64_t j = 0; j < x.targets; j += kLanes) {
+    const std::int64_t count = smaller(kLanes, x.targets - j);
+    const Ints target = classes_from(targets + j, count), counts = target >= 0;
+    const auto for_each_label = [&](const auto& visit) {
+      float* z = x.logits + j;
+      for (std::int32_t c = 0; c < x.labels; ++c, z += x.row) visit(z, target == c);
+    };
+    // Targets without a class have logits of 0, and count for nothing below.
+    const auto logits = [&](const float* z) { return counts ? load_some(z, count, 0.0f) : zero; };
+    Floats most = has_last ? zero - __builtin_inff() : zero, of_target = {};
+    for_each_label([&](const float* at, Ints is_target) {
+      const Floats z = logits(at);
+      most = z > most ? z : most;
+      of_target = is_target ? z : of_target;
+      differences += z - z;
+    });
+    const Floats of_last = has_last ? zero : exponential(-most);
+    Wide low = low_half(of_last), high = high_half(of_last);
+    for_each_label([&](float* at, Ints) {
+      const Floats e = exponential(logits(at) - most);
+      low += low_half(e);
+      high += high_half(e);
+      store_some(at, e, count);
+    });
+    const Floats part = counts ? joined(scale / low, scale / high) : zero;
+    for_each_label([&](float* at, Ints is_target) {
+      const Floats p = load_some(at, count, 0.0f) * part;
+      store_some(at, is_target ? p - scale : p, count);
+    });
+    loss.total += sum_of_lanes((low_half(most) - low_half(of_target)) +
+                               (high_half(most) - high_half(of_target)));
+    const Floats own = counts ? one : zero;
+    low = low * low_half(own) + low_half(one - own);
+    high = high * high_half(own) + high_half(one - own);
+    multiply_by(loss.factors, product_of_lanes(low * high));
   }
-  const double sum = sum_of_lanes(sums);
-  const float scale = static_cast<float>(1.0 / sum);
-  const std::int32_t place = static_cast<std::int32_t>(target);
-#pragma GCC unroll 4
-  for (std::int64_t v = 0; v < kVectors; ++v) {
-    const Floats p = x[v] * scale;
-    const Floats gradient = numbers == place - static_cast<std::int32_t>(v * kLanes) ? p - 1.0f : p;
-    if (v < kVectors - 1) {
-      *reinterpret_cast<Floats*>(z + v * kLanes) = gradient;
-    } else {
-      store_some(z + whole, gradient, rest);
-    }
-  }
-  loss.total += static_cast<double>(largest) - static_cast<double>(of_target);
-  multiply_by(loss.factors, sum);
   return are_zero(differences);
 }
 
-// The same through memory.
-bool softmax_in_memory(float* z, std::int64_t count, std::int64_t target, Loss& loss) {
-  const float of_target = z[target], first = z[0];
-  Floats most = floats(z), differences = {};
-  const auto for_each = [&](const auto& visit) {
-    std::int64_t j = 0;
-    for (; j + kLanes <= count; j += kLanes) visit(z + j, kLanes);
-    if (j < count) visit(z + j, count - j);
-  };
-  for_each([&](const float* at, std::int64_t size) {
-    const Floats x = load_some(at, size, first);
-    most = x > most ? x : most;
-    differences += x - x;
-  });
-  const float largest = largest_lane(most);
-  Wide sums = {};
-  for_each([&](float* at, std::int64_t size) {
-    const Floats x = exponential(load_some(at, size, -__builtin_inff()) - largest);
-    sums += low_half(x) + high_half(x);
-    store_some(at, x, size);
-  });
-  const double sum = sum_of_lanes(sums);
-  const float scale = static_cast<float>(1.0 / sum);
-  for_each([&](float* at, std::int64_t size) {
-    store_some(at, load_some(at, size, 0.0f) * scale, size);
-  });
-  z[target] -= 1.0f;
-  loss.total += static_cast<double>(largest) - static_cast<double>(of_target);
-  multiply_by(loss.factors, sum);
-  return are_zero(differences);
-}
-
-inline bool softmax(float* z, std::int64_t count, std::int64_t target, Loss& loss) {
-  if (target < 0) {
-    for (std::int64_t j = 0; j < count; ++j) z[j] = 0.0f;
-    return true;
-  }
-  if (count <= kLanes) return softmax_in_registers<1>(z, count, target, loss);
-  if (count <= 2 * kLanes) return softmax_in_registers<2>(z, count, target, loss);
-  if (count <= 3 * kLanes) return softmax_in_registers<3>(z, count, target, loss);
-  if (count <= 4 * kLanes) return softmax_in_registers<4>(z, count, target, loss);
-  return softmax_in_memory(z, count, target, loss);
-}
-
-// Row by row of a probe, not probe by probe of a row: a load beside the masked end of a probe that
-// was just stored would wait for it.
-bool softmax_rows(const LogitRows& x, const std::int64_t* targets, Loss* losses) {
-  bool is_finite = true;
-  for (std::int64_t k = 0; k < x.probes; ++k) {
-    for (std::int64_t i = 0; i < x.rows; ++i) {
-      is_finite &= softmax(x.logits + i * x.columns + x.offsets[k], x.offsets[k + 1] - x.offsets[k],
-                           targets[i * x.probes + k], losses[k]);
-    }
-  }
-  return is_finite;
-}
-
-// Targets 0 or 1, or 255 where a logit does not count.
-inline Ints targets_from(const std::uint8_t* targets, std::int64_t count) {
+// Labels 0 or 1, or 255 where a logit does not count.
+inline Ints labels_from(const std::uint8_t* labels, std::int64_t count) {
 #if BERTFT_VECTOR_BYTES == 64
   const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1u);
-  const __m128i bytes = _mm_mask_loadu_epi8(_mm_set1_epi8(-1), mask, targets);
+  const __m128i bytes = _mm_mask_loadu_epi8(_mm_set1_epi8(-1), mask, labels);
   return reinterpret_cast<Ints>(_mm512_cvtepu8_epi32(bytes));
 #else
   Ints all;
-  for (std::int64_t j = 0; j < kLanes; ++j) all[j] = j < count ? targets[j] : 255;
+  for (std::int64_t j = 0; j < kLanes; ++j) all[j] = j < count ? labels[j] : 255;
   return all;
 #endif
 }
 
-// Columns whose factors of at most 2 have a product that float64 holds.
+// Logits of a label whose factors of at most 2 have a product that float64 holds.
 constexpr std::int64_t kFactors = 512;
 
-bool sigmoid_columns(float* logits, const std::uint8_t* targets, std::int64_t count, Loss& loss) {
+bool sigmoid_row(float* logits, const std::uint8_t* labels, std::int64_t count, float scale,
+                 Loss& loss) {
   Floats differences = {};
   Wide totals = {}, factors = Wide{} + 1.0;
   const auto step = [&](std::int64_t j, std::int64_t size) {
-    const Ints y = targets_from(targets + j, size);
+    const Ints y = labels_from(labels + j, size);
     const Floats x = load_some(logits + j, size, 0.0f), z = y == 255 ? Floats{} : x;
     differences += z - z;
     const Floats e = exponential(z < 0.0f ? z : -z);
     const Floats inverse = 1.0f / (1.0f + e);
     const Floats probability = z < 0.0f ? e * inverse : inverse;
     const Floats label = y == 1 ? Floats{} + 1.0f : Floats{};
-    const Floats gradient = probability - label;
+    const Floats gradient = (probability - label) * scale;
     const Floats linear = (z > 0.0f ? z : Floats{}) - (y == 1 ? z : Floats{});
     const Floats term = y == 255 ? Floats{} : e;
     totals += low_half(linear) + high_half(linear);
@@ -248,15 +199,13 @@ bool sigmoid_columns(float* logits, const std::uint8_t* targets, std::int64_t co
   return are_zero(differences);
 }
 
-bool sigmoid_rows(const LogitRows& x, const std::uint8_t* targets, Loss* losses) {
+bool sigmoid_logits(const ProbeLogits& x, const std::uint8_t* labels, std::int64_t labels_row,
+                    float scale, Loss& loss) {
   bool is_finite = true;
-  for (std::int64_t k = 0; k < x.probes; ++k) {
-    for (std::int64_t i = 0; i < x.rows; ++i) {
-      for (std::int64_t j = x.offsets[k]; j < x.offsets[k + 1]; j += kFactors) {
-        const std::int64_t at = i * x.columns + j;
-        is_finite &= sigmoid_columns(x.logits + at, targets + at,
-                                     smaller(kFactors, x.offsets[k + 1] - j), losses[k]);
-      }
+  for (std::int64_t c = 0; c < x.labels; ++c) {
+    for (std::int64_t j = 0; j < x.targets; j += kFactors) {
+      is_finite &= sigmoid_row(x.logits + c * x.row + j, labels + c * labels_row + j,
+                               smaller(kFactors, x.targets - j), scale, loss);
     }
   }
   return is_finite;

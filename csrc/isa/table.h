@@ -104,12 +104,10 @@ struct Loss {
   Product factors;
 };
 
-// Contiguous rows of logits, probe k in columns offsets[k] to offsets[k + 1] of offsets[probes].
-struct LogitRows {
+// Logits of a probe: a row for each label, `row` elements apart, with one for each of some targets.
+struct ProbeLogits {
   float* logits;
-  std::int64_t rows, columns;
-  const std::int64_t* offsets;
-  std::int64_t probes;
+  std::int64_t row, labels, targets;
 };
 
 // The words of a sentence as one probe projects them: rows of `rank` values, `row` elements apart.
@@ -120,6 +118,7 @@ struct Projected {
 
 // A step of Adam that is the same for all columns of a row.
 struct AdamStep {
+  float scale;            // of the gradient, which is clipped
   float kept;             // 1 - rate * decay
   float size;             // rate / (1 - beta_1^step)
   float toward_gradient;  // 1 - beta_1
@@ -145,10 +144,23 @@ struct Table {
   bool (*pool_row)(RowView x, std::int64_t row_stride, std::int64_t start, std::int64_t stop,
                    std::int64_t columns, void* out);
 
-  // Logits become the gradients of cross-entropies, which losses[k] count; returns false if a logit
-  // that counts is not finite.
-  bool (*softmax_rows)(const LogitRows& logits, const std::int64_t* targets, Loss* losses);
-  bool (*sigmoid_rows)(const LogitRows& logits, const std::uint8_t* targets, Loss* losses);
+  // Logits become `scale` times the gradients of cross-entropies, which `loss` counts; returns
+  // false if a logit that counts is not finite. Unless a probe has its last label's logits, they
+  // are 0, and their gradients are not written.
+  bool (*softmax_logits)(const ProbeLogits& x, const std::int64_t* targets, bool has_last,
+                         float scale, Loss& loss);
+  bool (*sigmoid_logits)(const ProbeLogits& x, const std::uint8_t* labels, std::int64_t labels_row,
+                         float scale, Loss& loss);
+
+  // out[i] = x[i] - x[count - 1] for the other rows of contiguous (count, columns).
+  void (*subtract_last)(const float* x, std::int64_t count, std::int64_t columns, float* out);
+
+  // x[count - 1] = -sum of the other rows of `columns` values, `row` elements apart.
+  void (*balance_last)(float* x, std::int64_t count, std::int64_t row, std::int64_t columns);
+
+  // sum_j x[j], and sum_j x[j]^2.
+  double (*sum)(const float* x, std::int64_t count);
+  double (*sum_of_squares)(const float* x, std::int64_t count);
 
   // Projected rows become the gradient of the loss that is returned: mean over pairs of words, or
   // over words, of | squared distance or norm - gold |; gold is (words, words), or (words).

@@ -1,22 +1,34 @@
-// A step of Adam for matrices whose rows have their own rates.
+// A step of Adam for parameters whose rows have their own rates.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "isa/table.h"
 
 namespace bertft {
 
-// Contiguous (rows, columns) weights, moments and gradients; `largest` may be nullptr.
+// A parameter: contiguous (rows, columns) weights, moments and gradients; `largest` may be nullptr.
 struct AdamMatrices {
   isa::AdamRow first_row;
-  std::int64_t rows, columns;
+  std::int64_t columns;
+  std::vector<isa::AdamStep> steps;  // of each row
 };
 
-// For steps[i] of each row: first += (1 - beta_1) (g - first),
-// second = beta_2 second + (1 - beta_2) g^2, largest = max(largest, second), and
-// weights = kept weights - size first / (sqrt(largest or second) inverse_root + epsilon).
-// One pass over memory; every weight is stepped by one thread. O(rows x columns).
-void adam(const AdamMatrices& matrices, const isa::AdamStep* steps, int threads);
+// Parameters with the same number of rows.
+struct AdamParameters {
+  std::vector<AdamMatrices> matrices;
+  std::int64_t rows;
+};
+
+// For the step of each row of each parameter: g = scale gradient, first += (1 - beta_1) (g -
+// first), second = beta_2 second + (1 - beta_2) g^2, largest = max(largest, second), and weights =
+// kept weights - size first / (sqrt(largest or second) inverse_root + epsilon). One pass over
+// memory; every weight is stepped by one thread. O(weights).
+void adam(const AdamParameters& x, int threads);
+
+// Scales each row's gradients to a norm of at most `most` over all parameters: sets the steps'
+// scales. Squares add up in float64, in an order that threads do not change. O(weights).
+void clip(AdamParameters& x, double most, int threads);
 
 }  // namespace bertft

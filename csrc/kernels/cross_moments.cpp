@@ -26,10 +26,6 @@ constexpr std::int64_t kGroup = 8;
 // Below this many multiplications a second thread costs more than it saves.
 constexpr double kWorthThreads = 2e6;
 
-std::int64_t size_of(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
-
 // Whether rows can be packed where they are.
 template <class T>
 bool is_direct(const Matrix& x) {

@@ -7,6 +7,12 @@ namespace bertft {
 
 enum class DType { kFloat64, kFloat32, kFloat16, kBFloat16, kInt64, kUInt8 };
 
+// Bytes of an element.
+static inline std::int64_t size_of(DType dtype) {
+  constexpr std::int64_t sizes[] = {8, 4, 2, 2, 8, 1};
+  return sizes[static_cast<int>(dtype)];
+}
+
 // Tags for the two 16-bit formats, which C++20 has no portable types for.
 struct Half {
   std::uint16_t bits;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/operands.h"
 #include "kernels/panels.h"
 #include "kernels/thread_pool.h"
 #include "kernels/workspace.h"
@@ -9,60 +10,14 @@
 namespace bertft {
 namespace {
 
-// Columns of a that are summed at a time: a tile of a stays in the nearest cache while panels pass.
-constexpr std::int64_t kRun = 256;
 // Bytes of packed operands between which all tasks wait for each other.
 constexpr std::int64_t kPackedBytes = std::int64_t{2} << 20;
 // Panels that a task multiplies by: kRun rows of 9 of them are 432 KiB of a 1 MiB cache.
 constexpr std::int64_t kPanels = 9;
 // Tiles of a that a task multiplies.
 constexpr std::int64_t kTiles = 4;
-// Rows that a task packs in the order in which they lie, and columns that lie so of one panel.
-constexpr std::int64_t kPackedRows = 64;
 // Below this many multiplications a second thread costs more than it saves.
 constexpr double kWorthThreads = 2e6;
-
-// A (depth, columns) matrix as the panels of an operand, and the tasks that pack it.
-template <class T>
-struct Operand {
-  using Pack = void (*)(const T*, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
-                        std::int64_t, T*);
-
-  const T* address;
-  std::int64_t step, along, columns;  // elements from one row, and from one column, to the next
-  std::int64_t width;                 // of a panel
-  Pack pack_panels;
-  std::int64_t rows = 0;  // from one panel to the next
-  std::size_t place = 0;
-
-  std::int64_t panels() const { return divide_up(columns, width); }
-  // Rows lie in one piece: all panels are packed together, else each by itself.
-  bool has_rows() const { return along == 1; }
-  std::int64_t rows_of_task() const { return has_rows() ? kPackedRows : kRun; }
-  std::int64_t tasks(std::int64_t depth) const {
-    return divide_up(depth, rows_of_task()) * (has_rows() ? 1 : panels());
-  }
-
-  // Panels of up to `depth` rows, not a multiple of 4 KiB apart: they would meet in the same lines
-  // of the cache.
-  void reserve(Workspace& workspace, std::int64_t depth) {
-    rows = divide_up(depth, 64) * 64 + 8;
-    place = workspace.add<T>(panels() * width * rows);
-  }
-  T* at(const Workspace& workspace, std::int64_t panel, std::int64_t k) const {
-    return workspace.at<T>(place) + (panel * rows + k) * width;
-  }
-
-  void pack(const Workspace& workspace, std::int64_t task, std::int64_t first,
-            std::int64_t depth) const {
-    const std::int64_t panel = has_rows() ? 0 : task % panels();
-    const std::int64_t k = (has_rows() ? task : task / panels()) * rows_of_task();
-    pack_panels(address + (first + k) * step + panel * width * along, step, along,
-                std::min(rows_of_task(), depth - k),
-                has_rows() ? columns : std::min(width, columns - panel * width), rows * width,
-                at(workspace, panel, k));
-  }
-};
 
 template <class T>
 class Multiplication {

@@ -9,6 +9,22 @@ namespace bertft {
 namespace {
 
 constexpr std::int64_t kRowsPerTask = 64;
+// Runs that are fetched ahead, and most bytes of one: rows that lie apart come from memory, and no
+// hardware foresees where.
+constexpr std::int64_t kAhead = 2;
+constexpr std::int64_t kFetchedBytes = 8192;
+
+// Fetches the rows of a run to the second-level cache. In line, since GCC drops calls of a function
+// that does nothing else.
+inline __attribute__((always_inline)) void fetch(const Matrix& x, std::int64_t start,
+                                                 std::int64_t stop) {
+  const std::int64_t size = size_of(x.dtype), row = x.row_stride * size;
+  const char* first = static_cast<const char*>(x.address) + start * row;
+  const std::int64_t bytes = (stop - start - 1) * row + x.columns * x.column_stride * size;
+  for (std::int64_t place = 0; place < std::min(bytes, kFetchedBytes); place += 64) {
+    __builtin_prefetch(first + place, 0, 2);
+  }
+}
 
 }  // namespace
 
@@ -21,6 +37,7 @@ bool pool_rows(const Matrix& x, const std::int64_t* starts, const std::int64_t* 
     const std::int64_t stop = std::min(count, (task + 1) * kRowsPerTask);
     bool all = true;
     for (std::int64_t row = task * kRowsPerTask; row < stop; ++row) {
+      if (row + kAhead < stop) fetch(x, starts[row + kAhead], stops[row + kAhead]);
       all &= kernels.pool_row({x.address, x.dtype, x.column_stride}, x.row_stride, starts[row],
                               stops[row], x.columns, static_cast<char*>(out) + row * row_bytes);
     }

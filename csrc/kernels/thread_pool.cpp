@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
@@ -14,16 +15,21 @@ namespace {
 
 using Task = std::function<void(std::int64_t, int)>;
 
-// Looks at a condition for some ten microseconds before its thread sleeps: waking one costs more
-// than a small region runs.
+// How long a thread looks at a condition before it sleeps: waking it costs more than a small region
+// runs, and between two regions of a training step lies as much of Python.
+constexpr std::chrono::microseconds kPatience{200};
+
 template <class Condition>
 bool soon(const Condition& condition) {
-  for (int look = 0; look < 400; ++look) {
-    if (condition()) return true;
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  do {
+    for (int look = 0; look < 100; ++look) {
+      if (condition()) return true;
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+      __builtin_ia32_pause();
 #endif
-  }
+    }
+  } while (std::chrono::steady_clock::now() < end);
   return condition();
 }
 

@@ -19,7 +19,7 @@ from bertft.ops.triton import (
 )
 from bertft.ops.triton.attention import attend_spans, attend_spans_gradient
 from bertft.ops.triton.cross_moments import accumulate
-from bertft.ops.triton.losses import sigmoid_gradient, softmax_gradient
+from bertft.ops.triton.losses import linear_gradient, sigmoid_gradient, softmax_gradient
 from bertft.ops.triton.optimizing import adam
 from bertft.ops.triton.pairs import correlate_pairs
 from bertft.ops.triton.pooling import pool_rows
@@ -36,6 +36,7 @@ __all__ = [
     "depth_gradient",
     "distance_gradient",
     "eigh",
+    "linear_gradient",
     "nuclear_norms",
     "pool_rows",
     "sigmoid_gradient",

@@ -1,9 +1,12 @@
 """The step of Adam for banks of probes, in one pass over weights and moments."""
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from bertft.ops.eager import scales_to
 from bertft.ops.triton.launching import Build, on_device_of
 
 WIDEST = 1024
@@ -18,6 +21,7 @@ def _adam(
     largest_ptr,
     rates_ptr,
     decays_ptr,
+    scales_ptr,
     C,
     beta_1,
     beta_2,
@@ -27,6 +31,7 @@ def _adam(
     correction_2,
     epsilon,
     AMSGRAD: tl.constexpr,
+    CLIPPED: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Program i: some columns of a row. `rest_j` is 1 - beta_j, as float32 has no 1 - 0.999."""
@@ -38,6 +43,8 @@ def _adam(
     decay = tl.load(decays_ptr + row).to(tl.float64)
     weight = tl.load(weights_ptr + place, mask=mask, other=0.0)
     gradient = tl.load(gradients_ptr + place, mask=mask, other=0.0)
+    if CLIPPED:
+        gradient *= tl.load(scales_ptr + row)
     first = tl.load(first_ptr + place, mask=mask, other=0.0)
     second = tl.load(second_ptr + place, mask=mask, other=0.0)
     first = beta_1 * first + rest_1 * gradient
@@ -54,48 +61,53 @@ def _adam(
 
 
 def adam(
-    weights: Tensor,
-    gradients: Tensor,
-    first: Tensor,
-    second: Tensor,
-    largest: Tensor | None,
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    largest: Sequence[Tensor] | None,
     rates: Tensor,
     decays: Tensor,
     step: int,
     betas: tuple[float, float],
     epsilon: float,
+    clip: float | None,
 ) -> None:
-    """See `bertft.ops.adam`."""
-    if not weights.numel():
-        return
-    rows, columns = weights.shape
-    block = min(WIDEST, triton.next_power_of_2(columns))
+    """See `bertft.ops.adam`: a launch for each parameter."""
     beta_1, beta_2 = betas
-    with on_device_of(weights):
-        _adam[(rows * triton.cdiv(columns, block),)](
-            weights,
-            gradients,
-            first,
-            second,
-            largest,
-            rates,
-            decays,
-            columns,
-            beta_1,
-            beta_2,
-            1.0 - beta_1,
-            1.0 - beta_2,
-            1.0 / (1.0 - beta_1**step),
-            1.0 / (1.0 - beta_2**step),
-            epsilon,
-            AMSGRAD=largest is not None,
-            BLOCK_C=block,
-        )
+    scales = None if clip is None else scales_to(clip, gradients)
+    for p, own in enumerate(weights):
+        if not own.numel():
+            continue
+        rows, columns = own.shape
+        block = min(WIDEST, triton.next_power_of_2(columns))
+        with on_device_of(own):
+            _adam[(rows * triton.cdiv(columns, block),)](
+                own,
+                gradients[p],
+                first[p],
+                second[p],
+                None if largest is None else largest[p],
+                rates,
+                decays[p],
+                scales,
+                columns,
+                beta_1,
+                beta_2,
+                1.0 - beta_1,
+                1.0 - beta_2,
+                1.0 / (1.0 - beta_1**step),
+                1.0 / (1.0 - beta_2**step),
+                epsilon,
+                AMSGRAD=largest is not None,
+                CLIPPED=clip is not None,
+                BLOCK_C=block,
+            )
 
 
 BUILDS = [
     Build(
-        f"adam {'amsgrad ' * amsgrad}{rates}",
+        f"adam {'amsgrad clipped ' * amsgrad}{rates}",
         _adam,
         {
             "weights_ptr": "*fp32",
@@ -105,6 +117,7 @@ BUILDS = [
             "largest_ptr": "*fp32",
             "rates_ptr": f"*{rates}",
             "decays_ptr": f"*{rates}",
+            "scales_ptr": "*fp32",
             "C": "i32",
             "beta_1": "fp32",
             "beta_2": "fp32",
@@ -114,7 +127,7 @@ BUILDS = [
             "correction_2": "fp32",
             "epsilon": "fp32",
         },
-        {"AMSGRAD": amsgrad, "BLOCK_C": WIDEST},
+        {"AMSGRAD": amsgrad, "CLIPPED": amsgrad, "BLOCK_C": WIDEST},
         aligned=("C",),
     )
     for amsgrad in (True, False)
