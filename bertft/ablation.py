@@ -4,7 +4,7 @@ Owns the composition and its results; `grids` owns cells, plan and locks, and th
 are those of `finetuning.runs`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,13 @@ from bertft.grids import (
     PLAN,
     Cell,
     extend_plan,
+    failure,
+    forget_failure,
     grid,
     is_done,
     plan_of,
     read_plans,
+    record_failure,
     require_grid,
     taken,
 )
@@ -43,7 +46,7 @@ class Ablation:
     Attributes:
         table: tidy pandas table with the columns `model, task, ablation, layers, depth, seed,
             corpus, measure, value, n`; `ablation` is "freeze", "keep" or "full".
-        provenance: plans, versions and how many cells are done, as JSON types.
+        provenance: plans, versions, how many cells are done and why others failed, as JSON types.
     """
 
     def __init__(self, folder: Path, table: pd.DataFrame, provenance: dict[str, Any]) -> None:
@@ -66,12 +69,14 @@ class Ablation:
                 f"{PLAN}; pass the out of ablate."
             )
         model = next(iter(plans.values()))["model"]
-        tables, tasks, total = [], {}, 0
+        tables, tasks, failed, total = [], {}, {}, 0
         for task, plan in plans.items():
             cells = [Cell(**cell) for cell in plan["cells"]]
             total += len(cells)
             prefixes = {}
             for cell in cells:
+                if (why := failure(folder, task, cell)) is not None:
+                    failed[cell.name(task)] = why
                 if is_done(folder, task, cell):
                     found = Finetuned.load(folder / CELLS / cell.name(task))
                     # A model may have several names, and has one here.
@@ -94,6 +99,7 @@ class Ablation:
             "versions": results.versions(),
             "model": model,
             "cells": {"done": len(tables), "total": total},
+            "failed": failed,
             "tasks": tasks,
         }
         table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
@@ -141,9 +147,22 @@ class Ablation:
         return str(self.summary.to_html(index=False))
 
     def __repr__(self) -> str:
-        cells = self.provenance["cells"]
+        cells, failed = self.provenance["cells"], len(self.provenance["failed"])
         tasks = ", ".join(self.provenance["tasks"])
-        return f"Ablation({tasks}: {cells['done']} of {cells['total']} cells done)"
+        told = f", {failed} failed" if failed else ""
+        return f"Ablation({tasks}: {cells['done']} of {cells['total']} cells done{told})"
+
+
+class FailedCellsError(RuntimeError):
+    """Cells of a grid that failed, while the others were done; `ablation` has the whole folder."""
+
+    def __init__(self, failed: Mapping[str, str], ablation: Ablation) -> None:
+        name, line = next(iter(failed.items()))
+        super().__init__(
+            f"[ablate] cells must all be done, got {len(failed)} that failed, first {name}: "
+            f"{line.rstrip('.')}; run it again to try again."
+        )
+        self.ablation = ablation
 
 
 def ablate(
@@ -164,7 +183,8 @@ def ablate(
 
     The full model is always in the grid; it is both `freeze` 0 and `keep` L. A cell that is done is
     not done again, one that was cut short goes on from its last checkpoint, and several processes
-    may work on one folder. Several tasks may share it too.
+    may work on one folder. Several tasks may share it too. A cell that fails does not keep the
+    others from their turn; its error is kept, and the next run tries it again.
 
     Args:
         task: "depparse", "mnli", "squad" or "tagging".
@@ -175,7 +195,7 @@ def ablate(
         freeze: numbers of blocks to freeze, 0..L.
         keep: numbers of blocks to keep, 1..L.
         seeds: how many, from 0, or which.
-        save_models: keep each cell's model too, not its scores only.
+        save_models: keep each cell's model too, not its scores only; the same for all cells.
         progress: print what happens, with bars.
         **options: of `finetune`, the same for all cells.
 
@@ -184,6 +204,7 @@ def ablate(
             have another model, data or recipe.
         FileExistsError: a folder with something else in it.
         FileNotFoundError: no such model or file.
+        FailedCellsError: after all cells had their turn, where some of them failed.
 
     Reference: Merchant et al. 2020, partial freezing and layer truncation.
     """
@@ -196,28 +217,40 @@ def ablate(
     require_grid(out)
     checkpoint = Checkpoint.open(model)
     cells = grid(checkpoint.blocks.depth, freeze, keep, seeds)
-    extend_plan(out, task, plan_of(task, checkpoint, train, dev, options), cells)
+    plan = plan_of(task, checkpoint, train, dev, options, save_models=save_models)
+    extend_plan(out, task, plan, cells)
     del checkpoint
     display.note(
         f"{task}: {len(cells)} cells, {sum(is_done(out, task, cell) for cell in cells)} of them "
         f"done, in {out}"
     )
+    failed = {}
     for cell in taken(out, task, cells, display):
         folder = out / CELLS / cell.name(task)
         display.note(f"cell {folder.name}")
-        found = finetune(
-            task,
-            model,
-            train,
-            dev,
-            folder,
-            freeze=cell.layers if cell.ablation == "freeze" else 0,
-            keep=cell.layers if cell.ablation == "keep" else None,
-            seed=cell.seed,
-            save_model=save_models,
-            resume=True,
-            progress=progress,
-            **options,
-        )
-        display.note(f"cell {folder.name}: {found.headline}")
-    return Ablation.load(out)
+        try:
+            found = finetune(
+                task,
+                model,
+                train,
+                dev,
+                folder,
+                freeze=cell.layers if cell.ablation == "freeze" else 0,
+                keep=cell.layers if cell.ablation == "keep" else None,
+                seed=cell.seed,
+                save_model=save_models,
+                resume=True,
+                progress=progress,
+                **options,
+            )
+        except Exception as error:  # whatever it is, the other cells may do better
+            # Its text alone is kept: the frames of the error hold the model.
+            failed[folder.name] = record_failure(out, task, cell, error)
+            display.note(f"cell {folder.name} failed: {failed[folder.name]}")
+        else:
+            forget_failure(out, task, cell)
+            display.note(f"cell {folder.name}: {found.headline}")
+    ablation = Ablation.load(out)
+    if failed:
+        raise FailedCellsError(failed, ablation)
+    return ablation

@@ -22,6 +22,16 @@ def is_disk_full(error: Exception) -> bool:
     return full or any(sign in str(error) for sign in NO_ROOM)
 
 
+def reason_of(error: Exception) -> str | None:
+    """Return what an error of ours or of the system tells the user; None for any other."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    # Texts of our own name the function that they are from, and say what to do.
+    if not str(error).startswith("["):
+        return None
+    return " ".join([str(error), *getattr(error, "__notes__", [])])
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block succeeds."""

@@ -7,6 +7,7 @@ run. What the cells of a task must agree in is in the plan.
 import json
 import os
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Any, Literal
 
 from bertft import results
 from bertft.checkpoints import Checkpoint, fingerprint
-from bertft.files import locked, write_text
+from bertft.files import locked, reason_of, write_text
 from bertft.finetuning.examples import Source, named
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import task_of
 from bertft.progress import Display
 
 Ablated = Literal["full", "freeze", "keep"]
-PLAN, CELLS, LOCKS = "ablation.json", "cells", "locks"
+PLAN, CELLS, LOCKS, FAILED = "ablation.json", "cells", "locks", "failed"
 
 
 @dataclass(frozen=True, order=True)
@@ -69,17 +70,18 @@ def grid(
 
 
 def taken(out: Path, task: str, cells: Sequence[Cell], display: Display) -> Iterator[Cell]:
-    """Yield the cells that are not done, each while this process holds its lock.
+    """Yield the cells that are not done, each once, while this process holds its lock.
 
     When all that is left is in other hands, waits for them to finish or to die.
     """
-    waiting = False
-    while left := [cell for cell in cells if not is_done(out, task, cell)]:
+    waiting, tried = False, set[Cell]()
+    while left := [cell for cell in cells if cell not in tried and not is_done(out, task, cell)]:
         idle = True
         for cell in left:
             with locked(out / LOCKS / cell.name(task), wait=False) as held:
                 if held and not is_done(out, task, cell):
                     idle = False
+                    tried.add(cell)
                     yield cell
         if idle and not waiting:
             display.note("waiting for the cells that other processes are at ...")
@@ -91,6 +93,30 @@ def taken(out: Path, task: str, cells: Sequence[Cell], display: Display) -> Iter
 def is_done(out: Path, task: str, cell: Cell) -> bool:
     """Return whether a cell has its results."""
     return (out / CELLS / cell.name(task) / results.PROVENANCE).is_file()
+
+
+def record_failure(out: Path, task: str, cell: Cell, error: Exception) -> str:
+    """Leave why a cell failed, and where; return the error in one line."""
+    line = " ".join((reason_of(error) or f"{type(error).__name__}: {error}").split())
+    trace = "".join(traceback.format_exception(error))
+    write_text(out / FAILED / f"{cell.name(task)}.txt", f"{line}\n\n{trace}")
+    return line
+
+
+def forget_failure(out: Path, task: str, cell: Cell) -> None:
+    """Remove what an earlier try of a cell left, now that it is done."""
+    (out / FAILED / f"{cell.name(task)}.txt").unlink(missing_ok=True)
+
+
+def failure(out: Path, task: str, cell: Cell) -> str | None:
+    """Return the error of the last try of a cell in one line, None where it is done or untried."""
+    if is_done(out, task, cell):
+        return None
+    try:
+        trace = (out / FAILED / f"{cell.name(task)}.txt").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return trace.partition("\n")[0]
 
 
 def read_plans(out: Path) -> dict[str, Any]:
@@ -129,6 +155,8 @@ def plan_of(
     train: Source,
     dev: Source | Sequence[Source],
     options: Mapping[str, Any],
+    *,
+    save_models: bool,
 ) -> dict[str, Any]:
     """Return what the cells of a task have in common; `same` is what they must agree in."""
     job = task_of(task)
@@ -151,6 +179,7 @@ def plan_of(
             "limit": options.get("limit"),
             "dev_every": options.get("dev_every", 1),
             "prefix_cache": options.get("prefix_cache", True),
+            "save_models": save_models,
         },
     }
 
@@ -167,9 +196,9 @@ def extend_plan(out: Path, task: str, plan: dict[str, Any], cells: Sequence[Cell
         found = plans.get(task, {"created": results.now(), "cells": [], **plan})
         theirs = {**found["same"], "model": next(iter(plans.values()), plan)["same"]["model"]}
         for key, value in plan["same"].items():
-            if theirs[key] != value:
+            if theirs.get(key) != value:
                 raise ValueError(
-                    f"[ablate] out must hold cells of the same {key}, got {theirs[key]} in "
+                    f"[ablate] out must hold cells of the same {key}, got {theirs.get(key)} in "
                     f"{str(out)!r} where this run has {value}; pass another out."
                 )
         known = [Cell(**cell) for cell in found["cells"]]

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 PROVENANCE = "provenance.json"
+FILES = "files"
 PACKAGES = ("bertft", "torch", "transformers", "tokenizers", "numpy")
 
 
@@ -69,7 +70,8 @@ def save_run(
     """Write `results.parquet`, `results.csv`, further files and last the provenance.
 
     All of them are written beside the folder first and then moved in, the provenance last, so a
-    folder with provenance holds a whole run.
+    folder with provenance holds a whole run. The file names the others of its run, and a run that
+    takes its place removes these; whatever else is in the folder stays.
 
     Args:
         folder: of the run.
@@ -93,15 +95,27 @@ def save_run(
         table.to_csv(staged / "results.csv", index=False)
         write(staged)
         files = sorted(path.name for path in staged.iterdir())
-        text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps({**provenance, FILES: files}, indent=2, ensure_ascii=False) + "\n"
         (staged / PROVENANCE).write_text(text, encoding="utf-8")
         # safetensors makes files that only their owner may read, whatever the umask says.
         permissions = (staged / PROVENANCE).stat().st_mode
         folder.mkdir(exist_ok=True)
+        before = _files_of(folder)
         (folder / PROVENANCE).unlink(missing_ok=True)
+        for file in before:
+            (folder / file).unlink(missing_ok=True)
         for file in (*files, PROVENANCE):
             (staged / file).chmod(permissions)
             shutil.move(staged / file, folder / file)
+
+
+def _files_of(folder: Path) -> list[str]:
+    """Names of the files of the run in a folder, the provenance left out."""
+    try:
+        files = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))[FILES]
+        return [name for name in files if name == Path(name).name]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def load_run(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -129,6 +143,7 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, An
             f"[load] {PROVENANCE} must hold an object, got {type(provenance).__name__} in "
             f"{str(folder)!r}; run it again."
         )
+    provenance.pop(FILES, None)
     return table, provenance
 
 

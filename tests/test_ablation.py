@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from bertft import ablation
-from bertft.ablation import Ablation, Cell, ablate, grid
+from bertft import ablation, cli
+from bertft.ablation import Ablation, Cell, FailedCellsError, ablate, grid
 from bertft.cli import app
 from tests.task_files import write_all
 
@@ -135,9 +135,94 @@ def test_a_first_mistake_spoils_nothing(base, files, tmp_path):
     train, dev = files["mnli"]
     with pytest.raises(FileNotFoundError):
         ablate("mnli", base, train.with_name("typo.jsonl"), dev, out, **QUICK)
-    with pytest.raises(ValueError, match="prefix cache must fit"):
+    with pytest.raises(FailedCellsError, match="prefix cache must fit"):
         run(base, files, out, freeze=[1], cache_memory_gib=0, cache_disk_gib=0)
     assert run(base, files, out, freeze=[1]).provenance["cells"] == {"done": 2, "total": 2}
+
+
+def failing(monkeypatch, which, error):
+    """Let `finetune` raise for the cells that have `which` in their name; return the ones begun."""
+    real, begun = ablation.finetune, []
+
+    def finetune(*args, **options):
+        begun.append(args[4].name)
+        if which in args[4].name:
+            raise error
+        return real(*args, **options)
+
+    monkeypatch.setattr(ablation, "finetune", finetune)
+    return begun
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("[finetune] loss must be\nfinite"), "[finetune] loss must be finite"),
+        (AttributeError("no such thing"), "AttributeError: no such thing"),
+        (PermissionError(13, "Permission denied", "/a/b"), "/a/b: Permission denied"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_cell_that_fails_does_not_end_the_sweep(error, told, base, files, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        begun = failing(patch, "freeze1", error)
+        with pytest.raises(FailedCellsError) as raised:
+            run(base, files, out, freeze=[1, 2], keep=[1])
+    assert begun == [f"mnli-{which}-seed0" for which in ("full", "freeze1", "freeze2", "keep1")]
+    assert f"got 1 that failed, first mnli-freeze1-seed0: {told};" in str(raised.value)
+    found = raised.value.ablation
+    assert repr(found) == "Ablation(mnli: 3 of 4 cells done, 1 failed)"
+    assert found.provenance["failed"] == {"mnli-freeze1-seed0": told}
+    assert f"mnli-freeze1-seed0 failed: {told}" in command("report", out).output
+    assert f"<li>mnli-freeze1-seed0: {told}</li>" in (out / "report.html").read_text()
+    # The text of a defect has its traceback beside it.
+    trace = (out / "failed" / "mnli-freeze1-seed0.txt").read_text()
+    assert trace.startswith(f"{told}\n\nTraceback")
+    again = run(base, files, out, freeze=[1, 2], keep=[1])
+    assert repr(again) == "Ablation(mnli: 4 of 4 cells done)"
+    assert not list((out / "failed").iterdir())
+
+
+def test_a_sweep_with_failed_cells_ends_in_an_error(base, files, tmp_path, monkeypatch, capsys):
+    out, (train, dev) = tmp_path / "out", files["mnli"]
+    failing(monkeypatch, "seed0", RuntimeError("[finetune] loss must be finite, got nan; stop."))
+    argv = ["bertft", "ablate", "mnli", base, "--train", train, "--dev", dev, "--out", out]
+    monkeypatch.setattr(sys, "argv", [*map(str, argv), "--keep", "1", "--epochs", "1"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    shown = capsys.readouterr()
+    assert stop.value.code == 2
+    assert "0 of 2 cells done" in shown.out
+    assert shown.out.count("failed: [finetune] loss must be finite, got nan; stop.") >= 2
+    assert shown.err.strip().splitlines()[-1] == (
+        "bertft: [ablate] cells must all be done, got 2 that failed, first mnli-full-seed0: "
+        "[finetune] loss must be finite, got nan; stop; run it again to try again."
+    )
+
+
+def test_an_interrupted_cell_ends_the_sweep(base, files, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    begun = failing(monkeypatch, "full", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(base, files, out, keep=[1])
+    assert begun == ["mnli-full-seed0"]
+    assert Ablation.load(out).provenance["failed"] == {}
+
+
+def test_models_are_kept_for_all_cells_or_none(base, files, tmp_path):
+    out = tmp_path / "out"
+    run(base, files, out)
+    with pytest.raises(ValueError, match=r"cells of the same save_models, got False in .* has Tru"):
+        run(base, files, out, save_models=True)
+
+
+def test_seeds_share_the_examples_that_are_drawn(base, files, tmp_path):
+    out = tmp_path / "out"
+    run(base, files, out, seeds=2, limit=9)
+    records = [json.loads(path.read_text()) for path in out.glob("cells/*/provenance.json")]
+    assert [record["train"]["examples"] for record in records] == [9, 9]
+    assert len({record["train"]["fingerprint"] for record in records}) == 1
 
 
 def test_options_that_belong_to_a_cell(base, files, tmp_path):

@@ -261,6 +261,69 @@ def test_checkpoints_of_another_run_are_refused(
         run(task, base, files, out, resume=True, **changed)
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"dev_every": 2}, r"got dev_every 1 in .* where this run has 2;"),
+        ({"save_model": False}, r"got save_model true in .* where this run has false;"),
+    ],
+)
+def test_finished_runs_with_other_results_are_refused(changed, told, base, files, tmp_path):
+    out = tmp_path / "out"
+    run("mnli", base, files, out, epochs=1)
+    with pytest.raises(ValueError, match=rf"checkpoint must be of the same run, {told}"):
+        run("mnli", base, files, out, epochs=1, resume=True, **changed)
+
+
+def test_other_dev_sets_are_not_told_the_old_scores(base, files, tmp_path, monkeypatch):
+    out, (train, dev) = tmp_path / "out", files["mnli"]
+    other = dev.with_name("other.jsonl")
+    other.write_text("".join(dev.read_text().splitlines(keepends=True)[:7]))
+    with monkeypatch.context() as patch:
+        patch.setattr("bertft.progress.Bar.follow", stop_after(4))
+        with pytest.raises(InterruptionError):
+            run("mnli", base, files, out)
+    # What decides the training is the same, so the checkpoints are too.
+    options = {**QUICK, "resume": True}
+    tuned = finetune("mnli", base, train, [dev, other], out, **options)
+    assert tuned.provenance["times"]["resumed_from_step"] == 3
+    assert finetune("mnli", base, train, [other, dev], out, **options).table.equals(tuned.table)
+    for sets in (dev, other):
+        with pytest.raises(ValueError, match=r'same run, got dev {"mnli-dev": ".*; pass the same'):
+            finetune("mnli", base, train, sets, out, **options)
+
+
+def test_checkpoints_without_a_description_are_not_lost(base, files, tmp_path, monkeypatch):
+    out = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr("bertft.progress.Bar.follow", stop_after(5))
+        with pytest.raises(InterruptionError):
+            run("mnli", base, files, out)
+    (out / "checkpoints" / "run.json").rename(tmp_path / "run.json")
+    with pytest.raises(ValueError, match=r"checkpoints must have their run\.json, got none in"):
+        run("mnli", base, files, out, resume=True)
+    (tmp_path / "run.json").rename(out / "checkpoints" / "run.json")
+    tuned = run("mnli", base, files, out, resume=True)
+    assert tuned.provenance["times"]["resumed_from_step"] == 3
+
+
+def test_the_files_of_a_run_go_with_it(base, files, tmp_path):
+    out, (train, dev) = tmp_path / "out", files["mnli"]
+    other = dev.with_name("other.jsonl")
+    shutil.copy(dev, other)
+    options = {**QUICK, "epochs": 1}
+    finetune("mnli", base, train, [dev, other], out, **options)
+    (out / "notes.txt").write_text("mine")
+    finetune("mnli", base, train, other, out, overwrite=True, save_model=False, **options)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "notes.txt",
+        "predictions-other.jsonl",
+        "provenance.json",
+        "results.csv",
+        "results.parquet",
+    ]
+
+
 def test_checkpoints_of_another_label_set_are_refused(base, files, tmp_path, monkeypatch):
     out = tmp_path / "cut"
     with monkeypatch.context() as patch:

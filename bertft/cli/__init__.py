@@ -12,6 +12,7 @@ import bertft
 from bertft.cli.comparing import compare, demo, report
 from bertft.cli.probing import probe
 from bertft.cli.training import ablate, finetune
+from bertft.files import reason_of
 
 INTERRUPTED = 130
 
@@ -33,10 +34,10 @@ def main() -> None:
             _fail(f"interrupted; {_left_by(sys.argv[1:2])}.", INTERRUPTED)
         raise
     except (ValueError, TypeError, OSError, RuntimeError) as error:
-        # Texts of our own say what to do; anything else is a defect and keeps its traceback.
-        if not str(error).startswith("["):
+        # Anything else is a defect and keeps its traceback.
+        if (reason := reason_of(error)) is None:
             raise
-        _fail(" ".join([str(error), *getattr(error, "__notes__", [])]))
+        _fail(reason)
 
 
 @app.callback(invoke_without_command=True)

@@ -71,6 +71,8 @@ def show_ablation(ablation: "Ablation") -> None:
         say(f"report: {ablation.write_report()}")
     else:
         say(done)
+    for cell, why in ablation.provenance["failed"].items():
+        say(f"{cell} failed: {why}")
 
 
 def show_probing(probing: "Probing") -> None:

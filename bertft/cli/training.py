@@ -157,40 +157,45 @@ def ablate(
     The full model is always in the grid. Cells that are done are not done again, and several
     processes may share --out.
     """
+    from bertft.ablation import FailedCellsError
     from bertft.ablation import ablate as run
 
-    ablation = run(
-        task,
-        model,
-        train,
-        dev,
-        out,
-        freeze=_numbers("freeze", freeze),
-        keep=_numbers("keep", keep),
-        seeds=seeds,
-        epochs=epochs,
-        lr=lr,
-        head_lr=head_lr,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        max_length=max_length,
-        doc_stride=doc_stride,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        clip=clip,
-        patience=patience,
-        limit=limit,
-        dev_every=dev_every,
-        dtype=dtype,
-        device=device,
-        prefix_cache=not no_prefix_cache,
-        cache_memory_gib=cache_memory,
-        cache_disk_gib=cache_disk,
-        skip_bad=skip_bad,
-        save_models=save_models,
-        command=typed(),
-        progress=True,
-    )
+    try:
+        ablation = run(
+            task,
+            model,
+            train,
+            dev,
+            out,
+            freeze=_numbers("freeze", freeze),
+            keep=_numbers("keep", keep),
+            seeds=seeds,
+            epochs=epochs,
+            lr=lr,
+            head_lr=head_lr,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            max_length=max_length,
+            doc_stride=doc_stride,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            clip=clip,
+            patience=patience,
+            limit=limit,
+            dev_every=dev_every,
+            dtype=dtype,
+            device=device,
+            prefix_cache=not no_prefix_cache,
+            cache_memory_gib=cache_memory,
+            cache_disk_gib=cache_disk,
+            skip_bad=skip_bad,
+            save_models=save_models,
+            command=typed(),
+            progress=True,
+        )
+    except FailedCellsError as error:
+        show_ablation(error.ablation)
+        raise
     show_ablation(ablation)
 
 

@@ -21,13 +21,18 @@ def open_checkpoints(folder: Path, described: Mapping[str, Any], *, resume: bool
     Removes checkpoints that were cut short. A new run clears the folder and leaves its description.
 
     Raises:
-        ValueError: the checkpoints are of a run with another description.
+        ValueError: the checkpoints are of a run with another description, or of nobody knows which.
     """
     description = folder / DESCRIPTION
-    if not resume or not description.is_file():
+    if not resume or not any(folder.glob("checkpoint-*")):
         shutil.rmtree(folder, ignore_errors=True)
         write_text(description, json.dumps(described, indent=2))
         return None
+    if not description.is_file():
+        raise ValueError(
+            f"[finetune] checkpoints must have their {DESCRIPTION}, got none in {str(folder)!r}; "
+            "restore it, or remove the checkpoints to start anew (--overwrite)."
+        )
     try:
         found = json.loads(description.read_text(encoding="utf-8"))
     except ValueError as error:

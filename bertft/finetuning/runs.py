@@ -118,7 +118,7 @@ def finetune(
         out: a folder that is new or empty, or holds an earlier run.
         freeze: k: embeddings and blocks 1..k keep their pretrained weights.
         keep: k: cut off the blocks above k; None keeps all.
-        limit: training examples drawn uniformly; all by default.
+        limit: training examples drawn uniformly, the same ones for every seed; all by default.
         dev_every: score every n-th dev example, from the first.
         device: "cpu", "cuda" or "auto".
         tokenizer: by default the model's own.
@@ -129,8 +129,8 @@ def finetune(
             an error (squad only).
         save_model: False keeps the scores only.
         resume: go on from the last whole checkpoint in `out`, one an epoch; a run that is finished
-            is returned as it is.
-        overwrite: replace a run in `out`.
+            is returned as it is, if it was scored on the same dev sets.
+        overwrite: replace a run in `out`, with all files that it left.
         command: what was typed to start the run, for its record.
         progress: print a plan and show bars.
         **settings: of `Recipe` (epochs, lr, head_lr, batch_size, max_length, seed, ...); the task's
@@ -156,7 +156,7 @@ def finetune(
     _require_free(out, resume=resume, overwrite=overwrite)
     where = find_device(device, "finetune")
     checkpoint, recipe = _opened(model, tokenizer, recipe, settings.get("max_length"))
-    train_set = job.read(os.fspath(train), skip_bad=skip_bad).drawn(limit, recipe.seed)
+    train_set = job.read(os.fspath(train), skip_bad=skip_bad).drawn(limit)
     dev_sets = {
         name: job.read(path, skip_bad=skip_bad).every(dev_every)
         for name, path in named(dev).items()
@@ -179,11 +179,18 @@ def finetune(
         "labels": list(labels),
         "train": train_set.fingerprint,
         # Early stopping looks at it.
-        "dev": first.fingerprint if recipe.patience is not None else None,
+        "stopping": first.fingerprint if recipe.patience is not None else None,
+    }
+    # Checkpoints may go on with other dev sets; results are of these.
+    finishing = {
+        **described,
+        "dev_every": dev_every,
+        "dev": {name: found.fingerprint for name, found in dev_sets.items()},
+        "save_model": save_model,
     }
     if resume and _is_run(out):
         finished = Finetuned.load(out)
-        require_same(finished.provenance["run"], described, out)
+        require_same(finished.provenance["run"], finishing, out)
         display.note(f"{out} is finished already")
         return finished
     cache = (cache_memory_gib, cache_disk_gib) if prefix_cache else None
@@ -226,7 +233,7 @@ def finetune(
             "prefix_cache": fit.prefix_cache,
             "parameters": fit.parameters,
             "times": {**fit.times, "scoring_s": round(time.perf_counter() - began, 2)},
-            "run": described,
+            "run": finishing,
             "notes": [f"{name}: {note}" for name, found in scores.items() for note in found.notes],
         }
 

@@ -26,7 +26,7 @@ def render_ablation(table: pd.DataFrame, provenance: Mapping[str, Any], svg: str
     Args:
         table: the tidy table of an ablation, finished or not.
         provenance: the record kept with it. Every key is optional; `cells` tells how much is done,
-            and everything is listed as it comes, nested or not.
+            `failed` why some are not, and everything is listed as it comes, nested or not.
         svg: the figure, from `figures.svg_text`. It goes in as markup, unescaped, so it must not
             come from anywhere else.
 
@@ -42,6 +42,7 @@ def render_ablation(table: pd.DataFrame, provenance: Mapping[str, Any], svg: str
         ablations=set(means["ablation"]),
         single=set(means["seeds"]) == {1},
         progress=_progress(provenance.get("cells")),
+        failed=dict(provenance.get("failed", {})),
         figure=inline(svg, "render_ablation"),
         tables=[
             _table(means[(means["task"] == task) & (means["corpus"] == corpus)], int(of["n"].max()))
