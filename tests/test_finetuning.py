@@ -135,6 +135,29 @@ def test_the_prefix_computed_once_trains_the_same_model(
     assert not (tmp_path / "once" / "prefix").exists()
 
 
+def test_rounding_the_prefix_to_bfloat16_hardly_moves_the_loss(checkpoint, files, tmp_path):
+    base = checkpoint("still", **STILL)
+    losses = {
+        dtype: [
+            run(
+                "mnli",
+                base,
+                files,
+                tmp_path / f"{dtype}-{cached}",
+                dtype=dtype,
+                freeze=2,
+                prefix_cache=cached,
+            ).provenance["times"]["loss"]
+            for cached in (True, False)
+        ]
+        for dtype in ("bfloat16", "float32")
+    }
+    cached, plain = losses["bfloat16"]
+    assert cached == pytest.approx(plain, rel=1e-4)
+    assert cached != plain
+    assert losses["float32"][0] == pytest.approx(losses["float32"][1], rel=1e-6)
+
+
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_frozen_layers_stay_and_the_others_move(k, cached, base, files, tmp_path, texts):
