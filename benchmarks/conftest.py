@@ -65,6 +65,15 @@ def race(benchmark):
     return run
 
 
+def aim(benchmark, *, least=None, most=None, of="ratio", why=""):
+    """State the target of a row, which `table.py` checks.
+
+    It is of the row's `ratio` (its time by the first contender's), its `share` of the ceiling, its
+    `median_s`, or a value of its `extra_info`; `why` tells what is known of a miss.
+    """
+    benchmark.extra_info["target"] = {"of": of, "least": least, "most": most, "why": why}
+
+
 def tell(benchmark, durations, flops=0.0):
     """Make durations that were measured before the row of a test; flops give its ceiling."""
     if flops:

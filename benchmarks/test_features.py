@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import sentences
+from conftest import aim, sentences
 
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Text
@@ -99,6 +99,8 @@ WHO = (
 def test_read(benchmark, race, tmp_path_factory, dtype, who):
     size = LAYERS * SHARDS * SHARD_ROWS * WIDTH * DTYPES[dtype]
     benchmark.group = f"features of {size / 2**20:,.0f} MiB read, {dtype}"
+    if who == "readinto, new memory":  # copies of the same files
+        aim(benchmark, least=0.8)
     folder = tmp_path_factory.getbasetemp() / "features"
     race(("read", dtype), lambda: readers(stored(folder, dtype)), who, rounds=9)
     benchmark.extra_info["mb_s"] = size / 1e6 / np.median(benchmark.stats.stats.data)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tell
+from conftest import aim, tell
 
 from bertft.evaluation import evaluate
 from bertft.moments import Moments
@@ -253,10 +253,14 @@ def from_rows():
 @pytest.mark.parametrize("who", ["bertft", "torch.linalg"])
 def test_from_statistics(benchmark, who):
     benchmark.group = "a pair of 13 x 13, d = 768, all measures of raw rows, from statistics"
+    if who != "bertft":
+        aim(benchmark, least=4)
     tell(benchmark, [from_statistics()[who]])
 
 
 @pytest.mark.parametrize("who", ["bertft", "from rows", "from rows, all but RSA"])
 def test_from_rows(benchmark, who):
     benchmark.group = "a pair of 13 x 13, d = 768, all measures, from 20,000 rows"
+    if who != "bertft":
+        aim(benchmark, least=10)
     tell(benchmark, [from_rows()[who]])

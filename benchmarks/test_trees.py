@@ -7,6 +7,7 @@ oracle of the tests, takes some 30 ms for a sentence.
 
 import numpy as np
 import pytest
+from conftest import aim
 
 from bertft.ops.trees import decode
 
@@ -70,5 +71,7 @@ def contenders(kind):
 @pytest.mark.parametrize("kind", ["random", "trained"])
 def test_trees(benchmark, race, kind, who):
     benchmark.group = f"trees of 4,000 sentences, {kind} scores"
+    if who == "bertft":
+        aim(benchmark, least=20_000, of="sentences_per_s")
     race(kind, lambda: contenders(kind), who, rounds=3)
     benchmark.extra_info["sentences_per_s"] = COUNT / benchmark.stats.stats.median
