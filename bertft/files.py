@@ -44,6 +44,10 @@ def replacing(path: Path) -> Iterator[Path]:
         # safetensors makes files that only their owner may read, whatever the umask says.
         temporary.chmod(permissions)
         temporary.replace(path)
+    except OSError as error:
+        if error.strerror and error.filename is None:  # writing to an open file names none
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

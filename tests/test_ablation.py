@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from bertft import ablation, cli
 from bertft.ablation import Ablation, Cell, FailedCellsError, ablate, grid
 from bertft.cli import app
+from bertft.files import replacing
 from tests.task_files import write_all
 
 QUICK = {"epochs": 1, "batch_size": 8, "lr": 1e-3, "max_length": 48}
@@ -352,6 +353,46 @@ def test_a_report_before_the_first_cell(base, files, tmp_path, monkeypatch):
     shown = command("report", out)
     assert shown.exit_code == 0
     assert "0 of 1 cells done" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/a/b"), "/a/b: No such file or direct"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("[finetune] disk must have room; free some."), "[finetune] disk must have room;"),
+    ],
+    ids=["file", "no file", "ours"],
+)
+def test_errors_of_the_system_are_one_line(error, told, monkeypatch, capsys):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"bertft: {told}")
+
+
+def test_defects_keep_their_traceback(monkeypatch):
+    def fail():
+        raise ValueError("too many values to unpack")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(ValueError, match="too many values"):
+        cli.main()
+
+
+def test_files_that_cannot_be_written_are_named(tmp_path):
+    with pytest.raises(OSError, match="No space left") as raised, replacing(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "a.txt")
+    ours = OSError("[x] disk must have room")
+    with pytest.raises(OSError, match=r"^\[x\] disk must have room$"), replacing(tmp_path / "a"):
+        raise ours
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
