@@ -75,14 +75,14 @@ class Ablation:
             total += len(cells)
             prefixes = {}
             for cell in cells:
-                if (why := failure(folder, task, cell)) is not None:
-                    failed[cell.name(task)] = why
                 if is_done(folder, task, cell):
                     found = Finetuned.load(folder / CELLS / cell.name(task))
                     # A model may have several names, and has one here.
                     about = {"model": model, "ablation": cell.ablation, "layers": cell.layers}
                     tables.append(found.table.assign(**about)[list(COLUMNS)])
                     prefixes[cell.name(task)] = found.provenance["prefix_cache"]
+                elif (why := failure(folder, task, cell)) is not None:
+                    failed[cell.name(task)] = why
             same = dict(plan["same"])
             fingerprints = {key: same.pop(key) for key in ("model", "train", "dev")}
             tasks[task] = {

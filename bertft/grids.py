@@ -109,9 +109,7 @@ def forget_failure(out: Path, task: str, cell: Cell) -> None:
 
 
 def failure(out: Path, task: str, cell: Cell) -> str | None:
-    """Return the error of the last try of a cell in one line, None where it is done or untried."""
-    if is_done(out, task, cell):
-        return None
+    """Return the error of the last try of a cell in one line, None where it did not fail."""
     try:
         trace = (out / FAILED / f"{cell.name(task)}.txt").read_text(encoding="utf-8")
     except FileNotFoundError:
