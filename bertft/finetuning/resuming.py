@@ -24,7 +24,7 @@ def open_checkpoints(folder: Path, described: Mapping[str, Any], *, resume: bool
         ValueError: the checkpoints are of a run with another description, or of nobody knows which.
     """
     description = folder / DESCRIPTION
-    if not resume or not any(folder.glob("checkpoint-*")):
+    if not resume or not (description.is_file() or any(folder.glob("checkpoint-*"))):
         shutil.rmtree(folder, ignore_errors=True)
         write_text(description, json.dumps(described, indent=2))
         return None
