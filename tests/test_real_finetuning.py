@@ -69,9 +69,13 @@ def test_a_minute_of_inference(minilm, files, shared, tmp_path):
 def test_a_minute_of_answering(minilm, files, tmp_path):
     import json
 
-    recipe = {**RECIPE, "epochs": 1, "limit": 160, "max_length": 320, "dev_every": 100}
+    recipe = {**RECIPE, "lr": 2e-4, "batch_size": 16, "max_length": 320, "dev_every": 100}
+    recipe |= {"epochs": 1, "limit": 800}
     train, [dev] = files["squad"]
-    finetune("squad", minilm, train, dev, tmp_path / "out", batch_size=16, **recipe)
+    found = scores(finetune("squad", minilm, train, dev, tmp_path / "out", **recipe))
+    # Seven of 106 answers are found to the letter after fifty steps, and none before the first,
+    # when long spans reach an F1 of 7 all the same.
+    assert found["dev", "em"] >= 3.7
     asked = {question.id: question for question in read_questions(dev).questions[::100]}
     [file] = (tmp_path / "out").glob("predictions-*.jsonl")
     lines = map(json.loads, file.read_text().splitlines())
