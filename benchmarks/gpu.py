@@ -70,6 +70,7 @@ def sums_of(rows, kinds):
             kind,
             [x.mean(dim=0).double() if kind == "raw" else zeros(d) for x in rows],
             [zeros(d) for _ in rows],
+            [zeros(1) for _ in rows],
             [Cross(zeros(d, d), zeros(d), zeros(d), zeros(1))],
         )
         for kind in kinds

@@ -38,7 +38,8 @@ def bertft(rows, row_map="raw"):
     mapped = [x if row_map == "raw" else torch.nn.functional.normalize(x) for x in rows]
     origins = [x[:64].mean(dim=0).double() for x in mapped]
     cross = Cross(*(torch.zeros(shape).double() for shape in ((d, d), d, d, 1)))
-    maps = [MappedSums(row_map, origins, [torch.zeros(d).double() for _ in rows], [cross])]
+    totals, squares = ([torch.zeros(size).double() for _ in rows] for size in (d, 1))
+    maps = [MappedSums(row_map, origins, totals, squares, [cross])]
     norms, distances = torch.zeros(len(rows)).double(), torch.zeros(1).double()
     ops.accumulate(rows, [(0, last)], maps, norms, distances)
     cross.product.zero_()

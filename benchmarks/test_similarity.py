@@ -110,7 +110,7 @@ def by_linalg(moments, pairs):
     found = {}
     for a, b in pairs:
         x, y = f"pretrained.{a}", f"finetuned.{b}"
-        products = [sums.product(*two, "means") for two in ((x, x), (y, y), (x, y))]
+        products = [sums.scatter(*two) for two in ((x, x), (y, y), (x, y))]
         found |= {(a, b, name): measure(*products) for name, measure in LINEAR.items()}
     return found
 

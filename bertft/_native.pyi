@@ -21,7 +21,9 @@ def pool_rows(x: View, starts: View, stops: View, out: View, threads: int) -> bo
 def accumulate(
     rows: Sequence[View],
     pairs: Sequence[tuple[int, int]],
-    maps: Sequence[tuple[str, Sequence[View], Sequence[View], Sequence[Sequence[View]]]],
+    maps: Sequence[
+        tuple[str, Sequence[View], Sequence[View], Sequence[View], Sequence[Sequence[View]]]
+    ],
     norms: View,
     distances: View,
     threads: int,

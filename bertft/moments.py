@@ -281,10 +281,12 @@ class Moments:
             return
         self._has_origins = True
         zeros = [self._norms.new_zeros(d) for d in self.widths.values()]
-        totals = {
-            m: MappedSums(m, zeros, [torch.zeros_like(zero) for zero in zeros], [])
-            for m in self.row_maps
-        }
+
+        def empty(row_map: RowMap) -> MappedSums:
+            totals = [torch.zeros_like(zero) for zero in zeros]
+            return MappedSums(row_map, zeros, totals, [zero.new_zeros(1) for zero in zeros], [])
+
+        totals = {row_map: empty(row_map) for row_map in self.row_maps}
         norms = torch.zeros_like(self._norms)
         ops.accumulate(rows, [], list(totals.values()), norms, norms[:0], **how)
         for row_map, sums in self._sums.items():

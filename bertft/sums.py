@@ -5,7 +5,7 @@ Owns the algebra of docs/methods.md (Sums) for several sides and pairs of sides.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from torch import Tensor
 from bertft.ops import Cross, MappedSums, RowMap
 
 Pair = tuple[str, str]
-Point = Literal["means", "zero"]
 T = TypeVar("T")
 
 
@@ -38,6 +37,9 @@ class Sums:
         self.row_map = row_map
         self.origins = {side: zeros(d) for side, d in widths.items()}
         self.totals = {side: zeros(d) for side, d in widths.items()}
+        # Summed apart from the products, whose traces float32 rounds, with the `|x|^2` of weights:
+        # measures are small differences of both.
+        self.square_totals = {side: zeros(1) for side in widths}
         # A side with itself holds the upper triangle of its product and no `right`; `cross` gives
         # the whole.
         self.crosses = {
@@ -61,8 +63,13 @@ class Sums:
 
     def inputs(self) -> MappedSums:
         """Return what rows are summed into, sides and pairs in order."""
-        origins, totals = list(self.origins.values()), list(self.totals.values())
-        return MappedSums(self.row_map, origins, totals, list(self.crosses.values()))
+        return MappedSums(
+            self.row_map,
+            list(self.origins.values()),
+            list(self.totals.values()),
+            list(self.square_totals.values()),
+            list(self.crosses.values()),
+        )
 
     def counted(self, rows: int) -> None:
         """Note that rows have been added to the sums."""
@@ -87,6 +94,7 @@ class Sums:
         moved = other.about(self.origins)
         for side, total in combined.totals.items():
             total.add_(moved.totals[side], alpha=sign)
+            combined.square_totals[side].add_(moved.square_totals[side], alpha=sign)
         for pair, cross in combined.crosses.items():
             for sum_, addend in zip(cross, moved.crosses[pair], strict=True):
                 sum_.add_(addend, alpha=sign)
@@ -102,6 +110,7 @@ class Sums:
         for side, move in moves.items():
             moved.origins[side] = origins[side].clone()
             moved.totals[side] = move.total - self.n * move.shift
+            moved.square_totals[side] = _moved_squares(self.n, move)
         for a, b in self.crosses:
             cross = _moved(self.cross(a, b), self.n, moves[a], moves[b])
             if a == b:
@@ -129,38 +138,36 @@ class Sums:
     def scatter(self, a: str, b: str) -> Tensor:
         """Return the centered cross-products `C = sum (x - m_x)(y - m_y)^T`, `(d_a, d_b)`."""
         if a == b:
-            return self.memo_of(a, "scatter", lambda: self.product(a, a, "means"))
-        return self.memo(("scatter", a, b), lambda: self.product(a, b, "means"))
+            return self.memo_of(a, "scatter", lambda: self._scatter(a, a))
+        return self.memo(("scatter", a, b), lambda: self._scatter(a, b))
 
-    def product(self, a: str, b: str, point: Point) -> Tensor:
-        """Return the products of a pair about the means or about 0, `(d_a, d_b)`."""
-        x, y = self._move_to(a, point), self._move_to(b, point)
+    def _scatter(self, a: str, b: str) -> Tensor:
+        x, y = self._to_mean(a), self._to_mean(b)
         return _moved_product(self.cross(a, b).product, self.n, x, y)
 
-    def weight(self, a: str, b: str, point: Point) -> float:
-        """Return the sum of `|x|^2 |y|^2` of a pair about the means or about 0."""
+    def weight(self, a: str, b: str) -> float:
+        """Return the sum of `|x|^2 |y|^2` of a pair about the means."""
 
         def compute() -> float:
-            x, y = self._move_to(a, point), self._move_to(b, point)
+            x, y = self._to_mean(a), self._to_mean(b)
             return float(_moved_weight(self.cross(a, b), self.n, x, y))
 
-        return self.memo_of(a, ("weight", point), compute) if a == b else compute()
+        return self.memo_of(a, "weight", compute) if a == b else compute()
 
-    def total(self, side: str, point: Point) -> Tensor:
-        """Return the sum of the rows about the means, where it vanishes, or about 0, `(d,)`."""
-        move = self._move_to(side, point)
-        return move.total - self.n * move.shift
+    def weighted(self, a: str, b: str) -> Tensor:
+        """Return the sum of `|y|^2 x` of a pair about the means, `(d_a,)`."""
+        product, left, _, _ = self.cross(a, b)
+        return _moved_left(product, left, self.n, self._to_mean(a), self._to_mean(b))
 
-    def squares(self, side: str, point: Point) -> float:
-        """Return the sum of `|x|^2` about the means or about 0."""
-        return float(_moved_squares(self.n, self._move_to(side, point)))
+    def squares(self, side: str) -> float:
+        """Return the sum of `|x|^2` about the mean."""
+        return float(_moved_squares(self.n, self._to_mean(side)))
 
-    def _move_to(self, side: str, point: Point) -> "_Move":
-        to_mean = self.totals[side] / self.n
-        return self._move(side, to_mean if point == "means" else -self.origins[side])
+    def _to_mean(self, side: str) -> "_Move":
+        return self._move(side, self.totals[side] / self.n)
 
     def _move(self, side: str, shift: Tensor) -> "_Move":
-        return _Move(shift, self.totals[side], self.crosses[side, side].product.trace())
+        return _Move(shift, self.totals[side], self.square_totals[side])
 
     def memo(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return a quantity that is computed once and forgotten when rows are added."""
@@ -186,6 +193,7 @@ class Sums:
         for side in (a, b):
             part.origins[side] = self.origins[side].clone()
             part.totals[side] = self.totals[side].clone()
+            part.square_totals[side] = self.square_totals[side].clone()
             part._known_of[side] = self._known_of[side]
         for pair in ((a, a), (b, b), (a, b)):
             own = self.crosses.get(pair) or self.cross(*pair)
@@ -209,6 +217,7 @@ class Sums:
         for i, side in enumerate(self.sides):
             yield f"origin/{i}", self.origins[side]
             yield f"total/{i}", self.totals[side]
+            yield f"squares/{i}", self.square_totals[side]
         for i, cross in enumerate(self.crosses.values()):
             for name, tensor in cross._asdict().items():
                 yield f"{name}/{i}", tensor
@@ -250,12 +259,17 @@ def _moved_weight(cross: Cross, n: int, x: _Move, y: _Move) -> Tensor:
     )
 
 
-def _moved(cross: Cross, n: int, x: _Move, y: _Move) -> Cross:
+def _moved_left(product: Tensor, left: Tensor, n: int, x: _Move, y: _Move) -> Tensor:
+    """The sum of `|y|^2 x`; with the sides exchanged, that of `|x|^2 y`."""
     dx, dy = x.shift, y.shift
+    return left - 2 * product @ dy + (dy @ dy) * x.total - _moved_squares(n, y) * dx
+
+
+def _moved(cross: Cross, n: int, x: _Move, y: _Move) -> Cross:
     product, left, right, _ = cross
     return Cross(
         _moved_product(product, n, x, y),
-        left - 2 * product @ dy + (dy @ dy) * x.total - _moved_squares(n, y) * dx,
-        right - 2 * dx @ product + (dx @ dx) * y.total - _moved_squares(n, x) * dy,
+        _moved_left(product, left, n, x, y),
+        _moved_left(product.T, right, n, y, x),
         _moved_weight(cross, n, x, y),
     )

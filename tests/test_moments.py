@@ -67,8 +67,8 @@ def test_sums_are_the_definition(dtype, backend):
         for sum_, expected in ((cross.left, q @ zx), (cross.right, k @ zy)):
             torch.testing.assert_close(sum_, expected, **tolerance)
         torch.testing.assert_close(cross.weight, (k @ q)[None], rtol=1e-5, atol=0)
-        assert sums.weight("x", "y", "means") == pytest.approx(float(k @ q), rel=1e-5)
-        assert sums.squares("y", "means") == pytest.approx(float(q.sum()), rel=1e-6)
+        assert sums.weight("x", "y") == pytest.approx(float(k @ q), rel=1e-5)
+        assert sums.squares("y") == pytest.approx(float(q.sum()), rel=1e-6)
     assert moments.mean_norm("x") == pytest.approx(float(x.norm(dim=1).mean()), rel=1e-12)
 
 

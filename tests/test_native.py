@@ -35,19 +35,23 @@ class Sums:
         self.pairs, self.row_map = pairs, row_map
         self.origins = [np.zeros(d) for d in widths] if origins is None else origins
         self.totals = [np.full(d, fill) for d in widths]
+        self.squares = [np.full(1, fill) for _ in widths]
         self.crosses = [
             [np.full(shape, fill) for shape in ((widths[a], widths[b]), widths[a], widths[b], 1)]
             for a, b in pairs
         ]
         self.norms, self.distances = np.full(len(widths), fill), np.full(len(pairs), fill)
 
-    def add(self, rows, threads=1):
+    def views(self):
         crosses = [tuple(map(view, cross)) for cross in self.crosses]
-        origins, totals = ([view(x) for x in of] for of in (self.origins, self.totals))
+        of_sides = (self.origins, self.totals, self.squares)
+        return self.row_map, *([view(x) for x in of] for of in of_sides), crosses
+
+    def add(self, rows, threads=1):
         return _native.accumulate(
             [view(x) for x in rows],
             self.pairs,
-            [(self.row_map, origins, totals, crosses)],
+            [self.views()],
             view(self.norms),
             view(self.distances),
             threads,
@@ -55,7 +59,7 @@ class Sums:
 
     def arrays(self):
         crosses = [sum_ for cross in self.crosses for sum_ in cross]
-        return [*self.totals, *crosses, self.norms, self.distances]
+        return [*self.totals, *self.squares, *crosses, self.norms, self.distances]
 
 
 def summed(rows, pairs, row_map="raw", origins=None, threads=1):
@@ -85,6 +89,7 @@ def test_cross_moments_agree_with_numpy(isa, n, dx, dy, dtype):
     sums = summed([x, y], [(0, 1), (0, 0)], origins=origins, threads=2)
     zx, zy = x - origins[0], y - origins[1]
     k, q = (zx**2).sum(axis=1), (zy**2).sum(axis=1)
+    np.testing.assert_allclose([k.sum(), q.sum()], np.hstack(sums.squares), rtol=1e-6)
     tolerance = {"rtol": 0, "atol": (1e-13 if dtype == np.float64 else 2e-6) * n * max(dx, dy)}
     product, left, right, weight = sums.crosses[0]
     np.testing.assert_allclose(product, zx.T @ zy, **tolerance)
@@ -135,15 +140,7 @@ def test_several_row_maps_at_once_have_the_bits_of_each_alone(isa):
     rng = np.random.default_rng(0)
     rows = [rng.normal(1.0, 1.0, (100, d)).astype(np.float32) for d in (30, 30)]
     maps = [Sums([30, 30], [(0, 1)], row_map) for row_map in ("raw", "unit")]
-    views = [
-        (
-            s.row_map,
-            [view(x) for x in s.origins],
-            [view(x) for x in s.totals],
-            [tuple(map(view, cross)) for cross in s.crosses],
-        )
-        for s in maps
-    ]
+    views = [sums.views() for sums in maps]
     norms, distances = np.zeros(2), np.zeros(1)
     refused = _native.accumulate(
         [view(x) for x in rows], [(0, 1)], views, view(norms), view(distances), 2
@@ -400,11 +397,11 @@ def test_an_allocation_that_fails_is_a_memory_error():
     origin, total = (
         _native.View(address, "float64", (1 << 46,), (1,)) for address in (1 << 52, 1 << 53)
     )
-    norms, none = np.zeros(1), np.zeros(0)
-    maps = [("unit", [origin], [total], [])]
+    squares, norms, none = np.zeros(1), np.zeros(1), np.zeros(0)
+    maps = [("unit", [origin], [total], [view(squares)], [])]
     with pytest.raises(MemoryError):
         _native.accumulate([wide], [], maps, view(norms), view(none), 1)
-    assert norms[0] == 0.0
+    assert norms[0] == squares[0] == 0.0
 
 
 def test_bad_runs_are_refused():

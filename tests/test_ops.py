@@ -45,9 +45,10 @@ class Sums:
         widths = [x.shape[1] for x in rows]
         origins = origins or [torch.zeros(d).double() for d in widths]
         totals = [torch.zeros(d).double() for d in widths]
+        squares = [torch.zeros(1).double() for _ in widths]
         crosses = [zeros(widths[a], widths[b]) for a, b in pairs]
         self.rows, self.pairs = rows, pairs
-        self.mapped = MappedSums(row_map, origins, totals, crosses)
+        self.mapped = MappedSums(row_map, origins, totals, squares, crosses)
         self.norms = torch.zeros(len(rows)).double()
         self.distances = torch.zeros(len(pairs)).double()
 
@@ -59,7 +60,7 @@ class Sums:
 
     def tensors(self):
         crosses = [sum_ for cross in self.mapped.crosses for sum_ in cross]
-        return [*self.mapped.totals, *crosses, self.norms, self.distances]
+        return [*self.mapped.totals, *self.mapped.squares, *crosses, self.norms, self.distances]
 
 
 @pytest.mark.parametrize("row_map", ["raw", "unit", "centered_unit"])
@@ -81,6 +82,8 @@ def test_accumulate(backend, shape, dtype, row_map):
     expected = Cross(zx.T @ zy, q @ zx, k @ zy, (k @ q)[None])
     own = Cross((zx.T @ zx).triu(), k @ zx, torch.zeros(dx).double(), (k @ k)[None])
     close(sums.mapped.totals[0], zx.sum(dim=0), dtype)
+    for found, z in zip(sums.mapped.squares, (zx, zy), strict=True):
+        close(found, z.square().sum(), dtype)
     close(sums.mapped.totals[1] - 1.0, zy.sum(dim=0), dtype)
     for cross, wanted in zip(sums.mapped.crosses, (expected, own), strict=True):
         for sum_, of in zip(cross, wanted, strict=True):
@@ -134,7 +137,7 @@ def sizes(sums):
         for x, origin in zip(sums.rows, sums.mapped.origins, strict=True)
     ]
     squares = [rows.square().sum(dim=1) for rows in z]
-    found = [rows.sum(dim=0).max() for rows in z]
+    found = [rows.sum(dim=0).max() for rows in z] + [of.sum() for of in squares]
     for a, b in sums.pairs:
         found += [(z[a].T @ z[b]).max(), (squares[b] @ z[a]).max(), (squares[a] @ z[b]).max()]
         found.append(squares[a] @ squares[b])

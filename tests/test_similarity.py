@@ -1,6 +1,7 @@
 """Every measure: check values, independent oracles, invariances, hostile rows, refusals."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -277,6 +278,22 @@ def test_a_large_common_mean(name):
     assert value(name, x, y) == pytest.approx(expected, abs=tolerance)
 
 
+@pytest.mark.parametrize("kernel", ["cosine", "dot", "correlation", "sqeuclidean"])
+@pytest.mark.parametrize(("n", "d"), [(600, 384), (2500, 768)])
+def test_rsa_of_wide_rows_about_a_large_common_mean(kernel, n, d):
+    # Pairs differ by a few parts in d there, so what float32 rounds counts d times over.
+    x = torch.randn(n, d) + 1e4
+    y = 0.7 * (x - 1e4) + torch.randn(n, d) + 1e4
+    expected = ops.correlate_pairs(
+        *(paired_rows(z.double(), kernel, torch.float64) for z in (x, y))
+    )
+    batched = Moments({"x": d, "y": d}, [("x", "y")], ALL_MAPS)
+    for start, stop in pairwise([0, n // 3, n]):
+        batched.update({"x": x[start:stop], "y": y[start:stop]})
+    for rows in ((x, y), (batched,)):
+        assert s.rsa(*rows, kernel=kernel) == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_rank_deficient_rows(name):
     x, y = related(n=500, dx=8, dy=8)
@@ -499,9 +516,7 @@ def test_the_closed_form_of_rsa_is_the_sum_over_pairs(kernel, common):
     y = x + 0.5 * torch.randn(300, 40).double()
     sides = [paired_rows(z, kernel, torch.float64) for z in (x, y)]
     expected = ops.correlate_pairs(*sides)
-    # About origin 0 the sums of dot products of such rows cancel.
-    close = 1e-6 if (kernel, common) == ("dot", 1e4) else 1e-9
-    assert s.rsa(x, y, kernel=kernel) == pytest.approx(expected, abs=close)
+    assert s.rsa(x, y, kernel=kernel) == pytest.approx(expected, abs=1e-9)
     narrow = [paired_rows(z.float(), kernel, torch.float32) for z in (x, y)]
     assert ops.correlate_pairs(*narrow) == pytest.approx(expected, abs=2e-5)
 

@@ -123,6 +123,7 @@ class Sums:
                 kind,
                 origins[kind],
                 [zeros(d) for d in widths],
+                [zeros(1) for _ in widths],
                 [
                     Cross(zeros(widths[a], widths[b]), zeros(widths[a]), zeros(widths[b]), zeros(1))
                     for a, b in pairs
@@ -141,6 +142,7 @@ class Sums:
         for m, mapped in enumerate(self.maps):
             for side, total in enumerate(mapped.totals):
                 yield f"total of {side} under map {m}", total
+                yield f"squares of {side} under map {m}", mapped.squares[side]
             for pair, cross in zip(self.pairs, mapped.crosses, strict=True):
                 for part, sum_ in cross._asdict().items():
                     yield f"{part} of {pair} under map {m}", sum_
@@ -219,7 +221,7 @@ def test_faults_are_noted_without_waiting_and_the_first_is_told():
 
 def test_many_weights_are_summed_some_at_a_time():
     x = torch.randn(5, 3, device=DEVICE)
-    measured = measure([x], [MappedSums("raw", [torch.zeros(3).double().to(DEVICE)], [], [])])
+    measured = measure([x], [MappedSums("raw", [torch.zeros(3).double().to(DEVICE)], [], [], [])])
     weights = torch.randn(37, 5, 1, device=DEVICE)
     found = weigh(measured.sides[0], weights, measured.note)
     expected = weights[:, :, 0].double() @ x.double()

@@ -165,8 +165,8 @@ def accumulate(
     call.output(norms, "norms", torch.float64, (len(rows),))
     call.output(distances, "distances", torch.float64, (len(pairs),))
     tensors = [*rows, norms, distances]
-    for _, origins, totals, crosses in maps:
-        tensors += [*origins, *totals, *(sum_ for cross in crosses for sum_ in cross)]
+    for _, *of_sides, crosses in maps:
+        tensors += [sum_ for sums in (*of_sides, *crosses) for sum_ in sums]
     if fault is not None:
         call.output(fault, "fault", torch.int64, ())
         tensors.append(fault)

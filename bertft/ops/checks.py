@@ -118,11 +118,12 @@ def check_sums(
         raise call.fail(
             f"row_map must be one of {get_args(RowMap)}, got {sums.row_map!r}; pass one."
         )
-    call.counts(len(rows), origins=sums.origins, totals=sums.totals)
+    call.counts(len(rows), origins=sums.origins, totals=sums.totals, squares=sums.squares)
     call.counts(len(pairs), crosses=sums.crosses)
-    for a, (x, origin, total) in enumerate(zip(rows, sums.origins, sums.totals, strict=True)):
-        call.output(origin, f"origins[{a}]", torch.float64, (x.shape[1],))
-        call.output(total, f"totals[{a}]", torch.float64, (x.shape[1],))
+    for a, x in enumerate(rows):
+        call.output(sums.origins[a], f"origins[{a}]", torch.float64, (x.shape[1],))
+        call.output(sums.totals[a], f"totals[{a}]", torch.float64, (x.shape[1],))
+        call.output(sums.squares[a], f"squares[{a}]", torch.float64, (1,))
     for p, ((a, b), cross) in enumerate(zip(pairs, sums.crosses, strict=True)):
         dx, dy = rows[a].shape[1], rows[b].shape[1]
         shapes = ((dx, dy), (dx,), (dy,), (1,))

@@ -96,8 +96,8 @@ def described(
 ) -> tuple[Any, ...]:
     """Return the arguments of the compiled `accumulate`; the tensors must outlive them."""
     described_maps = [
-        (row_map, _views(origins), _views(totals), [_views(cross) for cross in crosses])
-        for row_map, origins, totals, crosses in maps
+        (row_map, *map(_views, of_sides), [_views(cross) for cross in crosses])
+        for row_map, *of_sides, crosses in maps
     ]
     threads = threads_now()
     return _views(rows), list(pairs), described_maps, _view(norms), _view(distances), threads

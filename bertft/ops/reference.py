@@ -271,8 +271,9 @@ def _add_mapped(rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: 
         map_rows(x, sums.row_map) - origin for x, origin in zip(rows, sums.origins, strict=True)
     ]
     squares = [z.square().sum(dim=1) for z in mapped]
-    for z, total in zip(mapped, sums.totals, strict=True):
-        total += z.sum(dim=0)
+    for side, z in enumerate(mapped):
+        sums.totals[side].add_(z.sum(dim=0))
+        sums.squares[side].add_(squares[side].sum())
     for (a, b), cross in zip(pairs, sums.crosses, strict=True):
         product = mapped[a].T @ mapped[b]
         cross.product.add_(product.triu() if a == b else product)

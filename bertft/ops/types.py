@@ -33,12 +33,14 @@ class MappedSums(NamedTuple):
         row_map: "raw", "unit" (`x / |x|`) or "centered_unit" (the row's own mean taken off first).
         origins: for every side `(d,)`, float64.
         totals: for every side `(d,)`, float64, the sum of `z`.
+        squares: for every side `(1,)`, float64, the sum of `|z|^2`.
         crosses: for every pair of sides.
     """
 
     row_map: RowMap
     origins: Sequence[Tensor]
     totals: Sequence[Tensor]
+    squares: Sequence[Tensor]
     crosses: Sequence[Cross]
 
 

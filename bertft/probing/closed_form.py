@@ -69,7 +69,7 @@ def lda(moments: Moments, *, features: str = "x", labels: str = "y") -> LinearPr
             than classes, or moments without raw sums.
     """
     sums = moments.under("raw")
-    counts = sums.total(labels, "zero").round()
+    counts = (sums.n * sums.mean(labels)).round()
     n, classes = moments.n, len(counts)
     if float(counts.min()) < 1 or float(counts.sum()) != n or n <= classes:
         raise ValueError(

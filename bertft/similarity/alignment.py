@@ -93,8 +93,8 @@ def _debiased(two: TwoSided) -> float:
 
 def _hsic(two: TwoSided, a: str, b: str) -> float:
     """Unbiased HSIC of two sides (Song et al. 2012), about the means, where row sums vanish."""
-    n, q = two.n, two.sums.weight(a, b, "means")
-    kx, ky = two.sums.squares(a, "means"), two.sums.squares(b, "means")
+    n, q = two.n, two.sums.weight(a, b)
+    kx, ky = two.sums.squares(a), two.sums.squares(b)
     trace = float(two.scatter(a, b).square().sum()) - q
     return (trace + kx * ky / ((n - 1) * (n - 2)) - 2 * q / (n - 2)) / (n * (n - 3))
 

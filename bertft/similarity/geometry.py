@@ -86,5 +86,5 @@ def mean_cosine(moments: Moments, side: str) -> float:
     """Return `(|sum of unit rows|^2 - n) / (n (n - 1))`, or NaN where unit rows are not summed."""
     if "unit" not in moments.row_maps:
         return math.nan
-    total = moments.under("unit").total(side, "zero")
+    total = moments.n * moments.under("unit").mean(side)
     return (float(total.square().sum()) - moments.n) / (moments.n * (moments.n - 1))

@@ -134,18 +134,21 @@ def _distance_covariance(two: TwoSided, a: str, b: str) -> float:
     correlation over pairs is the same. Unlike the form in `m_x^T C_xy m_y` it does not cancel when
     all rows point the same way.
     """
-    n, q = two.n, two.sums.weight(a, b, "means")
-    kx, ky = two.sums.squares(a, "means"), two.sums.squares(b, "means")
+    n, q = two.n, two.sums.weight(a, b)
+    kx, ky = two.sums.squares(a), two.sums.squares(b)
     second = 2 * n * q + 2 * kx * ky + 4 * float(two.scatter(a, b).square().sum())
     return second - 4 * n * kx * ky / (n - 1)
 
 
 def _dot_covariance(two: TwoSided, a: str, b: str) -> float:
-    """About origin 0: `|G_xy|_F^2 - q`, less the product of the sums of off-diagonal entries."""
+    """About the means, with `m` the means and `c = m_x^T C_xy m_y`: `S - kx ky / (n (n - 1))` of
+    `S = |C_xy|_F^2 + (2n - 4) c - q - 2 m_x . sum |y|^2 x - 2 m_y . sum |x|^2 y`.
+
+    Dot products are `x_i . x_j + m_x . (x_i + x_j)` there, and a constant. About origin 0, where
+    the form is shorter, sums of rows with a common direction cancel.
+    """
     n, sums = two.n, two.sums
-    first_a, first_b = (
-        float(sums.total(side, "zero").square().sum()) - sums.squares(side, "zero")
-        for side in (a, b)
-    )
-    second = float(sums.product(a, b, "zero").square().sum()) - sums.weight(a, b, "zero")
-    return second - first_a * first_b / (n * (n - 1))
+    cross, of_x, of_y = two.scatter(a, b), sums.mean(a), sums.mean(b)
+    means = of_x @ sums.weighted(a, b) + of_y @ sums.weighted(b, a)
+    second = cross.square().sum() + (2 * n - 4) * (of_x @ cross @ of_y) - 2 * means
+    return float(second) - sums.weight(a, b) - sums.squares(a) * sums.squares(b) / (n * (n - 1))

@@ -117,7 +117,7 @@ def shrinkage(two: TwoSided, side: str) -> float:
     n, values = two.n, spectrum(two, side)[0] / two.n
     size = float(values.square().sum())
     spread = size - float(values.sum()) ** 2 / len(values)
-    noise = (two.sums.weight(side, side, "means") / n - size) / n
+    noise = (two.sums.weight(side, side) / n - size) / n
     if noise >= spread:
         raise torch.linalg.LinAlgError(
             f"[{two.name}] {side} must have a covariance that its rows tell from a multiple of the "

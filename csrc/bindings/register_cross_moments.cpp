@@ -12,8 +12,8 @@ namespace bertft {
 namespace {
 
 using Views = std::vector<View>;
-// row_map, origins, totals, and for every pair product, left, right and weight.
-using MapOfViews = std::tuple<std::string, Views, Views, std::vector<std::array<View, 4>>>;
+// row_map, origins, totals, squares, and for every pair product, left, right and weight.
+using MapOfViews = std::tuple<std::string, Views, Views, Views, std::vector<std::array<View, 4>>>;
 // What is wrong with a row, and which: side and number.
 using Refusal = std::optional<std::tuple<std::string, std::int64_t, std::int64_t>>;
 
@@ -50,18 +50,21 @@ void require_length(const Checker& check, const char* name, std::size_t length,
 MappedSums sums_of(const MapOfViews& map, const std::vector<Matrix>& sides,
                    const std::vector<std::pair<int, int>>& pairs, const Checker& check,
                    std::vector<Checker::Named>& outputs, std::vector<Checker::Named>& inputs) {
-  const auto& [row_map, origins, totals, crosses] = map;
-  MappedSums sums{row_map_of(row_map, check), {}, {}, {}};
+  const auto& [row_map, origins, totals, squares, crosses] = map;
+  MappedSums sums{row_map_of(row_map, check), {}, {}, {}, {}};
   require_length(check, "origins", origins.size(), sides.size());
   require_length(check, "totals", totals.size(), sides.size());
+  require_length(check, "squares", squares.size(), sides.size());
   require_length(check, "crosses", crosses.size(), pairs.size());
   for (std::size_t side = 0; side < sides.size(); ++side) {
     check.contiguous(origins[side], "origin", DType::kFloat64, {sides[side].columns});
     check.contiguous(totals[side], "total", DType::kFloat64, {sides[side].columns});
+    check.contiguous(squares[side], "squares", DType::kFloat64, {1});
     inputs.push_back({&origins[side], "origin"});
-    outputs.push_back({&totals[side], "total"});
+    outputs.insert(outputs.end(), {{&totals[side], "total"}, {&squares[side], "squares"}});
     sums.origins.push_back(doubles(origins[side]));
     sums.totals.push_back(doubles(totals[side]));
+    sums.squares.push_back(doubles(squares[side]));
   }
   for (std::size_t pair = 0; pair < pairs.size(); ++pair) {
     const std::int64_t dx = sides[pairs[pair].first].columns;

@@ -315,6 +315,12 @@ class Accumulation {
   }
 
   void add_partial_sums(std::int64_t rows) const {
+    for (std::int64_t map = 0; map < maps(); ++map) {
+      for (std::int64_t side = 0; side < count(); ++side) {
+        const double* k = squares(side, map);
+        *moments_.maps[map].squares[side] += std::accumulate(k, k + rows, 0.0);
+      }
+    }
     for (std::int64_t chunk = 0; chunk < divide_up(rows, kChunk); ++chunk) {
       for (std::int64_t side = 0; side < count(); ++side) {
         *moments_.norms[side] += norms(chunk)[side];
@@ -382,6 +388,7 @@ std::vector<Component> components(const Moments& moments) {
       part.maps[map].row_map = moments.maps[map].row_map;
       part.maps[map].origins.push_back(moments.maps[map].origins[side]);
       part.maps[map].totals.push_back(moments.maps[map].totals[side]);
+      part.maps[map].squares.push_back(moments.maps[map].squares[side]);
     }
   }
   for (std::size_t pair = 0; pair < moments.pairs.size(); ++pair) {

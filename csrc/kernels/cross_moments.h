@@ -4,9 +4,8 @@
 // of sides must all be sound, to be checked): widened, mapped (raw, unit length, centered and unit
 // length), shifted by an origin and laid out in panels, for each row map; products of pairs of
 // sides run on the panels. Rows of float16, bfloat16 and float32 are packed in float32, float64
-// rows in float64; products run in that type over runs of 128 rows and add up in float64,
-// squared norms in that type along a row. The
-// number of threads does not change a bit of the result.
+// rows in float64; products run in that type over runs of 128 rows and add up in float64; squared
+// norms are in float64 throughout. The number of threads does not change a bit of the result.
 #pragma once
 
 #include <cstdint>
@@ -32,11 +31,12 @@ struct Cross {
   double *product, *left, *right, *weight;
 };
 
-// Sums under one row map: one origin and total per side, one Cross per pair.
+// Sums under one row map: one origin, total and sum of squares per side, one Cross per pair.
 struct MappedSums {
   isa::RowMap row_map;
   std::vector<const double*> origins;
-  std::vector<double*> totals;  // += sum of the packed rows
+  std::vector<double*> totals;   // += sum of the packed rows
+  std::vector<double*> squares;  // += sum of their squared norms
   std::vector<Cross> crosses;
 };
 

@@ -60,13 +60,14 @@ def _add(
     sides: Sequence[MappedRows], pairs: Pairs, maps: Sequence[MappedSums], note: Tensor
 ) -> None:
     squares = torch.stack([side.squares for side in sides])
-    weights = torch.einsum("anm,bnm->mab", squares, squares)
+    totals, weights = squares.sum(dim=1), torch.einsum("anm,bnm->mab", squares, squares)
     weighted = _weighted_sums(sides, pairs, note)
     sums: list[Tensor] = []
     added: list[Tensor] = []
     for m, mapped in enumerate(maps):
-        sums += mapped.totals
+        sums += [*mapped.totals, *mapped.squares]
         added += [weighted[a, None][m] for a in range(len(sides))]
+        added += list(totals[:, m])
         for (a, b), cross in zip(pairs, mapped.crosses, strict=True):
             sums += [cross.weight, cross.left]
             added += [weights[m, a, b, None], weighted[a, b][m]]
