@@ -20,7 +20,8 @@ class Need:
 
     Attributes:
         sums: of all rows, under every row map.
-        solving: of factorizations, and of the pairs that are solved at once.
+        solving: of factorizations, and of one pair that is solved.
+        pair: of each other pair that is solved at the same time.
         block: of the rows that wait for their products.
         sample: of the rows that are kept.
         rows: of all rows of all layers, on disk.
@@ -28,6 +29,7 @@ class Need:
 
     sums: int
     solving: int
+    pair: int
     block: int
     sample: int
     rows: int
@@ -36,6 +38,10 @@ class Need:
         """Return the bytes in memory: the whole, a group and the rest, or the whole alone."""
         copies = 1 if groups is None else 3 if storage == "rows" else groups + 2
         return copies * self.sums + self.solving + self.block + self.sample
+
+    def pairs_at_once(self, groups: int | None, storage: Storage | None, memory: int) -> int:
+        """Return how many pairs can be solved at once in this memory."""
+        return 1 + max(0, memory - self.memory(groups, storage)) // self.pair
 
 
 def choose_storage(

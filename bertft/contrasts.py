@@ -62,11 +62,17 @@ def _corpora(
 def _rows(first: Tables, second: Tables, corpus: str, other: str) -> list[dict[str, Any]]:
     a, b = (_keyed(c.table, name) for c, name in ((first, corpus), (second, other)))
     left, right = (_keyed(c.replicates, name) for c, name in ((first, corpus), (second, other)))
-    is_paired = _groups_of(first, corpus) == _groups_of(second, other)
+    # Rows of a sample are the same where as many were drawn of the same rows.
+    same_groups = _groups_of(first, corpus) == _groups_of(second, other)
+    sizes = (c.provenance["options"].get("sample") for c in (first, second))
+    same_sample = same_groups and len(set(sizes)) == 1
     rows = []
     for key, row in a.items():
         if key not in b:
             continue
+        is_paired = (
+            (same_sample if key[2] in SAMPLED else same_groups) and key in left and key in right
+        )
         found = _interval(row, b[key], left.get(key), right.get(key), is_paired)
         rows.append(
             {
@@ -86,7 +92,7 @@ def _rows(first: Tables, second: Tables, corpus: str, other: str) -> list[dict[s
 
 
 def _note(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Why a difference may be none of the layers."""
+    """Why a difference may be none of the layers, and what there is to mind about both values."""
     measure: Scale = MEASURES.get(row["measure"]) or SAMPLED[row["measure"]]
     notes = []
     if measure.is_biased and row["n"] != other["n"]:
@@ -96,6 +102,11 @@ def _note(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         notes.append(
             f"unequal ridges: an unchanged layer gives {ends[0]:.3f} here and {ends[1]:.3f} there"
         )
+    own, others = (side.get("note") or "" for side in (row, other))
+    if own == others:
+        notes += [own] if own else []
+    else:
+        notes += [f"{where}: {note}" for where, note in (("here", own), ("there", others)) if note]
     return "; ".join(notes)
 
 
@@ -106,11 +117,12 @@ def _interval(
     right: Mapping[str, Any] | None,
     is_paired: bool,
 ) -> Interval:
+    """The difference, with ends where both values have an interval."""
     value = row["value"] - other["value"]
-    if left is None or right is None or math.isnan(value):
+    if left is None or right is None or pd.isna([row["low"], other["low"]]).any():
         return Interval(value, math.nan, math.nan, math.nan)
     a, b = (np.asarray(side["without"], float) for side in (left, right))
-    if is_paired and list(left["sizes"]) == list(right["sizes"]):
+    if is_paired:
         return interval(value, a - b, left["sizes"])
     first = interval(row["value"], a, left["sizes"])
     second = interval(other["value"], b, right["sizes"])

@@ -22,7 +22,13 @@ from bertft.similarity import (
     geometry,
     permutation_test,
 )
-from bertft.similarity.arguments import TwoSided, constant_columns
+from bertft.similarity.arguments import (
+    TwoSided,
+    constant_columns,
+    require_finite,
+    require_spread,
+)
+from bertft.similarity.geometry import mean_cosine
 from bertft.similarity.measures import THRESHOLD
 from bertft.similarity.permutation import Tested
 from bertft.similarity.sides import condition, kept_rank, leading_rank, left_out, require_spectra
@@ -54,8 +60,7 @@ def evaluate(
     With its scale a value comes beside what unrelated and what equal layers would give.
     """
     found: dict[Key, Outcome] = {}
-    # So many pairs at once keep all threads at work; each holds some 20 matrices of (d, d).
-    some = 4 * torch.get_num_threads()
+    some = task.pairs_at_once
     for chunk in (task.pairs[start : start + some] for start in range(0, len(task.pairs), some)):
         pairs = {
             (a, b): moments.pair(side_name(PRETRAINED, a), side_name(FINETUNED, b))
@@ -75,8 +80,10 @@ def _measured(name: str, pair: Moments, task: Task, with_scale: bool) -> Outcome
     outcome = _outcome(lambda: float(measure.compute(pair, **options)))
     if outcome.note or not with_scale:
         return outcome
-    chance, unchanged = measure.chance(pair, **options), measure.beside_itself(pair, **options)
-    return outcome._replace(chance=chance, unchanged=unchanged)
+    chance = _outcome(lambda: measure.chance(pair, **options))
+    unchanged = _outcome(lambda: measure.beside_itself(pair, **options))
+    note = chance.note or unchanged.note
+    return Outcome(outcome.value, chance.value, unchanged.value, note and f"no scale: {note}")
 
 
 def _outcome(compute: Callable[[], float]) -> Outcome:
@@ -94,23 +101,34 @@ def _reason(error: Exception) -> str:
 
 
 def evaluate_geometry(moments: Moments, task: Task) -> dict[Key, Outcome]:
-    """Return the geometry of every layer; none if there are no sums of rows as they are."""
+    """Return the geometry of every layer: the spectrum is of rows as they are, if these are summed.
+
+    Norms are summed with any rows, cosines with unit rows.
+    """
     found: dict[Key, Outcome] = {}
-    if "raw" not in moments.row_maps:
-        return found
-    with suppress(torch.linalg.LinAlgError):  # each layer tells its own trouble below
-        require_spectra([_side(moments, *layer) for layer in _layers(task)])
+    if "raw" in moments.row_maps:
+        with suppress(torch.linalg.LinAlgError):  # each layer tells its own trouble below
+            require_spectra([_side(moments, *layer) for layer in _layers(task)])
     for role, layer in _layers(task):
-        try:
-            described = asdict(geometry(moments, side_name(role, layer)))
-            outcomes = {name: Outcome(value) for name, value in described.items()}
-        except UNDEFINED as error:
-            outcomes = {name: Outcome(math.nan, note=_reason(error)) for name in GEOMETRY}
-        for name, outcome in outcomes.items():
-            if name != "mean_cosine" or "unit" in moments.row_maps:
-                key = (layer, None, name) if role == PRETRAINED else (None, layer, name)
-                found[key] = outcome
+        for name, outcome in _geometry_of(moments, side_name(role, layer)).items():
+            key = (layer, None, name) if role == PRETRAINED else (None, layer, name)
+            found[key] = outcome
     return found
+
+
+def _geometry_of(moments: Moments, side: str) -> dict[str, Outcome]:
+    if "raw" not in moments.row_maps:
+        outcomes = {"mean_norm": Outcome(moments.mean_norm(side))}
+        if "unit" in moments.row_maps:
+            outcomes["mean_cosine"] = Outcome(mean_cosine(moments, side))
+        return outcomes
+    try:
+        outcomes = {name: Outcome(of) for name, of in asdict(geometry(moments, side)).items()}
+    except UNDEFINED as error:
+        outcomes = {name: Outcome(math.nan, note=_reason(error)) for name in GEOMETRY}
+    if "unit" not in moments.row_maps:
+        del outcomes["mean_cosine"]
+    return outcomes
 
 
 def evaluate_sample(rows: Mapping[str, Tensor], task: Task) -> dict[Key, Outcome]:
@@ -176,37 +194,39 @@ def _p_value(x: Tensor, y: Tensor, name: Tested, task: Task) -> float:
 
 
 def describe_sides(moments: Moments, task: Task) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return columns, kept ranks, condition numbers and the variance left out, of every layer."""
-    found = {}
-    for role, layer in _layers(task):
-        side = side_name(role, layer)
-        known: dict[str, Any] = {"columns": moments.widths[side]}
-        if "raw" in moments.row_maps:
-            two = _side(moments, role, layer)
+    """Return columns, kept ranks, condition numbers and the variance left out, of every layer.
+
+    Of rows as they are, or, where these are not summed, of those that are (unit rows for RSA). A
+    layer whose sums are of no use has columns only: what its values miss says why.
+    """
+    return {(role, layer): _described(moments, role, layer) for role, layer in _layers(task)}
+
+
+def _described(moments: Moments, role: str, layer: int) -> dict[str, Any]:
+    side, row_map = side_name(role, layer), moments.row_maps[0]
+    known: dict[str, Any] = {"columns": moments.widths[side]}
+    with suppress(*UNDEFINED):
+        two = _side(moments, role, layer)
+        require_finite(two, side)
+        if row_map == "raw":
             constant = constant_columns(two.sums, side, moments.dtype)
             known["constant_columns"] = int(constant.sum())
-            if known["constant_columns"] < known["columns"]:
-                known |= _describe_spectrum(two)
-        found[role, layer] = known
-    return found
-
-
-def _describe_spectrum(two: TwoSided) -> dict[str, Any]:
-    require_spectra([two])
-    rank, leading = kept_rank(two, two.x), leading_rank(two, two.x, THRESHOLD)
-    return {
-        "rank": rank,
-        "condition": condition(two, two.x),
-        "left_out": left_out(two, two.x, rank),
-        "leading_rank": leading,
-        "leading_left_out": left_out(two, two.x, leading),
-    }
+        require_spread(two, side)
+        require_spectra([two])
+        for prefix, rank in (
+            ("", kept_rank(two, side)),
+            ("leading_", leading_rank(two, side, THRESHOLD)),
+        ):
+            known[f"{prefix}rank"] = rank
+            known[f"{prefix}condition"] = condition(two, side, rank)
+            known[f"{prefix}left_out"] = left_out(two, side, rank)
+    return known
 
 
 def _side(moments: Moments, role: str, layer: int) -> TwoSided:
     """A layer beside itself."""
     side = side_name(role, layer)
-    return TwoSided("describe", moments.under("raw"), side, side, moments.dtype)
+    return TwoSided("describe", moments.under(moments.row_maps[0]), side, side, moments.dtype)
 
 
 def _layers(task: Task) -> Iterator[tuple[str, int]]:

@@ -65,6 +65,12 @@ class Options:
                 )
         if self.ridge is not None:
             require_ridge("compare", self.ridge)
+            inverting = [name for name, measure in MEASURES.items() if measure.n_above_d]
+            if self.measures is not None and not set(inverting) & set(self.measures):
+                raise ValueError(
+                    f"[compare] ridge must be of one of {', '.join(inverting)}, got measures "
+                    f"{', '.join(self.measures)}; add one, or leave ridge out."
+                )
         if self.groups is not None:
             require_groups("compare", self.groups)
 
@@ -87,6 +93,7 @@ class Task:
         max_length: most tokens of a text.
         bounds: number of the first row of each group, and of rows; empty without intervals.
         storage: how groups are kept.
+        pairs_at_once: most pairs that are solved at the same time.
         device: where rows are summed.
         notes: what the user should know.
     """
@@ -104,6 +111,7 @@ class Task:
     max_length: int | None
     bounds: list[int]
     storage: Storage | None
+    pairs_at_once: int
     device: torch.device
     notes: list[str]
 

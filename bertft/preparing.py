@@ -1,6 +1,7 @@
 """From a corpus to a task, decided and checked before any model runs."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -36,9 +37,14 @@ def prepare(
     pairs = layer_pairs(sides, options.pairs)
     chosen = _choose(options, rows.n, sides, pairs, corpus.name, notes)
     bounds = group_bounds(rows, options.groups, corpus.name) if options.groups else []
+    notes += _notes_on_intervals(corpus.name, chosen, bounds, sides, options)
     measures = [name for name in chosen if name in MEASURES]
     sampled = [name for name in chosen if name in SAMPLED]
-    storage = _storage(sides, pairs, measures, bool(sampled), rows.n, options, corpus.name, device)
+    needs_sample = bool(sampled) or options.permutations > 0
+    need = _needs(sides, pairs, measures, needs_sample, rows.n, options, device)
+    ways_out = _ways_out(options, measures, needs_sample)
+    memory = _memory(options, device)
+    storage, pairs_at_once = _storage(need, options, corpus.name, memory, ways_out)
     return Task(
         corpus.name,
         corpus.source,
@@ -53,6 +59,7 @@ def prepare(
         bound,
         bounds,
         storage,
+        pairs_at_once,
         device,
         notes,
     )
@@ -97,50 +104,60 @@ def _bound_of(max_length: int | None, a: Checkpoint, b: Checkpoint) -> int | Non
 
 
 def _storage(
+    need: Mapping[Storage, Need], options: Options, corpus: str, memory: int, ways_out: str
+) -> tuple[Storage | None, int]:
+    """How groups are kept, and how many pairs are solved at once in the memory that is left."""
+    storage = choose_storage(need["rows"], need["sums"], options.groups, memory, corpus, ways_out)
+    at_once = need[storage or "rows"].pairs_at_once(options.groups, storage, memory)
+    # With four for each thread none of them waits long for the last.
+    return storage, min(at_once, 4 * torch.get_num_threads())
+
+
+def _needs(
     sides: Mapping[str, Checkpoint],
     pairs: Sequence[tuple[int, int]],
     measures: Sequence[str],
     needs_sample: bool,
     n: int,
     options: Options,
-    corpus: str,
     device: torch.device,
-) -> Storage | None:
+) -> dict[Storage, Need]:
+    """What a pass needs with blocks of the usual size, and with those for sums of groups."""
     first, second = (side.blocks.widths for side in sides.values())
     widths = [*first, *second]
     is_wide = next(iter(sides.values())).encoder.dtype == torch.float64
     row_bytes = sum(widths) * (8 if is_wide else 4)
     sums = sums_bytes(widths, [(first[a], second[b]) for a, b in pairs], len(row_maps_of(measures)))
-    matrices = 20 * 4 * torch.get_num_threads() + 4 * len(widths)
-    solving = 8 * matrices * max(widths) ** 2
-    sample = options.sample if needs_sample or options.permutations else 0
-
+    # A pair and its factorizations are some 20 matrices, what is kept of a layer some 4.
+    pair = 20 * 8 * max(widths) ** 2
+    solving = pair + 4 * len(widths) * 8 * max(widths) ** 2
+    sample = min(n, options.sample) if needs_sample else 0
     blocks = 2 if device.type == "cuda" else 1
 
-    def need(storage: Storage | None) -> Need:
+    def need(storage: Storage) -> Need:
         block = blocks * min(n, block_rows(storage, options.groups or 0, device))
-        return Need(sums, solving, block * row_bytes, min(n, sample) * row_bytes, n * row_bytes)
+        return Need(sums, solving, pair, block * row_bytes, sample * row_bytes, n * row_bytes)
 
-    budget = options.memory_gib
-    memory = int(budget * 2**30) if budget is not None else _free_memory(device)
-    return choose_storage(
-        need("rows"),
-        need("sums"),
-        options.groups,
-        memory,
-        corpus,
-        _ways_out(options, measures, sample),
-    )
+    return {"rows": need("rows"), "sums": need("sums")}
 
 
-def _ways_out(options: Options, measures: Sequence[str], sample: int) -> str:
+def _ways_out(options: Options, measures: Sequence[str], needs_sample: bool) -> str:
     """What would need less memory."""
     ways = ["pairs='same'"] if options.pairs == "all" else []
+    if options.groups is not None:
+        ways.append("no intervals")
     if len(row_maps_of(measures)) > 1:
         ways.append("fewer measures (rsa alone, or none of rsa and cosine, halves it)")
-    if sample:
+    if needs_sample:
         ways.append("a smaller sample")
     return f"{', '.join(ways)}, or more memory_gib" if ways else "more memory_gib"
+
+
+def _memory(options: Options, device: torch.device) -> int:
+    """Bytes that may be used."""
+    if options.memory_gib is not None:
+        return int(options.memory_gib * 2**30)
+    return _free_memory(device)
 
 
 def _free_memory(device: torch.device) -> int:
@@ -172,6 +189,27 @@ def _notes_on(name: str, rows: Rows, bound: int | None) -> list[str]:
     if rows.dropped_words:
         notes.append(f"{name}: {rows.dropped_words} words have no token and were left out.")
     return notes
+
+
+def _notes_on_intervals(
+    name: str,
+    measures: Sequence[str],
+    bounds: Sequence[int],
+    sides: Mapping[str, Checkpoint],
+    options: Options,
+) -> list[str]:
+    """Which measures will have no interval, since a group less leaves too few rows."""
+    if not bounds or options.ridge is not None:
+        return []
+    d = max(width for side in sides.values() for width in side.blocks.widths)
+    left = bounds[-1] - max(stop - start for start, stop in pairwise(bounds))
+    short = [of for of in measures if of in MEASURES and MEASURES[of].n_above_d and left <= d]
+    if not short:
+        return []
+    return [
+        f"{name}: no intervals of {', '.join(short)}: without the largest group {left} rows are "
+        f"left for {d} columns; pass more text, more groups, or ridge."
+    ]
 
 
 def _choose(

@@ -57,7 +57,7 @@ class _Found(NamedTuple):
     """Everything about one corpus, by what it is of."""
 
     values: dict[Key, Outcome]
-    without: dict[Key, list[float]]
+    without: dict[Key, list[Outcome]]
     sizes: dict[Key, list[int]]
     p_values: dict[Key, tuple[float, int]]
     sides: dict[tuple[str, int], dict[str, Any]]
@@ -100,20 +100,20 @@ def _find(kept: Gathered, task: Task, bar: Bar) -> _Found:
     sides = describe_sides(moments, task)
     for row_map in moments.row_maps:  # what was solved takes half as much room as the sums
         moments.under(row_map).forget()
-    without: dict[Key, list[float]] = defaultdict(list)
+    without: dict[Key, list[Outcome]] = defaultdict(list)
     sizes: dict[Key, list[int]] = {}
     p_values: dict[Key, tuple[float, int]] = {}
     of_groups = kept.groups.sizes if kept.groups is not None else []
     for found in _without_groups(kept, task, bar):
         for key, outcome in found.items():
-            without[key].append(outcome.value)
+            without[key].append(outcome)
             sizes[key] = of_groups
     if sample is not None:
         own = evaluate_sample(sample.rows, task)
         values |= own
         for rows in _rows_without_groups(sample, task):
             for key, outcome in evaluate_sample(rows, task).items():
-                without[key].append(outcome.value)
+                without[key].append(outcome)
                 sizes[key] = [size for size in sample.sizes(task.bounds) if size]
         p_values = permutation_p_values(sample.rows, task)
     return _Found(values, dict(without), sizes, p_values, sides)
@@ -160,7 +160,7 @@ def _row(
             "low": low,
             "high": high,
             "n": n,
-            "note": outcome.note or (BIASED if name in SPREADS and not math.isnan(low) else ""),
+            "note": "; ".join(_notes(name, outcome, found.without.get(key), low)),
         }
     assert before is not None
     assert after is not None
@@ -181,7 +181,7 @@ def _row(
     for quantity in ("rank", "condition", "left_out"):
         prefix = "leading_" if name == "svcca" else ""
         for role, side in ((PRETRAINED, own), (FINETUNED, other)):
-            row[f"{quantity}_{role}"] = side.get(prefix + quantity, side.get(quantity, math.nan))
+            row[f"{quantity}_{role}"] = side.get(prefix + quantity, math.nan)
     row["chance"] = outcome.chance
     row["unchanged"] = outcome.unchanged
     row["p_value"], row["p_value_n"] = found.p_values.get(key, (math.nan, None))
@@ -191,37 +191,50 @@ def _row(
 
 def _interval(key: Key, found: _Found) -> tuple[float, float]:
     """The ends of an interval, which no value outside of the measure's range belongs to."""
-    value, without = found.values[key].value, found.without.get(key, [math.nan])
-    if math.isnan(value) or any(map(math.isnan, without)) or len(without) < LEAST_GROUPS:
+    if key not in found.without or _trouble(found.values[key], found.without[key]):
         return math.nan, math.nan
-    estimate = interval(value, without, found.sizes[key])
+    without = [outcome.value for outcome in found.without[key]]
+    estimate = interval(found.values[key].value, without, found.sizes[key])
     measure = MEASURES.get(key[2]) or SAMPLED.get(key[2])
     bounds = (measure.low, measure.high) if measure else (-math.inf, math.inf)
     return max(estimate.low, bounds[0]), min(estimate.high, bounds[1])
 
 
+def _trouble(whole: Outcome, without: Sequence[Outcome]) -> str:
+    """Why there is no interval, or nothing."""
+    if math.isnan(whole.value):
+        return "there is no value"
+    if len(without) < LEAST_GROUPS:
+        return f"the sample has rows of {len(without)} groups only"
+    missing = [outcome for outcome in without if math.isnan(outcome.value)]
+    if missing:
+        of = f"{len(missing)} of {len(without)}"
+        return f"no value without a group, {of} times, the first since {missing[0].note}"
+    return ""
+
+
 def _notes(
-    name: str, outcome: Outcome, without: Sequence[float] | None, low: float
+    name: str, outcome: Outcome, without: Sequence[Outcome] | None, low: float
 ) -> Iterator[str]:
-    measure: Scale = MEASURES.get(name) or SAMPLED[name]
+    measure: Scale | None = MEASURES.get(name) or SAMPLED.get(name)
     if outcome.note:
         yield outcome.note
-    if measure.is_inflated(outcome.chance):
+    if measure is not None and measure.is_inflated(outcome.chance):
         yield f"{INFLATED}: unrelated rows give {outcome.chance:.3f} on average"
-    if outcome.unchanged < measure.unchanged:
+    if measure is not None and outcome.unchanged < measure.unchanged:
         yield f"with this ridge an unchanged layer gives {outcome.unchanged:.3f}"
-    if without is not None and len(without) < LEAST_GROUPS:
-        yield f"no interval: the sample has rows of {len(without)} groups only"
-    if measure.is_biased and not math.isnan(low):
+    if without is not None and not math.isnan(outcome.value) and _trouble(outcome, without):
+        yield f"no interval: {_trouble(outcome, without)}"
+    if (name in SPREADS or (measure is not None and measure.is_biased)) and not math.isnan(low):
         yield BIASED
 
 
 def _replicates_row(
-    row: dict[str, Any], without: Sequence[float], sizes: Sequence[int]
+    row: dict[str, Any], without: Sequence[Outcome], sizes: Sequence[int]
 ) -> dict[str, Any]:
     named = ("role", "corpus", "layer", "pretrained_layer", "finetuned_layer", "measure")
     key = {name: row[name] for name in named if name in row}
-    return {**key, "without": list(without), "sizes": list(sizes)}
+    return {**key, "without": [outcome.value for outcome in without], "sizes": list(sizes)}
 
 
 def _records(

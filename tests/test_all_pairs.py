@@ -11,11 +11,11 @@ import torch
 from scipy import stats
 
 import bertft
-from bertft import similarity
+from bertft import preparing, similarity
 from bertft.budget import Need, available_memory, choose_storage
 from bertft.gathering import RowSample, SpooledGroups, SummedGroups
 from bertft.moments import Moments
-from bertft.planning import Options
+from bertft.planning import Options, layer_pairs
 from bertft.preparing import group_bounds
 from bertft.report import heatmaps
 from bertft.rows import Encoded, Rows
@@ -124,6 +124,12 @@ def test_heat_maps_draw_the_values_of_their_pairs():
     drawn = np.ma.filled(mesh.get_array().reshape(expected.shape), np.nan)
     np.testing.assert_array_equal(drawn, expected)
     assert (mesh.norm.vmin, mesh.norm.vmax) == (0.0, 1.0)
+    assert len(figure.axes[0].collections) == 1
+    table["note"] = ""
+    table.loc[table.index[[3, 7]], "note"] = "inflated: unrelated rows give 0.5 on average"
+    dots = heatmaps.heat_figure(table).axes[0].collections[1].get_offsets()
+    at = table.iloc[[3, 7]][["finetuned_layer", "pretrained_layer"]].to_numpy(float)
+    np.testing.assert_array_equal(dots, at)
     with pytest.raises(ValueError, match=r"\[heat_figure\] table must hold one row per"):
         heatmaps.heat_figure(pd.concat([table, table]))
     with pytest.raises(ValueError, match=r"\[heat_figure\] table must hold values, got no row"):
@@ -170,6 +176,11 @@ def test_intervals_leave_out_groups_of_sentences(models, tokenizer, jackknifed):
     assert comparison.table["low"].notna().all()
     assert (comparison.table["low"] <= comparison.table["value"]).all()
     assert comparison.geometry["low"].notna().all()
+
+
+def test_the_report_says_which_intervals_are_not_centered(jackknifed, tmp_path):
+    page = jackknifed[2].write_report(tmp_path).read_text()
+    assert "Intervals of cka are about values that are biased at this n" in page
 
 
 def test_spooled_rows_give_the_intervals_of_sums(models, jackknifed, monkeypatch):
@@ -224,10 +235,14 @@ def test_differences_of_unequal_ridges_say_so(models, texts):
         bertft.compare(*models[:2], texts, measures=["rsa", "cca"], ridge=ridge)
         for ridge in (0.1, 0.1, 1.0)
     )
-    assert (first.difference(second)["note"] == "").all()
+    told = first.difference(second).set_index("measure")["note"]
+    assert (told["rsa"] == "").all()
+    assert not told["cca"].str.contains("unequal|here:").any()
+    assert told["cca"].str.contains("with this ridge an unchanged layer gives 0").all()
     told = first.difference(third).set_index("measure")["note"]
     assert (told["rsa"] == "").all()
     assert told["cca"].str.match(r"unequal ridges: an unchanged layer gives 0\.\d+ here").all()
+    assert told["cca"].str.contains(r"here: .*; there: .*an unchanged layer gives").all()
 
 
 def test_small_samples_of_rows_leave_values_out_with_a_reason(models, many):
@@ -239,6 +254,77 @@ def test_small_samples_of_rows_leave_values_out_with_a_reason(models, many):
     assert found["low"][found["measure"] == "rsa"].notna().all()
     few = found[found["measure"] == "knn_overlap"]
     assert few["low"].isna().all()
+    assert few["note"].str.contains("no interval: no value without a group").all()
+
+
+def test_intervals_that_there_cannot_be_have_a_reason(models, texts):
+    options = {"measures": ["cca", "rsa"], "intervals": "jackknife", "groups": 5, "limit": 27}
+    found = bertft.compare(*models[:2], texts, **options)
+    table = found.table.set_index("measure")
+    assert table["value"].notna().all()
+    assert table["low"]["rsa"].notna().all()
+    assert table["low"]["cca"].isna().all()
+    reason = (
+        r"no interval: no value without a group, \d of 5 times, the first since \[cca\] rows must"
+    )
+    assert table["note"]["cca"].str.contains(reason).all()
+    [note] = [note for note in found.provenance["notes"] if "no intervals" in note]
+    assert re.search(
+        r"no intervals of cca: without the largest group 2\d rows are left for 24", note
+    )
+
+
+def test_a_layer_beyond_the_range_of_sums_is_missing_with_its_reason(models, texts, tmp_path):
+    import transformers
+
+    model = transformers.BertModel.from_pretrained(models[1], add_pooling_layer=False)
+    with torch.no_grad():
+        model.encoder.layer[-1].output.LayerNorm.weight.mul_(1e25)
+    before = transformers.BertModel.from_pretrained(models[0], add_pooling_layer=False)
+    options = {"intervals": "jackknife", "groups": 5}
+    found = bertft.compare(before, model, texts, **options)
+    top = found.table[found.table["finetuned_layer"] == 3].set_index("measure")
+    assert top["value"].drop(["rsa", "cosine", "l2"]).isna().all()
+    assert top["note"].drop(["rsa", "cosine", "l2"]).str.contains("sums must be finite, got").all()
+    assert top["value"][["rsa", "cosine"]].notna().all()
+    rest = found.table[found.table["finetuned_layer"] < 3]
+    assert rest["value"].notna().all()
+    geometry = found.geometry.set_index(["role", "layer"])
+    assert geometry["note"]["finetuned", 3].str.contains("sums must be finite").any()
+    assert (geometry["note"]["finetuned", 2].str.contains("finite") == False).all()  # noqa: E712
+    json.dumps(found.provenance)
+    found.save(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("measure", "described"),
+    [("rsa", {"mean_norm", "mean_cosine"}), ("cka", set(similarity.GEOMETRY) - {"mean_cosine"})],
+)
+def test_every_measure_alone_carries_what_it_stands_on(models, texts, measure, described):
+    found = bertft.compare(*models[:2], texts, measures=[measure])
+    carried = [
+        f"{quantity}_{role}"
+        for quantity in ("rank", "condition", "left_out")
+        for role in ("pretrained", "finetuned")
+    ]
+    assert found.table[["n", "n_per_d", "chance", *carried]].notna().all(axis=None)
+    assert set(found.geometry["measure"]) == described
+    assert found.geometry["value"].notna().all()
+
+
+def test_differences_keep_reasons_and_pair_equal_samples_only(models, many):
+    options = {"measures": ["rsa", "knn_overlap"], "intervals": "jackknife", "groups": 5}
+    first, second = (
+        bertft.compare(*models[:2], many, sample=sample, **options) for sample in (200, 300)
+    )
+    paired = first.difference(second).groupby("measure")["is_paired"].agg(["min", "max"])
+    assert paired.loc["rsa"].all()
+    assert not paired.loc["knn_overlap"].any()
+    assert first.difference(first)["is_paired"].all()
+    first.table.loc[0, ["value", "low", "high", "note"]] = [np.nan, np.nan, np.nan, "collapsed"]
+    found = first.difference(second)
+    assert found["note"][0] == "here: collapsed"
+    assert found["value"].isna().sum() == 1
 
 
 def test_differences_between_corpora_are_unpaired(models, many):
@@ -341,7 +427,7 @@ def test_negative_debiased_hsic_is_missing_with_its_reason(models, texts, monkey
     hsic = similarity.alignment._hsic
 
     def negative(two, a, b):
-        return -1e-9 if a == b == "finetuned.2" else hsic(two, a, b)
+        return [-1e-9] if a == b == "finetuned.2" else hsic(two, a, b)
 
     monkeypatch.setattr(similarity.alignment, "_hsic", negative)
     comparison = bertft.compare(*models[:2], texts, measures=["cka_debiased", "cka"])
@@ -370,6 +456,14 @@ def test_negative_debiased_hsic_is_missing_with_its_reason(models, texts, monkey
             "got 0.. GiB; pass pairs='same', or more memory_gib",
         ),
         (
+            {"memory_gib": 1e-4, "measures": ["rsa"], "intervals": "jackknife", "groups": 5},
+            "GiB of memory, got 0.. GiB; pass no intervals, or more memory_gib",
+        ),
+        (
+            {"measures": ["rsa", "svcca"], "ridge": 0.1},
+            "ridge must be of one of cca, .*regression_y, got measures rsa, svcca; add one, or",
+        ),
+        (
             {"measures": ["knn_overlap"], "limit": 9},
             "knn_overlap need a sample of 12 rows, got 9 of n=9 on .*; pass more text or a larger",
         ),
@@ -390,7 +484,7 @@ def test_refusals_before_the_pass(models, texts, options, message, monkeypatch):
 
 
 def test_storage_follows_memory_and_disk(monkeypatch):
-    small, large = Need(100, 7, 10, 5, 1000), Need(100, 7, 50, 5, 1000)
+    small, large = Need(100, 7, 3, 10, 5, 1000), Need(100, 7, 3, 50, 5, 1000)
     assert choose_storage(small, large, None, 122, "a", "less") is None
     assert choose_storage(small, large, 20, 2262, "a", "less") == "sums"
     assert choose_storage(small, large, 20, 2261, "a", "less") == "rows"
@@ -403,19 +497,30 @@ def test_storage_follows_memory_and_disk(monkeypatch):
     assert available_memory() > 2**20
 
 
-@pytest.mark.parametrize("pairs", ["same", "all"])
-def test_bert_base_with_20_groups_fits_in_8_gib(pairs):
-    from bertft.budget import sums_bytes
+def test_fewer_pairs_are_solved_at_once_where_memory_is_short():
+    need = Need(sums=100, solving=7, pair=3, block=10, sample=5, rows=1000)
+    assert need.memory(20, "rows") == 322
+    at_once = [need.pairs_at_once(20, "rows", memory) for memory in (322, 324, 325, 352)]
+    assert at_once == [1, 1, 2, 11]
 
-    d, n = [768] * 13, 20_000
-    layer_pairs = [(768, 768)] * (13 if pairs == "same" else 169)
-    sums = sums_bytes(d * 2, layer_pairs, 2)
-    row = 26 * 768 * 4
-    solving = 264 * 8 * 768**2
-    need = [Need(sums, solving, rows * row, 5000 * row, n * row) for rows in (2048, 20 * 512)]
+
+@pytest.mark.parametrize("threads", [1, 64])
+@pytest.mark.parametrize("pairs", ["same", "all"])
+def test_bert_base_with_20_groups_fits_in_8_gib(pairs, threads, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    encoder = type("Encoder", (), {"dtype": torch.float32})
+    blocks = type("Blocks", (), {"widths": [768] * 13, "depth": 12})
+    side = type("Side", (), {"encoder": encoder, "blocks": blocks})
+    options = Options(pairs=pairs, groups=20)
+    sides = {"pretrained": side, "finetuned": side}
+    default = [name for name, measure in similarity.MEASURES.items() if measure.default]
+    need = preparing._needs(
+        sides, layer_pairs(sides, pairs), default, True, 20_000, options, torch.device("cpu")
+    )
     models = 2 * 110e6 * 4
-    storage = choose_storage(*need, 20, int(8 * 2**30 - models), "a", "less")
+    storage, at_once = preparing._storage(need, options, "a", int(8 * 2**30 - models), "less")
     assert storage == "rows"
+    assert 1 <= at_once <= 4 * threads
 
 
 @pytest.mark.parametrize("kind", ["summed", "spooled"])

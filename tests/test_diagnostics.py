@@ -16,7 +16,7 @@ from bertft.similarity import MEASURES
 from bertft.similarity.arguments import two_sided
 from bertft.similarity.chance import unrelated_directions
 from bertft.similarity.sides import shrinkage
-from tests.test_similarity import centered, related
+from tests.test_similarity import ALL_MAPS, centered, related
 
 
 def unrelated(n, p, q, seed):
@@ -47,6 +47,7 @@ def test_chance_correlation_where_rows_do_not_suffice():
 
 
 WITH_CHANCE = [name for name, measure in MEASURES.items() if measure.by_chance is not None]
+UNBIASED = [name for name in WITH_CHANCE if not MEASURES[name].is_biased]
 WITH_RIDGE = [name for name in WITH_CHANCE if MEASURES[name].n_above_d]
 
 
@@ -67,7 +68,7 @@ def over_orders(shape, ridge, orders=150):
     names, options = (WITH_CHANCE, {}) if ridge is None else (WITH_RIDGE, {"ridge": ridge})
     found = {name: [] for name in names}
     for _ in range(orders):
-        moments = Moments.of(x * scales, y[random.permutation(n)], row_maps=["raw"])
+        moments = Moments.of(x * scales, y[random.permutation(n)], row_maps=ALL_MAPS)
         for name in names:
             found[name].append(MEASURES[name].compute(moments, **options))
     return {
@@ -86,7 +87,8 @@ def test_chance_of_a_measure_is_its_mean_over_orders(ridge):
 @pytest.mark.parametrize("ridge", [None, 0.5])
 def test_chance_of_what_is_squared_is_exact(ridge):
     found = over_orders("few", ridge)
-    for name in {"cka", "cca_r2", "regression", "regression_y"} & set(found):
+    exact = {"cka", "cca_r2", "regression", "regression_y", *UNBIASED}
+    for name in exact & set(found):
         mean, error, chance = found[name]
         assert chance == pytest.approx(mean, abs=4 * error), name
 
@@ -149,6 +151,10 @@ def test_diagnostics_are_those_of_the_covariance():
     kept = s.svcca(x, y, threshold=0.8)
     share = values[: kept.rank_x].sum() / values.sum()
     assert kept.diagnostics.left_out[0] == pytest.approx(1 - share, abs=1e-9)
+    # Of the directions that were kept, which are fewer than those of CCA.
+    conditions = values[0] / values[kept.rank_x - 1], found.conditions[0]
+    assert kept.diagnostics.conditions[0] == pytest.approx(conditions[0], rel=1e-6)
+    assert conditions[0] < conditions[1] / 1.5
     assert s.regression(x, y).diagnostics.chance == pytest.approx(9 / 199)
     assert s.regression(x, y, side="y").diagnostics.chance == pytest.approx(11 / 199)
     assert s.cca(x, y, ridge=0.1).diagnostics.chance < found.chance

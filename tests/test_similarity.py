@@ -521,6 +521,20 @@ def test_the_closed_form_of_rsa_is_the_sum_over_pairs(kernel, common):
     assert ops.correlate_pairs(*narrow) == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pairs_that_differ_by_round_off_are_refused(dtype):
+    # Corners of a simplex, rotated and moved: all pairs are equally far apart.
+    n = 48
+    rotation = torch.linalg.qr(torch.randn(n, n).double())[0]
+    x = (3 * rotation + torch.randn(n)).to(dtype)
+    y = torch.randn(n, n, dtype=dtype)
+    for a, b in ((x, y), (y, x)):
+        with pytest.raises(ValueError, match=r"\[cka\] rows must be enough for a positive deb"):
+            s.cka(a, b, debiased=True)
+        with pytest.raises(ValueError, match=r"\[rsa\] pairs of rows must differ in similarity"):
+            s.rsa(a, b, kernel="sqeuclidean")
+
+
 def test_rank_rsa_refuses():
     x = torch.randn(9, 4)
     zero = x.clone()

@@ -27,7 +27,7 @@ def heat_figure(table: pd.DataFrame) -> Figure:
 
     Layers of the fine-tuned model run to the right, those of the pretrained one upwards. The bright
     end of the scale is what equal representations have, for distances too; a measure has the same
-    scale on every corpus. A missing value is left white.
+    scale on every corpus. A missing value is left white, an inflated one has a dot.
 
     Args:
         table: the tidy table of a comparison of all pairs.
@@ -83,6 +83,11 @@ def _draw(
     mesh = ax.pcolormesh(
         layers, others, np.ma.masked_invalid(grid.to_numpy()), cmap=colors, norm=scale
     )
+    if "note" in rows:
+        inflated = rows[rows["note"].fillna("").str.contains("inflated")]
+        dots = (inflated["finetuned_layer"].astype(float), inflated["pretrained_layer"])
+        if len(inflated):
+            ax.scatter(*dots, s=2.0, color="white", edgecolors="black", linewidths=0.3)
     for axis, numbers in ((ax.xaxis, grid.columns), (ax.yaxis, grid.index)):
         axis.set_ticks(layer_ticks([int(layer) for layer in numbers], room=8))
     ax.tick_params(length=2, labelsize=6.5, pad=1.5)

@@ -120,6 +120,7 @@ def render(
         measures={name: measure for name, measure in MEASURES.items() if name in present},
         unchanged={str(name): _unchanged(of) for name, of in rows.groupby("measure")},
         is_shrunken=any(is_shrunken(of) for _, of in rows.groupby("measure")),
+        is_inflated="note" in table and bool(table["note"].str.contains("inflated").any()),
         diagnostics=provenance.get("diagnostics"),
         notes=_notes(provenance.get("notes"), left_out=0 if heatmap else len(table) - len(rows)),
         provenance={
@@ -217,6 +218,7 @@ def _corpus_table(corpus: str, rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "corpus": corpus,
         "n": " to ".join(f"{n:,}" for n in extremes),
+        "biased": _biased(rows),
         "families": [(family, len(list(names))) for family, names in families],
         "measures": list(value.columns),
         "layers": {
@@ -242,6 +244,14 @@ def _marks(rows: pd.DataFrame) -> dict[tuple[int, str], str]:
         for row in rows.to_dict("records")
         if "inflated" in str(row["note"])
     }
+
+
+def _biased(rows: pd.DataFrame) -> list[str]:
+    """Measures whose intervals are about a biased value."""
+    if "note" not in rows:
+        return []
+    names = set(rows["measure"][rows["note"].fillna("").str.contains("not centered on the truth")])
+    return [name for name in MEASURES if name in names]
 
 
 def _reference_tables(corpus: str, rows: pd.DataFrame) -> list[dict[str, Any]]:

@@ -81,22 +81,28 @@ def _debiased(two: TwoSided) -> float:
     if two.n < 4:
         raise ValueError(f"[cka] rows must be at least 4 for debiased, got {two.n}; pass more.")
     own_x, own_y = (
-        two.sums.memo_of(side, "hsic", partial(_hsic, two, side, side)) for side in (two.x, two.y)
+        two.sums.memo_of(side, "hsic", partial(_own_hsic, two, side)) for side in (two.x, two.y)
     )
     if min(own_x, own_y) <= 0.0:
         raise ValueError(
             f"[cka] rows must be enough for a positive debiased HSIC of each side, got {own_x:.3g} "
-            f"and {own_y:.3g} at n={two.n}; pass more rows."
+            f"and {own_y:.3g} at n={two.n}; pass more rows, or check that no layer is collapsed."
         )
-    return two.in_range(_hsic(two, two.x, two.y) / math.sqrt(own_x * own_y), -1.0, 1.0)
+    cross = math.fsum(_hsic(two, two.x, two.y))
+    return two.in_range(cross / math.sqrt(own_x * own_y), -1.0, 1.0)
 
 
-def _hsic(two: TwoSided, a: str, b: str) -> float:
-    """Unbiased HSIC of two sides (Song et al. 2012), about the means, where row sums vanish."""
+def _own_hsic(two: TwoSided, side: str) -> float:
+    return two.resolved(_hsic(two, side, side))
+
+
+def _hsic(two: TwoSided, a: str, b: str) -> list[float]:
+    """The terms of unbiased HSIC (Song et al. 2012), about the means, where row sums vanish."""
     n, q = two.n, two.sums.weight(a, b)
     kx, ky = two.sums.squares(a), two.sums.squares(b)
-    trace = float(two.scatter(a, b).square().sum()) - q
-    return (trace + kx * ky / ((n - 1) * (n - 2)) - 2 * q / (n - 2)) / (n * (n - 3))
+    size = float(two.scatter(a, b).square().sum())
+    terms = [size, -q, kx * ky / ((n - 1) * (n - 2)), -2 * q / (n - 2)]
+    return [term / (n * (n - 3)) for term in terms]
 
 
 def gaussian_kernel(x: Tensor, bandwidth: float = 0.5) -> Tensor:

@@ -4,6 +4,8 @@ Owns the way from two arrays or a `Moments` to two-sided sums, and the ranges th
 keep; the formulas are in the modules beside it.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +37,11 @@ class TwoSided(NamedTuple):
         """Centered cross-products of two sides."""
         return self.sums.scatter(a, b)
 
+    def resolved(self, terms: Sequence[float]) -> float:
+        """Return the sum of terms, or 0 where round-off of the largest of them could make it."""
+        total = math.fsum(terms)
+        return total if abs(total) > round_off(self.dtype) * max(map(abs, terms)) else 0.0
+
     def in_range(self, value: float, low: float, high: float) -> float:
         """See the function of this name."""
         return in_range(self.name, value, low, high, self.dtype)
@@ -46,7 +53,7 @@ def in_range(name: str, value: float, low: float, high: float, dtype: torch.dtyp
     Raises:
         torch.linalg.LinAlgError: the value leaves the range by more than round-off does.
     """
-    slack = 1e-12 if dtype == torch.float64 else 1e-6
+    slack = round_off(dtype)
     if not low - slack <= value <= high + slack:
         raise torch.linalg.LinAlgError(
             f"[{name}] value must lie in [{low}, {high}], got {value!r}; likely causes, in order: "
@@ -54,6 +61,11 @@ def in_range(name: str, value: float, low: float, high: float, dtype: torch.dtyp
             "it), rows far from the mean of the first block (shuffle them)."
         )
     return min(max(value, low), high)
+
+
+def round_off(dtype: torch.dtype) -> float:
+    """Return by how much a measure of rows of this type may leave its range."""
+    return 1e-12 if dtype == torch.float64 else 1e-6
 
 
 def two_sided(name: str, x: Rows | Moments, y: Rows | None, row_map: RowMap) -> TwoSided:
@@ -103,12 +115,8 @@ def constant_columns(sums: Sums, side: str, dtype: torch.dtype) -> Tensor:
 def _require_resolved(name: str, moments: Moments, row_map: RowMap) -> None:
     """Refuse sums that have left the range of the products' type."""
     sums = moments.under(row_map)
-    finite = sums.memo("finite", lambda: all(bool(t.isfinite().all()) for _, t in sums.tensors()))
-    if not finite:
-        raise torch.linalg.LinAlgError(
-            f"[{name}] sums must be finite, got infinity; likely causes, in order: rows too large "
-            f"for products in {_short(moments.dtype)} (scale them, or pass float64 rows)."
-        )
+    if not sums.memo("finite", lambda: all(bool(t.isfinite().all()) for _, t in sums.tensors())):
+        raise _infinite(name, moments.dtype)
     if row_map != "raw" or moments.dtype == torch.float64:
         return
     for side, d in moments.widths.items():
@@ -119,6 +127,19 @@ def _require_resolved(name: str, moments: Moments, row_map: RowMap) -> None:
                 f"[{name}] {side} must have rows that float32 products resolve, got a mean norm of "
                 f"{size:.3g}; scale them, or pass float64 rows."
             )
+
+
+def require_finite(two: TwoSided, side: str) -> None:
+    """Refuse a side whose sums are beyond the range of the products' type."""
+    if not two.scatter(side, side).isfinite().all():
+        raise _infinite(two.name, two.dtype)
+
+
+def _infinite(name: str, dtype: torch.dtype) -> torch.linalg.LinAlgError:
+    return torch.linalg.LinAlgError(
+        f"[{name}] sums must be finite, got infinity; likely causes, in order: rows too large "
+        f"for products in {_short(dtype)} (scale them, or pass float64 rows)."
+    )
 
 
 def _short(dtype: torch.dtype) -> str:

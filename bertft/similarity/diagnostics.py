@@ -57,6 +57,6 @@ def diagnosed(two: TwoSided, ranks: tuple[int, int], chance: float) -> Diagnosti
     """Return what a measure on the first `ranks` directions of both sides stands on."""
     width = max(len(two.sums.totals[side]) for side in (two.x, two.y))
     x, y = two.x, two.y
-    conditions = condition(two, x), condition(two, y)
+    conditions = condition(two, x, ranks[0]), condition(two, y, ranks[1])
     out = left_out(two, x, ranks[0]), left_out(two, y, ranks[1])
     return Diagnostics(two.n, two.n / width, ranks, conditions, out, chance)

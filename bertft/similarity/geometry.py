@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from bertft.moments import Moments
-from bertft.similarity.arguments import Rows, TwoSided, require_spread
+from bertft.similarity.arguments import Rows, TwoSided, require_finite, require_spread
 from bertft.similarity.sides import spectrum
 
 
@@ -47,6 +47,7 @@ def geometry(x: Rows | Moments, side: str | None = None) -> Geometry:
     Raises:
         ValueError: fewer than 2 rows, rows that do not vary, or a side that is not there.
         TypeError: input that is no floating-point matrix.
+        torch.linalg.LinAlgError: rows too large for products in their type.
 
     Reference: Roy & Vetterli 2007 (effective rank); Rudman et al. 2022 (IsoScore).
 
@@ -67,6 +68,7 @@ def geometry(x: Rows | Moments, side: str | None = None) -> Geometry:
             f"{moments.n}; pass another."
         )
     two = TwoSided("geometry", moments.under("raw"), side, side, moments.dtype)
+    require_finite(two, side)
     require_spread(two, side)
     values = spectrum(two, side)[0].clamp(min=0.0)
     shares = values / values.sum()

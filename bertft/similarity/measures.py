@@ -68,17 +68,29 @@ class Measure(Scale):
         """Return what unrelated rows would give on average; NaN where that is not known."""
         if self.by_chance is None:
             return math.nan
-        return self.by_chance(_sides_of(moments), ridge)
+        return self.by_chance(_sides_of(moments, self.row_map), ridge)
 
     def beside_itself(self, moments: Moments, ridge: Ridge | None = None) -> float:
         """Return what the first side gives beside itself."""
         if ridge is None or self.shrunken is None:
             return self.unchanged
-        return self.shrunken(_sides_of(moments), ridge)
+        return self.shrunken(_sides_of(moments, self.row_map), ridge)
 
 
-def _sides_of(moments: Moments) -> TwoSided:
-    return two_sided("chance", moments, None, "raw")
+def _sides_of(moments: Moments, row_map: RowMap) -> TwoSided:
+    return two_sided("chance", moments, None, row_map)
+
+
+def _unbiased(
+    compute: Callable[..., float],
+    row_map: RowMap = "raw",
+    least_rows: int = 3,
+    default: bool = True,
+) -> Measure:
+    """A measure of pairs of rows that is 0 on average over all orders of the rows of a side."""
+    return Measure(
+        compute, row_map, default=default, by_chance=lambda two, ridge: 0.0, least_rows=least_rows
+    )
 
 
 def _inverting(
@@ -131,16 +143,16 @@ def _factorize_products(pairs: Sequence[TwoSided], ridge: Ridge | None) -> objec
 
 
 MEASURES: dict[str, Measure] = {
-    "rsa": Measure(rsa, "unit", least_rows=3),
-    "rsa_dot": Measure(partial(rsa, kernel="dot"), least_rows=3),
-    "rsa_sqeuclidean": Measure(partial(rsa, kernel="sqeuclidean"), least_rows=3),
-    "rsa_correlation": Measure(
-        partial(rsa, kernel="correlation"), "centered_unit", least_rows=3, default=False
+    "rsa": _unbiased(rsa, "unit"),
+    "rsa_dot": _unbiased(partial(rsa, kernel="dot")),
+    "rsa_sqeuclidean": _unbiased(partial(rsa, kernel="sqeuclidean")),
+    "rsa_correlation": _unbiased(
+        partial(rsa, kernel="correlation"), "centered_unit", default=False
     ),
     "cka": Measure(
         cka, low=0.0, is_biased=True, by_chance=lambda two, ridge: chance.alignment(two)
     ),
-    "cka_debiased": Measure(partial(cka, debiased=True), least_rows=4),
+    "cka_debiased": _unbiased(partial(cka, debiased=True), least_rows=4),
     "cca": _inverting(cca, chance.correlation, _shrunken_correlation, canonical_correlations),
     "cca_r2": _inverting(cca_r_squared, chance.squared_correlation, _shrunken_square),
     "svcca": Measure(

@@ -107,10 +107,16 @@ def _paired(x: Tensor) -> ops.PairedRows:
 
 SAMPLED: dict[str, Sampled] = {
     "rsa_spearman": Sampled(
-        _paired, partial(ops.correlate_pairs, correlation="spearman"), least_rows=3
+        _paired,
+        partial(ops.correlate_pairs, correlation="spearman"),
+        lambda a, b: 0.0,
+        least_rows=3,
     ),
     "rsa_kendall": Sampled(
-        _paired, partial(ops.correlate_pairs, correlation="kendall"), least_rows=3
+        _paired,
+        partial(ops.correlate_pairs, correlation="kendall"),
+        lambda a, b: 0.0,
+        least_rows=3,
     ),
     # Kernels of many layers are kept at once, so they are rounded to half the bytes.
     "cka_rbf": Sampled(

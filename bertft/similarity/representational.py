@@ -4,6 +4,7 @@ Pearson from moments; rank correlations from the rows.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
 
@@ -16,6 +17,9 @@ from bertft.moments import Moments
 from bertft.ops import Correlation, PairedRows, RowMap
 from bertft.ops.reference import map_rows
 from bertft.similarity.arguments import Rows, TwoSided, two_sided
+
+Covariance = Callable[[TwoSided, str, str], list[float]]
+"""From two sides to the terms of the covariance of their pairs of rows, times the pairs."""
 
 Kernel = Literal["cosine", "dot", "correlation", "sqeuclidean"]
 
@@ -79,7 +83,7 @@ def rsa(
         raise ValueError(f"[rsa] rows must be at least 3, got {two.n}; pass more rows.")
     covariance = _dot_covariance if kernel == "dot" else _distance_covariance
     own_x, own_y = (
-        two.sums.memo_of(side, covariance, partial(covariance, two, side, side))
+        two.sums.memo_of(side, covariance, partial(_variance, covariance, two, side))
         for side in (two.x, two.y)
     )
     if min(own_x, own_y) <= 0.0:
@@ -89,7 +93,7 @@ def rsa(
         )
     if not isinstance(x, Moments) and y is not None and correlation != "pearson":
         return _by_rank(as_rows(x, "x"), as_rows(y, "y"), kernel, correlation)
-    value = covariance(two, two.x, two.y) / math.sqrt(own_x * own_y)
+    value = math.fsum(covariance(two, two.x, two.y)) / math.sqrt(own_x * own_y)
     return two.in_range(value, -1.0, 1.0)
 
 
@@ -127,8 +131,12 @@ def paired_rows(x: Tensor, kernel: Kernel, dtype: torch.dtype) -> PairedRows:
     return PairedRows(z.contiguous(), offsets - average / 2, scale)
 
 
-def _distance_covariance(two: TwoSided, a: str, b: str) -> float:
-    """About the means: `2n q + 2 kx ky + 4 |C_xy|_F^2 - (2n)^2 kx ky / P`, P pairs.
+def _variance(covariance: Covariance, two: TwoSided, side: str) -> float:
+    return two.resolved(covariance(two, side, side))
+
+
+def _distance_covariance(two: TwoSided, a: str, b: str) -> list[float]:
+    """About the means the terms of `2n q + 2 kx ky + 4 |C_xy|_F^2 - (2n)^2 kx ky / P`, P pairs.
 
     Serves cosine and correlation too: between unit rows the squared distance is 2 - 2 cos, so the
     correlation over pairs is the same. Unlike the form in `m_x^T C_xy m_y` it does not cancel when
@@ -136,19 +144,20 @@ def _distance_covariance(two: TwoSided, a: str, b: str) -> float:
     """
     n, q = two.n, two.sums.weight(a, b)
     kx, ky = two.sums.squares(a), two.sums.squares(b)
-    second = 2 * n * q + 2 * kx * ky + 4 * float(two.scatter(a, b).square().sum())
-    return second - 4 * n * kx * ky / (n - 1)
+    size = float(two.scatter(a, b).square().sum())
+    return [2 * n * q, 2 * kx * ky, 4 * size, -4 * n * kx * ky / (n - 1)]
 
 
-def _dot_covariance(two: TwoSided, a: str, b: str) -> float:
-    """About the means, with `m` the means and `c = m_x^T C_xy m_y`: `S - kx ky / (n (n - 1))` of
-    `S = |C_xy|_F^2 + (2n - 4) c - q - 2 m_x . sum |y|^2 x - 2 m_y . sum |x|^2 y`.
+def _dot_covariance(two: TwoSided, a: str, b: str) -> list[float]:
+    """About the means the terms of `S - kx ky / (n (n - 1))`.
 
-    Dot products are `x_i . x_j + m_x . (x_i + x_j)` there, and a constant. About origin 0, where
-    the form is shorter, sums of rows with a common direction cancel.
+    `S = |C_xy|_F^2 + (2n - 4) c - q - 2 m_x . sum |y|^2 x - 2 m_y . sum |x|^2 y` with m the means
+    and `c = m_x^T C_xy m_y`. Dot products are `x_i . x_j + m_x . (x_i + x_j)` there, and a
+    constant. About origin 0, where the form is shorter, rows with a common direction cancel.
     """
     n, sums = two.n, two.sums
     cross, of_x, of_y = two.scatter(a, b), sums.mean(a), sums.mean(b)
-    means = of_x @ sums.weighted(a, b) + of_y @ sums.weighted(b, a)
-    second = cross.square().sum() + (2 * n - 4) * (of_x @ cross @ of_y) - 2 * means
-    return float(second) - sums.weight(a, b) - sums.squares(a) * sums.squares(b) / (n * (n - 1))
+    size, shared = float(cross.square().sum()), float(of_x @ cross @ of_y)
+    means = float(of_x @ sums.weighted(a, b) + of_y @ sums.weighted(b, a))
+    average = sums.squares(a) * sums.squares(b) / (n * (n - 1))
+    return [size, (2 * n - 4) * shared, -sums.weight(a, b), -2 * means, -average]

@@ -136,10 +136,10 @@ def retained(two: TwoSided, side: str, ridge: Ridge | None) -> Tensor:
     return shares
 
 
-def condition(two: TwoSided, side: str) -> float:
-    """Return the largest by the smallest eigenvalue that is kept."""
+def condition(two: TwoSided, side: str, rank: int) -> float:
+    """Return the largest by the smallest of the first `rank` eigenvalues."""
     values, _ = spectrum(two, side)
-    return float(values[0] / values[kept_rank(two, side) - 1])
+    return float(values[0] / values[rank - 1])
 
 
 def left_out(two: TwoSided, side: str, rank: int) -> float:
