@@ -23,7 +23,7 @@ real: $(VENV)/.dev-installed
 
 # Some fifteen minutes on two quiet cores. BENCHMARKS names files or tests to run instead of all.
 BENCHMARKS ?= benchmarks
-bench: $(VENV)/.bench-installed
+bench: $(VENV)/.dev-installed
 	@mkdir -p build
 	$(BIN)/python -m pytest $(BENCHMARKS) --benchmark-only --benchmark-json=build/benchmarks.json \
 	  --benchmark-disable-gc --benchmark-columns=median,iqr,rounds
@@ -108,10 +108,6 @@ $(VENV)/.installed: $(VENV)/.venv $(BUILT_FROM)
 $(VENV)/.dev-installed: $(VENV)/.venv $(BUILT_FROM)
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
-
-$(VENV)/.bench-installed: $(VENV)/.dev-installed
-	$(PIP) -e '.[dev,peers]'
-	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist

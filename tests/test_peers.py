@@ -1,7 +1,6 @@
 """Published packages on the same rows: where they agree, and the disagreements that are known.
 
-docs/measures.md lists the disagreements. The packages are the extra `peers`; without one its tests
-skip.
+docs/measures.md lists the disagreements. The packages are the extra `peers`, which is part of `dev`.
 """
 
 import math
