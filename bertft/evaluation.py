@@ -1,7 +1,7 @@
 """The values of every measure, pair of layers and layer, from sums or from a sample of rows."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache, partial
@@ -61,17 +61,26 @@ def evaluate(
     """
     found: dict[Key, Outcome] = {}
     some = task.pairs_at_once
-    for chunk in (task.pairs[start : start + some] for start in range(0, len(task.pairs), some)):
-        pairs = {
-            (a, b): moments.pair(side_name(PRETRAINED, a), side_name(FINETUNED, b))
-            for a, b in chunk
-        }
-        factorize(list(pairs.values()), task.measures, task.options.ridge)
-        for (a, b), pair in pairs.items():
-            for name in task.measures:
-                found[a, b, name] = _measured(name, pair, task, with_scale)
-            bar.advance(1)
+    for start in range(0, len(task.pairs), some):
+        chunk = task.pairs[start : start + some]
+        found |= _evaluate_together(moments, chunk, task, with_scale)
+        bar.advance(len(chunk))
     return found
+
+
+def _evaluate_together(
+    moments: Moments, chunk: Sequence[tuple[int, int]], task: Task, with_scale: bool
+) -> dict[Key, Outcome]:
+    """The measures of some pairs, which take 20 matrices each until this returns."""
+    pairs = {
+        (a, b): moments.pair(side_name(PRETRAINED, a), side_name(FINETUNED, b)) for a, b in chunk
+    }
+    factorize(list(pairs.values()), task.measures, task.options.ridge)
+    return {
+        (*key, name): _measured(name, pair, task, with_scale)
+        for key, pair in pairs.items()
+        for name in task.measures
+    }
 
 
 def _measured(name: str, pair: Moments, task: Task, with_scale: bool) -> Outcome:

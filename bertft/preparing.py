@@ -8,6 +8,7 @@ import torch
 from bertft.budget import Need, Storage, available_memory, choose_storage, sums_bytes
 from bertft.checkpoints import Checkpoint, require_same_tokens
 from bertft.corpora import Corpus
+from bertft.moments import BLOCK_ROWS
 from bertft.planning import Options, Task, block_rows, layer_pairs, row_maps_of
 from bertft.rows import Rows, draw, encode
 from bertft.similarity import MEASURES, SAMPLED
@@ -128,15 +129,18 @@ def _needs(
     is_wide = next(iter(sides.values())).encoder.dtype == torch.float64
     row_bytes = sum(widths) * (8 if is_wide else 4)
     sums = sums_bytes(widths, [(first[a], second[b]) for a, b in pairs], len(row_maps_of(measures)))
-    # A pair and its factorizations are some 20 matrices, what is kept of a layer some 4.
-    pair = 20 * 8 * max(widths) ** 2
-    solving = pair + 4 * len(widths) * 8 * max(widths) ** 2
+    # A pair and its factorizations are some 20 matrices; what is kept of a layer are its whole and
+    # its centered product under each row map, its eigenvectors and what whitens it.
+    maps, matrix = len(row_maps_of(measures)), 8 * max(widths) ** 2
+    solving = 20 * matrix + (2 * maps + 2) * len(widths) * matrix
     sample = min(n, options.sample) if needs_sample else 0
     blocks = 2 if device.type == "cuda" else 1
 
     def need(storage: Storage) -> Need:
         block = blocks * min(n, block_rows(storage, options.groups or 0, device))
-        return Need(sums, solving, pair, block * row_bytes, sample * row_bytes, n * row_bytes)
+        packed = maps * min(n, BLOCK_ROWS)  # under every row map
+        block_bytes = (block + packed) * row_bytes
+        return Need(sums, solving, 20 * matrix, block_bytes, sample * row_bytes, n * row_bytes)
 
     return {"rows": need("rows"), "sums": need("sums")}
 

@@ -39,7 +39,7 @@ ALLOWED = {
     "budget": set(),
     "gathering": {"moments"},
     "planning": {"budget", "checkpoints", "moments", "ops", "rows", "similarity"},
-    "preparing": {"budget", "checkpoints", "corpora", "planning", "rows", "similarity"},
+    "preparing": {"budget", "checkpoints", "corpora", "moments", "planning", "rows", "similarity"},
     "streaming": {"capture", "checkpoints", "gathering", "moments", "planning", "rows"},
     "evaluation": {"moments", "planning", "similarity", "streaming"},
     "solving": {"checkpoints", "evaluation", "gathering", "planning", "similarity"},

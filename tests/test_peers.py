@@ -1,6 +1,6 @@
 """Published packages on the same rows: where they agree, and the disagreements that are known.
 
-docs/measures.md lists the disagreements. The packages are the extra `peers`, which is part of `dev`.
+docs/measures.md lists the disagreements. The packages are the extra `peers`, a part of `dev`.
 """
 
 import math
