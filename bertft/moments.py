@@ -192,7 +192,9 @@ class Moments:
         combined._has_origins = self._has_origins or other._has_origins
         combined._norms += self._norms + sign * other._norms
         combined._distances += self._distances + sign * other._distances
-        combined._sums = {m: self._sums[m].combined(other._sums[m], sign) for m in self.row_maps}
+        combined._sums.clear()  # at all pairs of BERT-base gigabytes of zeros
+        for row_map, sums in self._sums.items():
+            combined._sums[row_map] = sums.combined(other._sums[row_map], sign)
         return combined
 
     def empty(self) -> "Moments":
