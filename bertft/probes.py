@@ -8,7 +8,6 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +15,22 @@ import pandas as pd
 import torch
 
 from bertft import results
-from bertft.checkpoints import Checkpoint, fingerprint
+from bertft.assigning import Asked, assign
+from bertft.checkpoints import fingerprint
 from bertft.devices import find_device
 from bertft.files import write_text
+from bertft.probing.amounts import require_integers
 from bertft.probing.assignments import Row
+from bertft.probing.differences import DIFFERENCES, differences
 from bertft.probing.families import Training
-from bertft.probing.options import Task, Wanted, seeds_of, symmetric_of, tasks_of
-from bertft.probing.scores import Scored, difference, resampled
+from bertft.probing.options import Task, Wanted, require_use, seeds_of, symmetric_of, tasks_of
+from bertft.probing.scores import Scored
 from bertft.probing.structural_assignments import StructuralAssignment, StructuralTraining
-from bertft.probing.structural_scores import METRICS as STRUCTURAL_METRICS
 from bertft.probing.tasks import EdgeTask
 from bertft.progress import Display
 from bertft.subjects import (
     CONTROL_TASK,
     RANDOMIZED,
-    Work,
-    assign,
-    assign_trees,
     by_tokens,
     captured,
     check_amounts,
@@ -45,12 +43,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DIFFERENCES = dict.fromkeys(("model", "base", "task", "probe", "layer", "metric"), "str")
-DIFFERENCES |= dict.fromkeys(("value", "low", "high"), "float64")
-DIFFERENCES |= {"n_seeds": "int64", "n": "int64"}
 PICTURES = "trees.json"
 ABSENT = {"value": "", "low": "", "high": ""}
-SCORES = ("micro_f1", "accuracy", *(name for own in STRUCTURAL_METRICS.values() for name in own))
 COLUMNS = ("model", "task", "probe", "layer", "seed", "metric", "value", "low", "high", "n")
 
 
@@ -169,7 +163,8 @@ def probe(
     *,
     layers: int | str | Sequence[str | int] = "all,mix,lexical",
     probe: str = "linear",
-    rank: int = 64,
+    rank: int | None = None,
+    punctuation: str | None = None,
     controls: str | Sequence[str] = (),
     code_length: bool = False,
     symmetric: str | Sequence[str] = (),
@@ -198,7 +193,9 @@ def probe(
         layers: "all" or numbers 0..L, "mix" (of all layers, learned), "cumulative" (of layers
             0..l, for each l), "lexical" (layer 0, with its position embeddings).
         probe: "linear", "mlp" or "edge", of labels; trees have distance and depth probes.
-        rank: of the maps of those.
+        rank: of the maps of those, 64 by default.
+        punctuation: words that edges and roots of trees are not scored on: "upos" (by default) for
+            those tagged PUNCT, "xpos" for those with a Penn Treebank tag of punctuation.
         controls: "randomized" (the base with every weight redrawn) and "control-task" (labels that
             only a word's identity tells, for the selectivity).
         code_length: measure the online code length of the labels too.
@@ -227,8 +224,10 @@ def probe(
     Manning 2019.
     """
     display = Display(progress)
+    amounts = {"limit": limit, "epochs": epochs, "max_length": max_length}
+    require_integers("probe", **amounts, batch_size=batch_size)
     training, wanted = Training.of(probe, epochs, lr), Wanted.of(layers)
-    structural = StructuralTraining.of(rank, epochs, lr)
+    structural = StructuralTraining.of(64 if rank is None else rank, epochs, lr)
     chosen = seeds_of(seeds)
     named = controls_of(controls)
     check_amounts(batch_size, memory_gib, features_dtype)
@@ -236,26 +235,26 @@ def probe(
     groups = by_tokens(subjects)
     for name, subject in subjects.items():
         wanted.captured(name, subject.blocks.depth)
-    read = tasks_of(tasks, limit)
+    read = tasks_of(tasks, limit, punctuation)
+    require_use(read, probe, rank, punctuation)
     alike = symmetric_of(symmetric, read, probe)
     where = find_device(device, "probe") if device is not None else None
     bench = where or torch.device("cpu")
     started = results.now()
-    control = CONTROL_TASK in named
     base = next(iter(subjects))
-
-    def assigned(task: Task, sides: Mapping[str, Checkpoint]) -> Work:
-        if isinstance(task, EdgeTask):
-            own = replace(training, symmetric=task.name in alike)
-            return assign(task, own, sides, chosen, max_length, control, code_length, bench)
-        asked = {"mixtures": wanted.alone() != wanted, "control task": control}
-        asked["code length"] = code_length
-        skipped = [what for what, is_asked in asked.items() if is_asked]
-        alone = wanted.alone()
-        return assign_trees(task, structural, sides, alone, chosen, max_length, skipped, bench)
-
+    asked = Asked(
+        wanted,
+        training,
+        structural,
+        alike,
+        chosen,
+        max_length,
+        CONTROL_TASK in named,
+        code_length,
+        bench,
+    )
     # All of them before the first is trained, so that a bad task does not end a long run.
-    works = [[assigned(task, sides) for sides in groups] for task in read]
+    works = [assign(task, asked, groups) for task in read]
     found: list[Row] = []
     tallies: dict[tuple[str, ...], Scored] = {}
     notes: list[str] = []
@@ -275,13 +274,21 @@ def probe(
             store = Path(features) if features is not None else None
             if store is not None and number > 1:
                 store /= f"tokenizer-{number}"
-            asked = wanted.alone() if isinstance(work, StructuralAssignment) else wanted
+            single = wanted.alone() if isinstance(work, StructuralAssignment) else wanted
             with captured(
-                work, sides, asked, store, features_dtype, memory_gib, batch_size, where, display
+                work,
+                sides,
+                single,
+                store,
+                features_dtype,
+                memory_gib,
+                batch_size,
+                where,
+                display,
             ) as both:
                 for name, subject in sides.items():
                     began = time.perf_counter()
-                    of_model = probe_subject(work, name, subject, asked, both, display)
+                    of_model = probe_subject(work, name, subject, single, both, display)
                     own[name] = of_model.rows
                     if isinstance(work, StructuralAssignment) and name == base:
                         own[name] += [{"model": name, **row} for row in work.chain()]
@@ -308,7 +315,7 @@ def probe(
         "options": {
             "layers": list(wanted.names),
             "probe": probe,
-            "rank": rank,
+            "rank": structural.rank,
             "controls": named,
             "code_length": code_length,
             "symmetric": alike,
@@ -325,26 +332,4 @@ def probe(
         "training_s": seconds,
         "notes": notes,
     }
-    return Probing(table, _differences(table, tallies, list(subjects)), provenance, pictures)
-
-
-def _differences(
-    table: pd.DataFrame, tallies: Mapping[tuple[str, ...], Scored], models: Sequence[str]
-) -> pd.DataFrame:
-    """Scores of each model less those of the first, layer by layer where both have it."""
-    base, rows = models[0], []
-    scores = table[table["metric"].isin(SCORES)]
-    keys = ["model", "task", "probe", "layer", "metric"]
-    for key, own in scores.groupby(keys, sort=False):
-        model, task, kind, layer, metric = map(str, key)
-        other = tallies.get((base, task, kind, layer))
-        if model == base or other is None:
-            continue
-        tally = tallies[model, task, kind, layer]
-        if not tally.has_targets_of(other):
-            continue  # their tokenizers keep other targets
-        weights = resampled(len(tally.counts), 0)
-        found = difference(tally, other, metric, weights, seed=0)
-        about = (model, base, task, kind, layer, metric)
-        rows.append((*about, *found, len(own), int(own["n"].iloc[0])))
-    return pd.DataFrame(rows, columns=list(DIFFERENCES)).astype(DIFFERENCES)
+    return Probing(table, differences(table, tallies, list(subjects)), provenance, pictures)

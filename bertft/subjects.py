@@ -12,22 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from bertft.assigning import Work
 from bertft.checkpoints import Checkpoint, same_rules
 from bertft.features import DTYPES, Features
 from bertft.models import find_blocks, inference, randomize
 from bertft.probing.assignments import Assignment, Row
-from bertft.probing.families import Training
 from bertft.probing.options import Wanted, split_names
-from bertft.probing.parts import Part
 from bertft.probing.scores import Scored
-from bertft.probing.structural_assignments import (
-    StructuralAssignment,
-    StructuralTraining,
-    Structure,
-)
-from bertft.probing.structural_parts import StructuralPart
-from bertft.probing.structural_tasks import StructuralTask
-from bertft.probing.tasks import EdgeTask
+from bertft.probing.structural_assignments import StructuralAssignment, Structure
 from bertft.progress import Display
 from bertft.recording import GIB, feature_bytes, record
 
@@ -37,7 +29,6 @@ if TYPE_CHECKING:
 
 RANDOMIZED, CONTROL_TASK = "randomized", "control-task"
 CONTROLS = (RANDOMIZED, CONTROL_TASK)
-Work = Assignment | StructuralAssignment
 
 
 class Found(NamedTuple):
@@ -130,90 +121,6 @@ def by_tokens(subjects: Mapping[str, Checkpoint]) -> list[dict[str, Checkpoint]]
         else:
             groups.append({name: subject})
     return groups
-
-
-def assign(
-    task: EdgeTask,
-    training: Training,
-    sides: Mapping[str, Checkpoint],
-    seeds: Sequence[int],
-    max_length: int | None,
-    control: bool,
-    code_length: bool,
-    device: "torch.device",
-) -> Assignment:
-    """Set a task to the probes of encoders with one tokenizer.
-
-    Raises:
-        ValueError: a length beyond what a model takes, or too few labels among the targets that are
-            left.
-    """
-    first, bound = next(iter(sides.values())), bounded(sides, max_length)
-    train, dev = (
-        Part.of(task, records, first.tokenizer, bound, training.pooled)
-        for records in (task.train, task.dev)
-    )
-    learned, held_out = (part.labels.bool().any(0) for part in (train, dev))
-    if int(learned.sum()) < 2 or not (learned & held_out).any():
-        raise ValueError(
-            f"[probe] {task.name} must have two labels or more among the training targets that are "
-            f"left, and one of them on dev, got {int(learned.sum())} and "
-            f"{int((learned & held_out).sum())}; pass other sentences, or a larger "
-            "max_length or limit."
-        )
-    return Assignment(task, training, train, dev, seeds, control, code_length, list(sides), device)
-
-
-def assign_trees(
-    task: StructuralTask,
-    training: StructuralTraining,
-    sides: Mapping[str, Checkpoint],
-    wanted: Wanted,
-    seeds: Sequence[int],
-    max_length: int | None,
-    skipped: Sequence[str],
-    device: "torch.device",
-) -> StructuralAssignment:
-    """Set a treebank to the structural probes of encoders with one tokenizer.
-
-    Raises:
-        ValueError: a length beyond what a model takes, a rank above the width of a layer, or no
-            sentence that is left.
-    """
-    for name, side in sides.items():
-        narrowest = min(side.blocks.widths[n] for n in wanted.captured(name, side.blocks.depth))
-        if training.rank > narrowest:
-            raise ValueError(
-                f"[probe] rank must be at most the {narrowest} features of a word in {name!r}, got "
-                f"{training.rank}; pass less."
-            )
-    first, bound = next(iter(sides.values())), bounded(sides, max_length)
-    train, dev = (
-        StructuralPart.of(task, trees, first.tokenizer, bound) for trees in (task.train, task.dev)
-    )
-    return StructuralAssignment(task, training, train, dev, seeds, list(sides), skipped, device)
-
-
-def bounded(sides: Mapping[str, Checkpoint], max_length: int | None) -> int | None:
-    """Return the most tokens of a sentence, special ones included; None for no bound.
-
-    Raises:
-        ValueError: a length beyond what a model takes, or of special tokens only.
-    """
-    first = next(iter(sides.values()))
-    limits = [side.max_length for side in sides.values() if side.max_length is not None]
-    special = first.tokenizer.num_special_tokens_to_add()
-    if max_length is not None and max_length <= special:
-        raise ValueError(
-            f"[probe] max_length must be more than the {special} special tokens of a sentence, got "
-            f"{max_length}; pass more."
-        )
-    if max_length is not None and limits and max_length > min(limits):
-        raise ValueError(
-            f"[probe] max_length must be at most what the models take, {min(limits)}, got "
-            f"{max_length}; pass less."
-        )
-    return max_length or min(limits, default=None)
 
 
 @contextmanager
@@ -335,9 +242,10 @@ def _probe_trees(
             both = [[part.rows(name, number) for number in numbers] for part in features]
             parts.append(work.probe_layers(places, *both))
             bar.advance(len(layers))
+    picture = max(parts, key=lambda part: part.uuas).picture
     return Found(
         [row for part in parts for row in part.rows],
         {key: tally for part in parts for key, tally in part.tallies.items()},
         [note for part in parts for note in part.notes],
-        {"model": name} | max(parts, key=lambda part: part.uuas).picture,
+        None if picture is None else {"model": name} | picture,
     )

@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 
 from bertft import cli
 from bertft.corpora.conllu import Tree, read_trees, write_trees
+from bertft.corpora.edges import from_tags
 from bertft.corpora.miniature import Recipe, dependency_trees, pretrained_miniature, sentences
 from bertft.probes import Probing, probe
 from bertft.probing.structural_tasks import StructuralTask
+from bertft.probing.tasks import EdgeTask
 from bertft.report.figures import svg_text
 from bertft.report.trees import distance_figure, tree_figure
 
@@ -194,11 +196,45 @@ def test_scores_that_no_sentence_counts_for_are_told(base, task, tags, lacking):
         ({"epochs": 0}, "epochs and lr must be positive, got 0"),
         ({"layers": "4"}, "layers must be at most the 3 of .*, got 4"),
         ({"limit": 3}, "tasks in memory must have the name .* and no limit, got 'structural'"),
+        (
+            {"punctuation": "xpos"},
+            "punctuation must be left out for trees in memory, got 'xpos'",
+        ),
+        (
+            {"probe": "mlp"},
+            "probe must be left out without a task of labels, got 'mlp'",
+        ),
     ],
 )
 def test_bad_options(base, task, options, told):
     with pytest.raises(ValueError, match=rf"^\[probe\] {told}"):
         run(base, task, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"rank": 4.5}, "rank must be an integer, got 4.5"),
+        ({"epochs": 2.0}, "epochs must be an integer, got 2.0"),
+        ({"limit": "3"}, "limit must be an integer, got '3'"),
+        ({"seeds": 1.0}, "seeds must be an integer, got 1.0"),
+        ({"seeds": [0, 1.5]}, "seeds must be an integer, got 1.5"),
+        ({"max_length": 9.5}, "max_length must be an integer, got 9.5"),
+        ({"batch_size": 2.5}, "batch_size must be an integer, got 2.5"),
+    ],
+)
+def test_counts_are_whole(base, task, options, told):
+    with pytest.raises(TypeError, match=rf"^\[probe\] {told}; pass a whole number"):
+        run(base, task, **options)
+
+
+@pytest.mark.parametrize("options", [{"rank": 3}, {"punctuation": "xpos"}], ids=str)
+def test_options_of_trees_are_for_trees(base, task, options):
+    pos = EdgeTask.of("pos", *map(from_tags, (task.train, task.dev)))
+    [(name, value)] = options.items()
+    message = rf"^\[probe\] {name} must be left out without structural tasks, got {value!r}; add"
+    with pytest.raises(ValueError, match=message):
+        probe(base, {"pos": pos}, layers="1", **options)
 
 
 def test_a_task_has_its_own_name(base, task):
@@ -217,6 +253,59 @@ def test_models_of_two_tokenizers_are_compared_where_they_keep_the_same(base, ch
     assert len(done.provenance["tasks"]) == 2
     assert len(done.differences) == 4
     assert len(done.table[done.table["layer"] == "chain"]) == 4
+
+
+def without_pieces_for(word, folder):
+    """Turn a checkpoint's tokenizer into one that drops a word."""
+    from tokenizers import normalizers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rules = tokenizer.backend_tokenizer
+    rules.normalizer = normalizers.Sequence([rules.normalizer, normalizers.Replace(word, "")])
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")}
+    PreTrainedTokenizerFast(tokenizer_object=rules, **special).save_pretrained(folder)
+    return folder
+
+
+def test_models_that_keep_other_sentences_have_a_picture_of_one_that_all_keep(
+    checkpoint, task, tmp_path
+):
+    words = ("the", "cat", "sat", "on", "a", "mat")
+    heads, labels = (0, *range(1, 6)), ("root", *["dep"] * 5)
+    plain = Tree(words, ("X",) * 6, heads, labels, "", 1)
+    with_hill = replace(plain, words=("hill", *words[:-1]))
+    longer = Tree(("dog", *words), ("X",) * 7, (0, *range(1, 7)), ("root", *["dep"] * 6), "", 1)
+    without = [without_pieces_for(lost, checkpoint(f"no-{lost}")) for lost in ("hill", "dog")]
+    both = run(without, StructuralTask.of(task.train, [longer, with_hill, plain]))
+    assert [own["words"] for own in both.pictures] == [list(words)] * 2
+    both.save(tmp_path / "both")
+    assert {"trees.svg", "distances.svg"} <= {path.name for path in (tmp_path / "both").iterdir()}
+    assert "1 sentence with a word without a token. (" in " ".join(both.provenance["notes"])
+    assert both.differences.empty
+    none = run(without, StructuralTask.of(task.train, [longer, with_hill]))
+    assert none.pictures == []
+    note = "structural: no picture, for no dev sentence is kept for all models."
+    assert [n.startswith(note) for n in none.provenance["notes"]].count(True) == 2
+    none.save(tmp_path / "none")
+    assert not (tmp_path / "none" / "trees.svg").exists()
+
+
+def test_a_score_tells_how_many_correlations_it_is_the_mean_of(base, task):
+    """A sentence of one and the same word has no correlations in the embeddings of no position."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(base)
+    model.embeddings.position_embeddings.weight.data.zero_()
+    model.save_pretrained(base)
+    same = Tree(("cat",) * 6, ("X",) * 6, (0, 1, 1, 2, 3, 3), ("root", *["dep"] * 5), "", 1)
+    plain = run(base, task, layers="0").table
+    mixed = run(base, StructuralTask.of(task.train, [*task.dev, same]), layers="0")
+    n = [t[t["layer"] == "0"].set_index("metric")["n"] for t in (plain, mixed.table)]
+    assert (n[1] - n[0]).to_dict() == {"uuas": 5, "dspr": 0, "root_accuracy": 1, "nspr": 0}
+    of = [f"structural: {count} rank corr" for count in ("6", "1")]
+    told = [note[: len(start)] for start, note in zip(of, mixed.provenance["notes"], strict=True)]
+    assert told == of
 
 
 def test_a_run_is_saved_with_its_pictures(base, checkpoint, task, tmp_path):
@@ -244,6 +333,19 @@ def test_a_run_is_saved_with_its_pictures(base, checkpoint, task, tmp_path):
     found = done.table.query("probe == 'distance' and metric == 'uuas' and model == @own['model']")
     found = found[found["layer"] != "chain"].set_index("layer")["value"]
     assert found[own["layer"]] == found.max()
+
+
+def test_punctuation_is_an_option_of_the_command(base, task, tmp_path):
+    tagged = [replace(tree, xpos=(".", *["NN"] * (len(tree.words) - 1))) for tree in task.dev]
+    write_treebank(tmp_path, tagged, tagged)
+    argv = ["probe", str(base), "--task", f"structural={tmp_path}", "--epochs", "1", "--rank", "2"]
+    argv += ["--layers", "1", "--punctuation", "xpos", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli.app, argv)
+    assert done.exit_code == 0, done.output
+    found = Probing.load(tmp_path / "out")
+    assert found.provenance["tasks"][0]["punctuation"] == "xpos"
+    edges = found.table.query("metric == 'uuas'")["n"]
+    assert set(edges) == {sum(max(len(tree.words) - 2, 0) for tree in tagged)}
 
 
 def write_treebank(folder, train, dev):
@@ -392,6 +494,9 @@ def test_pictures_are_checked(draw):
     lacking = {key: value for key, value in PICTURE.items() if key not in ("gold", "kept")}
     with pytest.raises(ValueError, match="got 2 without kept, gold; pass those of a run"):
         draw([PICTURE, lacking])
+    other = PICTURE | {"model": "b", "words": PICTURE["words"][::-1]}
+    with pytest.raises(ValueError, match="must be one and the same .* got others for .* and b; d"):
+        draw([PICTURE, other])
 
 
 def test_pictures_are_json(base, task):

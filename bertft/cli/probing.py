@@ -25,7 +25,16 @@ def probe(
         str, typer.Option(help="all, mix, cumulative, lexical or numbers, joined by commas.")
     ] = "all,mix,lexical",
     probe: Annotated[str, typer.Option(help="linear, mlp or edge.")] = "linear",
-    rank: Annotated[int, typer.Option(min=1, help="Of structural probes.")] = 64,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Of structural probes; 64 by default.")
+    ] = None,
+    punctuation: Annotated[
+        str | None,
+        typer.Option(
+            help="What edges and roots of trees are not scored on: upos (PUNCT, by default) or "
+            "xpos (Penn Treebank tags)."
+        ),
+    ] = None,
     controls: Annotated[
         str, typer.Option(help="randomized, control-task or both, joined by a comma.")
     ] = "",
@@ -77,6 +86,7 @@ def probe(
         layers=layers,
         probe=probe,
         rank=rank,
+        punctuation=punctuation,
         controls=[name.strip() for name in controls.split(",") if name.strip()],
         code_length=code_length,
         symmetric=symmetric,

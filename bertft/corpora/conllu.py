@@ -5,8 +5,9 @@ Owns what the format allows. Which trees and labels a parser can learn is for it
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +123,32 @@ def write_trees(trees: Iterable[Tree], path: str | os.PathLike[str]) -> None:
     write_text(Path(path), "".join(blocks))
 
 
+def check_tree(tree: Tree, where: str) -> None:
+    """Refuse a sentence whose columns differ in length, or whose heads are no tree with one root.
+
+    Args:
+        tree: the sentence.
+        where: its place, for errors.
+
+    Raises:
+        TypeError: a head that is no integer.
+        ValueError: anything else of these.
+    """
+    columns = {"words": tree.words, "tags": tree.tags, "heads": tree.heads, "labels": tree.labels}
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len({*sizes.values(), len(tree.xpos or tree.words)}) > 1:
+        raise ValueError(
+            f"[corpora] {where} must have a tag, a head and a label for each word, got "
+            f"{', '.join(f'{size} {name}' for name, size in sizes.items())} and {len(tree.xpos)} "
+            "xpos; give each word its own."
+        )
+    if odd := [head for head in tree.heads if not isinstance(head, Integral)]:
+        raise TypeError(
+            f"[corpora] {where} must have integers for heads, got {odd[0]!r}; convert them."
+        )
+    _check_heads(tree.heads, where)
+
+
 def universal(label: str) -> str:
     """Return a relation without its subtype.
 
@@ -212,21 +239,27 @@ def _tree(path: Path, sentence: _Sentence) -> Tree:
             )
         heads.append(numbers[head])
         labels.append(label)
-    _check_tree(sentence.at(path, sentence.line), heads)
     words, tags, xpos = (
         tuple(columns[place] for _, columns in sentence.words) for place in (_FORM, _UPOS, _XPOS)
     )
-    return Tree(
+    tree = Tree(
         words, tags, tuple(heads), tuple(labels), sentence.id, sentence.line, xpos, str(path)
     )
+    check_tree(tree, tree.where)
+    return tree
 
 
-def _check_tree(where: str, heads: list[int]) -> None:
+def _check_heads(heads: Sequence[int], where: str) -> None:
     roots = [word for word, head in enumerate(heads, start=1) if head == 0]
     if len(roots) != 1:
         raise ValueError(
             f"[corpora] {where} must have one root, got {len(roots)} words with head 0 {roots}; "
             "mend the sentence."
+        )
+    if outside := [head for head in heads if not 0 <= head <= len(heads)]:
+        raise ValueError(
+            f"[corpora] {where} must have heads from 0 to {len(heads)}, got {outside[0]}; number "
+            "the words from 1."
         )
     # The walk from each word stops at words that an earlier walk passed on its way to the root.
     seen = [roots[0], *[0] * len(heads)]

@@ -1,10 +1,10 @@
 """What a run of probes is asked for: tasks, names of layers, and seeds."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import index
 
+from bertft.probing.amounts import require_integers
 from bertft.probing.assignments import LEXICAL, MIX, cumulative
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import STRUCTURAL, EdgeTask
@@ -92,8 +92,11 @@ def seeds_of(seeds: int | Sequence[int]) -> list[int]:
 
     Raises:
         ValueError: none, a negative one, one that is too large, or one twice.
+        TypeError: one that is no integer.
     """
-    chosen = list(range(seeds)) if isinstance(seeds, int) else [index(seed) for seed in seeds]
+    for seed in seeds if isinstance(seeds, Iterable) else [seeds]:
+        require_integers("probe", seeds=seed)
+    chosen = [int(s) for s in seeds] if isinstance(seeds, Iterable) else list(range(seeds))
     allowed = all(0 <= seed < MOST_SEED for seed in chosen)
     if not chosen or not allowed or len(set(chosen)) < len(chosen):
         raise ValueError(
@@ -103,7 +106,9 @@ def seeds_of(seeds: int | Sequence[int]) -> list[int]:
     return chosen
 
 
-def tasks_of(tasks: Mapping[str, str | os.PathLike[str] | Task], limit: int | None) -> list[Task]:
+def tasks_of(
+    tasks: Mapping[str, str | os.PathLike[str] | Task], limit: int | None, punctuation: str | None
+) -> list[Task]:
     """Return the tasks under their names, those that are folders read.
 
     Raises:
@@ -112,7 +117,31 @@ def tasks_of(tasks: Mapping[str, str | os.PathLike[str] | Task], limit: int | No
     """
     if not tasks:
         raise ValueError("[probe] tasks must be at least one, got none; pass NAME=FOLDER.")
-    return [_read_one(name, task, limit) for name, task in tasks.items()]
+    return [_read_one(name, task, limit, punctuation) for name, task in tasks.items()]
+
+
+def require_use(
+    tasks: Sequence[Task], probe: str, rank: int | None, punctuation: str | None
+) -> None:
+    """Refuse options that no task has a use for.
+
+    Raises:
+        ValueError: a kind of probes of labels without a task of labels, or a rank or a rule for
+            punctuation without trees.
+    """
+    if probe != "linear" and not any(isinstance(task, EdgeTask) for task in tasks):
+        raise ValueError(
+            f"[probe] probe must be left out without a task of labels, got {probe!r}; trees have "
+            "distance and depth probes."
+        )
+    if any(isinstance(task, StructuralTask) for task in tasks):
+        return
+    for name, value in {"rank": rank, "punctuation": punctuation}.items():
+        if value is not None:
+            raise ValueError(
+                f"[probe] {name} must be left out without structural tasks, got {value!r}; add "
+                "structural=FOLDER, or leave it out."
+            )
 
 
 def symmetric_of(names: str | Sequence[str], tasks: Sequence[Task], probe: str) -> list[str]:
@@ -132,18 +161,25 @@ def symmetric_of(names: str | Sequence[str], tasks: Sequence[Task], probe: str) 
     return chosen
 
 
-def _read_one(name: str, task: str | os.PathLike[str] | Task, limit: int | None) -> Task:
+def _read_one(
+    name: str, task: str | os.PathLike[str] | Task, limit: int | None, punctuation: str | None
+) -> Task:
     if isinstance(task, Task):
-        return _named(name, task, limit)
+        return _named(name, task, limit, punctuation)
     if name == STRUCTURAL:
-        return StructuralTask.read(task, limit)
+        return StructuralTask.read(task, limit, punctuation or "upos")
     return EdgeTask.read(name, task, limit)
 
 
-def _named(name: str, task: Task, limit: int | None) -> Task:
+def _named(name: str, task: Task, limit: int | None, punctuation: str | None) -> Task:
     if task.name != name or limit is not None:
         raise ValueError(
             f"[probe] tasks in memory must have the name they are passed under and no limit, got "
             f"{task.name!r} as {name!r} with limit {limit}; make the task as it is wanted."
+        )
+    if isinstance(task, StructuralTask) and punctuation is not None:
+        raise ValueError(
+            f"[probe] punctuation must be left out for trees in memory, got {punctuation!r}; pass "
+            "it to StructuralTask.of."
         )
     return task

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bertft import ops
 from bertft.ops.native import kernels_only
+from bertft.probing.amounts import require_integers
 from bertft.probing.bank import Fit, Probe, Schedule, fit
 from bertft.probing.examples import Examples, Inputs, Unit
 
@@ -105,10 +106,13 @@ class StructuralBank:
 
     Raises:
         ValueError: a rank that the width does not allow.
+        TypeError: a rank that is no integer.
     """
 
     def __init__(self, probes: Sequence[StructuralProbe], inputs: Inputs) -> None:
         ranks = [probe.rank for probe in probes]
+        for rank in ranks:
+            require_integers("StructuralBank", rank=rank)
         if not (min(ranks) >= 1 and max(ranks) <= inputs.width):
             raise ValueError(
                 f"[StructuralBank] rank must be from 1 to the {inputs.width} features of a word, "

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from bertft.corpora.conllu import Tree
 from bertft.features import Layer
 from bertft.ops.native import kernels_only
+from bertft.probing.amounts import require_integers
 from bertft.probing.assignments import CPU, Row
 from bertft.probing.bank import Schedule
 from bertft.probing.examples import Inputs
@@ -43,14 +45,15 @@ class Structure(NamedTuple):
         rows: of the table.
         tallies: counts by kind of probe and layer.
         notes: what the user should know.
-        picture: the distances of one sentence by the probe of the best layer, as JSON types.
+        picture: the distances of one sentence by the probe of the best layer, as JSON types; None
+            where there is no sentence to draw.
         uuas: of that probe.
     """
 
     rows: list[Row]
     tallies: Tallies
     notes: list[str]
-    picture: dict[str, Any]
+    picture: dict[str, Any] | None
     uuas: float
 
 
@@ -70,17 +73,24 @@ class StructuralTraining:
 
     @classmethod
     def of(
-        cls, rank: int, epochs: int | None = None, lr: float | None = None
+        cls, rank: int = StructuralProbe.rank, epochs: int | None = None, lr: float | None = None
     ) -> "StructuralTraining":
         """Return the recipe of Hewitt & Manning, with some of it replaced.
 
         Raises:
             ValueError: a rank below 1.
+            TypeError: a rank or epochs that are no integers.
         """
+        require_integers("probe", rank=rank, epochs=epochs)
         if rank < 1:
             raise ValueError(f"[probe] rank must be at least 1, got {rank}; pass such as 64.")
         schedule = SCHEDULE if epochs is None else replace(SCHEDULE, epochs=epochs)
         return cls(rank, schedule, lr or StructuralProbe.lr)
+
+
+def nearest_sentence(trees: Sequence[Tree], numbers: Sequence[int]) -> int | None:
+    """Return which of some sentences to draw: the first that is nearest to 11 words, if any."""
+    return min(numbers, key=lambda s: abs(len(trees[s].words) - PICTURED_WORDS), default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +104,7 @@ class StructuralAssignment:
         dev: to score on.
         seeds: of the probes.
         models: names of the models.
+        pictured: number of the dev sentence to draw; None where the models have none in common.
         skipped: what was asked for and is for probes of labels only.
         device: where the probes are trained.
     """
@@ -104,6 +115,7 @@ class StructuralAssignment:
     dev: StructuralPart
     seeds: Sequence[int]
     models: Sequence[str]
+    pictured: int | None
     skipped: Sequence[str] = ()
     device: torch.device = CPU
     row_kind = "words"
@@ -126,6 +138,10 @@ class StructuralAssignment:
             f"{self.task.name}: no {scores}, for no dev sentence has {what}."
             for scores, what in self.dev.lacking
         ]
+        if self.pictured is None:
+            notes.append(
+                f"{self.task.name}: no picture, for no dev sentence is kept for all models."
+            )
         return notes
 
     @property
@@ -202,17 +218,21 @@ class StructuralAssignment:
         ]
         best = max(layers, key=lambda name: tallies["distance", name].score("uuas")[0])
         found = next(k for k, p in enumerate(probes) if p.layer == layers[best])
-        picture = self._picture(held_out, bank, found) | {"layer": best}
+        picture = None
+        if self.pictured is not None:
+            picture = self._picture(self.pictured, held_out, bank, found) | {"layer": best}
         uuas = float(tallies["distance", best].score("uuas")[0])
         return Structure(rows, tallies, told, picture, uuas)
 
-    def _picture(self, dev: Sentences, bank: StructuralBank, k: int) -> dict[str, Any]:
-        """The distances of the first dev sentence that is nearest to 11 words, by one probe."""
+    def _picture(
+        self, sentence: int, dev: Sentences, bank: StructuralBank, k: int
+    ) -> dict[str, Any]:
+        """The distances of a dev sentence by one probe."""
         from bertft.ops.trees import spanning_trees, squared_distances
 
-        lengths = self.dev.words[self.dev.kept]
-        s = int(np.abs(lengths - PICTURED_WORDS).argmin())
-        n, first = int(lengths[s]), int(self.dev.gold.offsets[s])
+        tree = self.task.dev[sentence]
+        s, n = int(self.dev.kept.searchsorted(sentence)), len(tree.words)
+        first = int(self.dev.gold.offsets[s])
         gold = self.dev.gold.take(torch.tensor([s]))
         words = torch.arange(first, first + n, device=dev.inputs.device)
         points = bank.project(dev, words)[:, k].cpu()
@@ -222,7 +242,7 @@ class StructuralAssignment:
         }
         kept = gold.kept.numpy()
         picture: dict[str, Any] = {
-            "words": list(self.task.dev[self.dev.kept[s]].words),
+            "words": list(tree.words),
             "kept": kept.tolist(),
         }
         for name, table in tables.items():
@@ -249,6 +269,13 @@ class StructuralAssignment:
 
     def _rows(self, kind: Kind, layer: str, own: StructuralTally) -> list[Row]:
         weights = resampled(len(own.counts), 0)
+        found = (
+            (metric, *of_seed)
+            for metric in METRICS[kind]
+            for of_seed in zip(
+                self.seeds, intervals(own, metric, weights), own.numbers(metric), strict=True
+            )
+        )
         return [
             {
                 "task": self.task.name,
@@ -259,8 +286,7 @@ class StructuralAssignment:
                 "value": interval.value,
                 "low": interval.low,
                 "high": interval.high,
-                "n": own.number(metric),
+                "n": int(number),
             }
-            for metric in METRICS[kind]
-            for seed, interval in zip(self.seeds, intervals(own, metric, weights), strict=True)
+            for metric, seed, interval, number in found
         ]

@@ -46,9 +46,7 @@ class StructuralTally:
         """
         if metric in ("uuas", "root_accuracy"):
             return _ratio(self.counts[..., :2], weights)
-        lengths = np.unique(self.words)
-        lengths = lengths[(lengths >= SHORTEST) & (lengths <= LONGEST)]
-        of_length = [self.words == length for length in lengths]
+        of_length = [self.words == length for length in np.unique(self.words[self._counted])]
         means = [
             _ratio(self.counts[own, :, 2:], weights if weights is None else weights[:, own])
             for own in of_length
@@ -60,18 +58,22 @@ class StructuralTally:
         with np.errstate(invalid="ignore"):
             return np.asarray(np.where(known, stacked, 0).sum(0) / known.sum(0))
 
-    def number(self, metric: str) -> int:
-        """Return how many edges, roots, or correlations a score is made of."""
+    def numbers(self, metric: str) -> npt.NDArray[np.int64]:
+        """Return how many edges, roots, or correlations each score is made of, `(K,)`."""
         if metric in ("uuas", "root_accuracy"):
-            return int(self.counts[:, 0, 1].sum())
-        counted = (self.words >= SHORTEST) & (self.words <= LONGEST)
-        return int(self.words[counted].sum() if metric == "dspr" else counted.sum())
+            return np.asarray(self.counts[..., 1].sum(0), np.int64)
+        return np.asarray(self.counts[self._counted, :, 3].sum(0), np.int64)
 
     def undefined(self, metric: str) -> int:
         """Return how many correlations have no value, because a probe maps words to one place."""
-        counted = (self.words >= SHORTEST) & (self.words <= LONGEST)
-        found = self.counts[counted, :, 3].sum(0)
-        return int((self.number(metric) - found).sum())
+        words = self.words[self._counted]
+        possible = words.sum() if metric == "dspr" else len(words)
+        return int((possible - self.numbers(metric)).sum())
+
+    @property
+    def _counted(self) -> npt.NDArray[np.bool_]:
+        """Sentences of a length that correlations are averaged over."""
+        return (self.words >= SHORTEST) & (self.words <= LONGEST)
 
     def of(self, probes: Sequence[int]) -> "StructuralTally":
         """Return the tally of some of the probes."""

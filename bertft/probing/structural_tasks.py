@@ -8,12 +8,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
-from bertft.corpora.conllu import Tree, is_given, read_trees
+from bertft.corpora.conllu import Tree, check_tree, is_given, read_trees
 from bertft.probing.tasks import PARTS, STRUCTURAL, check_limit, drawn, only_file
 
-Punctuation = Literal["upos", "xpos"]
+PUNCTUATION = "upos", "xpos"
 # Penn Treebank tags that Hewitt & Manning leave out.
 XPOS = frozenset(("''", ",", ".", ":", "``", "-LRB-", "-RRB-"))
 
@@ -33,7 +32,7 @@ class StructuralTask:
 
     train: tuple[Tree, ...]
     dev: tuple[Tree, ...]
-    punctuation: Punctuation
+    punctuation: str
     fingerprint: str
     name: str = STRUCTURAL
 
@@ -42,7 +41,7 @@ class StructuralTask:
         cls,
         folder: str | os.PathLike[str],
         limit: int | None = None,
-        punctuation: Punctuation = "upos",
+        punctuation: str = "upos",
     ) -> "StructuralTask":
         """Read the one `*train*.conllu` of a folder and its one `*dev*.conllu`.
 
@@ -67,17 +66,18 @@ class StructuralTask:
 
     @classmethod
     def of(
-        cls, train: Iterable[Tree], dev: Iterable[Tree], punctuation: Punctuation = "upos"
+        cls, train: Iterable[Tree], dev: Iterable[Tree], punctuation: str = "upos"
     ) -> "StructuralTask":
         """Return a task of trees.
 
         Raises:
-            ValueError: an unknown rule, no tree in a part, or a word without the tag that the rule
-                asks for.
+            TypeError: a head that is no integer.
+            ValueError: an unknown rule, no tree in a part, a sentence that is no tree with one root
+                (with its place), or a word without the tag that the rule asks for.
         """
-        if punctuation not in get_args(Punctuation):
+        if punctuation not in PUNCTUATION:
             raise ValueError(
-                f"[StructuralTask] punctuation must be one of {get_args(Punctuation)}, got "
+                f"[StructuralTask] punctuation must be one of {', '.join(PUNCTUATION)}, got "
                 f"{punctuation!r}; pass one."
             )
         parts = {"training": tuple(train), "dev": tuple(dev)}
@@ -88,8 +88,11 @@ class StructuralTask:
                     f"[StructuralTask] {part} trees must be at least one, got none; pass a "
                     "treebank."
                 )
-            for tree in trees:
-                own = (tree.words, tree.heads, kept_words(tree, punctuation))
+            for number, tree in enumerate(trees):
+                where = tree.where if tree.source else f"{part} tree {number} (counted from 0)"
+                check_tree(tree, where)
+                heads = tuple(int(head) for head in tree.heads)
+                own = (tree.words, heads, kept_words(tree, punctuation, where))
                 digest.update(repr(own).encode("utf-8", "surrogatepass"))
             digest.update(b"\n")
         return cls(parts["training"], parts["dev"], punctuation, digest.hexdigest())
@@ -99,11 +102,16 @@ class StructuralTask:
         return kept_words(tree, self.punctuation)
 
 
-def kept_words(tree: Tree, punctuation: Punctuation) -> tuple[bool, ...]:
+def kept_words(tree: Tree, punctuation: str, where: str = "") -> tuple[bool, ...]:
     """Return which words of a tree are no punctuation.
 
+    Args:
+        tree: the sentence.
+        punctuation: the rule.
+        where: the sentence's place, for errors; by default its file and line.
+
     Raises:
-        ValueError: a word without the tag that the rule asks for (with its file and line).
+        ValueError: a word without the tag that the rule asks for (with its place).
     """
     tags: Sequence[str] = tree.tags if punctuation == "upos" else tree.xpos
     tags = tags or ("_",) * len(tree.words)
@@ -111,8 +119,8 @@ def kept_words(tree: Tree, punctuation: Punctuation) -> tuple[bool, ...]:
     if untagged:
         raise ValueError(
             f"[StructuralTask] words must have a tag in the column {punctuation.upper()}, got none "
-            f"for {untagged[0]!r} in the sentence at {tree.where}; fill it, or pass "
-            f'punctuation="{"xpos" if punctuation == "upos" else "upos"}" to StructuralTask.read.'
+            f"for {untagged[0]!r} in the sentence at {where or tree.where}; fill it, or pass the "
+            f"other rule for punctuation ({'xpos' if punctuation == 'upos' else 'upos'})."
         )
     if punctuation == "upos":
         return tuple(tag != "PUNCT" for tag in tags)

@@ -17,6 +17,7 @@ import numpy as np
 
 from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import Record, checked, from_arcs, from_tags, read_records
+from bertft.probing.amounts import require_integers
 
 POS, ARCS, STRUCTURAL = "pos", "arcs", "structural"
 PARTS = ("train", "dev")
@@ -184,7 +185,9 @@ def check_limit(function: str, limit: int | None) -> None:
 
     Raises:
         ValueError: it is below 1.
+        TypeError: it is no integer.
     """
+    require_integers(function, limit=limit)
     if limit is not None and limit < 1:
         raise ValueError(
             f"[{function}] limit must be at least 1, got {limit}; pass None for all sentences."

@@ -123,7 +123,7 @@ def averaged(rows: pd.DataFrame) -> pd.DataFrame:
         "high": high,
         "seeds_low": (mean - half).where(several, groups["value"].min()).where(known),
         "seeds_high": (mean + half).where(several, groups["value"].max()).where(known),
-        "n": groups["n"].first(),
+        "n": groups["n"].min(),
     }
     return pd.DataFrame(columns).reset_index()
 

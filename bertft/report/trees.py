@@ -35,7 +35,7 @@ def tree_figure(sentences: Sequence[Mapping[str, Any]]) -> Figure:
             edges of both trees as pairs of numbers from 0.
 
     Raises:
-        ValueError: no sentence, or one that lacks a field.
+        ValueError: no sentence, one that lacks a field, or several with other words.
     """
     _check(sentences, "tree_figure")
     words = sentences[0]["words"]
@@ -75,7 +75,7 @@ def distance_figure(sentences: Sequence[Mapping[str, Any]]) -> Figure:
         sentences: one for each model, with `FIELDS`: `gold` and `predicted` hold a table each.
 
     Raises:
-        ValueError: no sentence, or one that lacks a field.
+        ValueError: no sentence, one that lacks a field, or several with other words.
     """
     _check(sentences, "distance_figure")
     words = [elide(str(word), room=12) for word in sentences[0]["words"]]
@@ -114,6 +114,11 @@ def _check(sentences: Sequence[Mapping[str, Any]], function: str) -> None:
             f"[{function}] sentences must be at least one, each with {', '.join(FIELDS)}, got "
             f"{len(sentences)} without {', '.join(dict.fromkeys(missing)) or 'any field'}; pass "
             "those of a run of structural probes."
+        )
+    if len(different := {tuple(own["words"]): own["model"] for own in sentences}) > 1:
+        raise ValueError(
+            f"[{function}] sentences must be one and the same for all models, got others for "
+            f"{' and '.join(map(str, different.values()))}; draw them one by one."
         )
 
 

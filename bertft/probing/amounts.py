@@ -1,0 +1,18 @@
+"""Numbers that the user passes: what must be whole is, before anything is made of it."""
+
+from numbers import Integral
+
+
+def require_integers(function: str, **values: object) -> None:
+    """Refuse values, under the names of their parameters, that are no integers; None is none.
+
+    Raises:
+        TypeError: one of them is something else.
+
+    >>> require_integers("probe", rank=4, limit=None)
+    """
+    for name, value in values.items():
+        if value is not None and not isinstance(value, Integral):
+            raise TypeError(
+                f"[{function}] {name} must be an integer, got {value!r}; pass a whole number."
+            )
