@@ -495,7 +495,7 @@ def test_pictures_are_checked(draw):
     with pytest.raises(ValueError, match="got 2 without kept, gold; pass those of a run"):
         draw([PICTURE, lacking])
     other = PICTURE | {"model": "b", "words": PICTURE["words"][::-1]}
-    with pytest.raises(ValueError, match="must be one and the same .* got others for .* and b; d"):
+    with pytest.raises(ValueError, match=r"must be one and the same .* got others for .* and b; d"):
         draw([PICTURE, other])
 
 

@@ -311,6 +311,54 @@ def test_arrays_are_checked(name, place, value, message):
         getattr(trees, name)(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        ("depths", 0, [0, 1.9, 0, 1], "heads must be integers, got float64; convert them"),
+        ("distances", 0, ["0", "1", "0", "1"], "heads must be integers, got <U1; convert them"),
+        ("depths", 1, [0, 2.5, 4], "offsets must be integers, got float64"),
+        ("spanning_trees", 1, [0.0, 2.0, 4.0], "offsets must be integers, got float64"),
+        ("spanning_trees", 0, np.zeros(8, complex), "distances must be numbers, got complex128"),
+        ("spanning_trees", 2, [0, 1, 2, 3], "kept must be booleans, got int64"),
+        ("score_distances", 3, np.ones(4), "kept must be booleans, got float64"),
+        ("score_distances", 2, np.zeros(8, complex), "gold must be numbers, got complex128"),
+        ("score_depths", 2, list("abcd"), "gold must be numbers, got <U1"),
+        ("score_depths", 1, [0.0, 4.0], "offsets must be integers, got float64"),
+        ("score_depths", 0, POINTS.tolist(), "projected must be an array, got list"),
+    ],
+)
+def test_types_are_checked(name, place, value, message):
+    arguments = [*ARGUMENTS[name]]
+    arguments[place] = value
+    with pytest.raises(TypeError, match=rf"^\[{name}\] {message}"):
+        getattr(trees, name)(*arguments)
+
+
+def test_what_has_no_order_or_place_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^\[spanning_trees\] distances must be .*, got NaN at 3;"
+    ):
+        trees.spanning_trees([0, 1, 1, NAN], [0, 2], [True, True])
+    with pytest.raises(ValueError, match=r"^\[depths\] heads must have 4 values .* \(2, 2\)"):
+        trees.depths([[0, 1], [0, 1]], [0, 2])
+    with pytest.raises(
+        ValueError, match=r"^\[squared_distances\] points must be a matrix, got shap"
+    ):
+        trees.squared_distances([1.0, 2.0])
+    with pytest.raises(TypeError, match=r"^\[squared_distances\] points must be numbers, got <U1"):
+        trees.squared_distances([["a"]])
+    with pytest.raises(TypeError, match=r"^\[spearman\] y must be numbers, got complex128"):
+        trees.spearman([[1.0, 2.0]], [[1j, 2.0]])
+
+
+@pytest.mark.parametrize("threads", [0, 1.5])
+@pytest.mark.parametrize("name", ["score_distances", "score_depths"])
+def test_threads_are_at_least_one(name, threads):
+    message = rf"^\[{name}\] threads must be an integer from 1, got {threads}; pass"
+    with pytest.raises(ValueError, match=message):
+        getattr(trees, name)(*ARGUMENTS[name], threads)
+
+
 def test_rows_to_correlate_have_one_shape():
     with pytest.raises(ValueError, match=r"^\[spearman\] x and y must be matrices of one shape"):
         trees.spearman([[1, 2]], [[1, 2, 3]])

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
+KINDS = {"integers": "iu", "numbers": "iuf", "booleans": "b"}
 
 
 def depths(heads: ArrayLike, offsets: ArrayLike) -> NDArray[np.int32]:
@@ -23,6 +24,7 @@ def depths(heads: ArrayLike, offsets: ArrayLike) -> NDArray[np.int32]:
 
     Raises:
         ValueError: offsets that do not share the words, or heads that are no trees with one root.
+        TypeError: heads or offsets that are no integers.
 
     >>> depths([2, 0, 2, 3, 0], [0, 4, 5])
     array([1, 0, 1, 2, 0], dtype=int32)
@@ -45,6 +47,7 @@ def distances(heads: ArrayLike, offsets: ArrayLike) -> NDArray[np.float32]:
 
     Raises:
         ValueError: offsets that do not share the words, or heads that are no trees with one root.
+        TypeError: heads or offsets that are no integers.
 
     >>> distances([2, 0, 2], [0, 3]).reshape(3, 3)
     array([[0., 1., 2.],
@@ -57,13 +60,26 @@ def distances(heads: ArrayLike, offsets: ArrayLike) -> NDArray[np.float32]:
     return out
 
 
+def require_kind(function: str, name: str, values: ArrayLike, kind: str) -> Array:
+    """Return values as an array of "integers", "numbers" (real ones), or "booleans".
+
+    Raises:
+        TypeError: they are something else. An empty list is of every kind.
+    """
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in KINDS[kind]:
+        raise TypeError(f"[{function}] {name} must be {kind}, got {array.dtype}; convert them.")
+    return array
+
+
 def checked_offsets(function: str, offsets: ArrayLike, words: int) -> NDArray[np.int64]:
     """Return offsets that give every sentence its words, one or more.
 
     Raises:
         ValueError: others.
+        TypeError: they are no integers.
     """
-    places = np.asarray(offsets, np.int64)
+    places = require_kind(function, "offsets", offsets, "integers").astype(np.int64)
     ends = len(places) and (places[0], places[-1]) == (0, words)
     if not ends or (np.diff(places) < 1).any():
         raise ValueError(
@@ -85,7 +101,8 @@ def require_size(function: str, name: str, values: Array, size: int) -> None:
 def _checked(
     function: str, heads: ArrayLike, offsets: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    up = np.asarray(heads, np.int64)
+    up = require_kind(function, "heads", heads, "integers").astype(np.int64)
+    require_size(function, "heads", up, up.size)
     places = checked_offsets(function, offsets, len(up))
     bad = _first_fault(up, places)
     if bad >= 0:

@@ -7,6 +7,8 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import ArrayLike, NDArray
 
+from bertft.ops.trees.paths import require_kind
+
 Array = NDArray[Any]
 
 
@@ -22,11 +24,15 @@ def spearman(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
 
     Raises:
         ValueError: arrays of other shapes.
+        TypeError: values that are no real numbers.
 
     >>> spearman([[1, 2, 3], [1, 1, 1]], [[10, 30, 20], [1, 2, 3]])
     array([0.5, nan])
     """
-    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    a, b = (
+        require_kind("spearman", name, rows, "numbers").astype(np.float64)
+        for name, rows in (("x", x), ("y", y))
+    )
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(
             f"[spearman] x and y must be matrices of one shape, got {a.shape} and {b.shape}; "

@@ -7,37 +7,49 @@ Of many probes side by side, each sentence makes one table of distances at a tim
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bertft.ops.trees.paths import checked_offsets, require_size
+from bertft.ops.trees.paths import checked_offsets, require_kind, require_size
 from bertft.ops.trees.ranks import correlation, rank
 from bertft.ops.trees.spanning import span
 
 Array = NDArray[Any]
 
 
-def squared_distances(points: Array) -> NDArray[np.float32]:
+def squared_distances(points: ArrayLike) -> NDArray[np.float32]:
     """Return `(n, n)` squared distances between points `(n, r)`, summed in float64 and rounded.
 
     Cost: O(n^2 r).
+
+    Raises:
+        ValueError: points that are no matrix.
+        TypeError: points that are no real numbers.
 
     >>> squared_distances(np.array([[0.0, 0.0], [3.0, 4.0]]))
     array([[ 0., 25.],
            [25.,  0.]], dtype=float32)
     """
-    out = np.empty((len(points), len(points)), np.float32)
-    _square_distances(np.ascontiguousarray(points, np.float64), out)
+    rows = require_kind("squared_distances", "points", points, "numbers").astype(
+        np.float64, order="C"
+    )
+    if rows.ndim != 2:
+        raise ValueError(
+            f"[squared_distances] points must be a matrix, got shape {rows.shape}; reshape them."
+        )
+    out = np.empty((len(rows), len(rows)), np.float32)
+    _square_distances(rows, out)
     return out
 
 
 def score_distances(
     projected: Array,
     offsets: ArrayLike,
-    gold: Array,
+    gold: ArrayLike,
     kept: ArrayLike,
     threads: int = 1,
 ) -> NDArray[np.float64]:
@@ -58,12 +70,13 @@ def score_distances(
         there are; a word whose distances don't vary has none.
 
     Raises:
-        ValueError: arrays that do not fit.
+        ValueError: arrays that do not fit, or less than one thread.
+        TypeError: gold that is no real numbers, offsets no integers, or `kept` no booleans.
 
     Reference: Hewitt & Manning 2019.
     """
-    places, keeps = _checked("score_distances", projected, offsets, kept)
-    table = np.ascontiguousarray(gold, np.float64)
+    places, keeps = _checked("score_distances", projected, offsets, kept, threads)
+    table = require_kind("score_distances", "gold", gold, "numbers").astype(np.float64)
     require_size("score_distances", "gold", table, (np.diff(places) ** 2).sum())
     starts = np.concatenate([[0], np.cumsum(np.diff(places) ** 2)])
     return _by_sentences(_score_distances, projected, places, threads, table, starts, keeps)
@@ -72,7 +85,7 @@ def score_distances(
 def score_depths(
     projected: Array,
     offsets: ArrayLike,
-    gold: Array,
+    gold: ArrayLike,
     kept: ArrayLike,
     threads: int = 1,
 ) -> NDArray[np.float64]:
@@ -86,23 +99,32 @@ def score_depths(
         `(S, K, 4)`: right roots, roots, the sum of correlations, and how many there are.
 
     Raises:
-        ValueError: arrays that do not fit.
+        ValueError: arrays that do not fit, or less than one thread.
+        TypeError: gold that is no real numbers, offsets no integers, or `kept` no booleans.
     """
-    places, keeps = _checked("score_depths", projected, offsets, kept)
-    depths = np.ascontiguousarray(gold, np.float64)
+    places, keeps = _checked("score_depths", projected, offsets, kept, threads)
+    depths = require_kind("score_depths", "gold", gold, "numbers").astype(np.float64)
     require_size("score_depths", "gold", depths, len(keeps))
     return _by_sentences(_score_depths, projected, places, threads, depths, keeps)
 
 
 def _checked(
-    function: str, projected: Array, offsets: ArrayLike, kept: ArrayLike
+    function: str, projected: Array, offsets: ArrayLike, kept: ArrayLike, threads: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    if not isinstance(projected, np.ndarray):
+        raise TypeError(
+            f"[{function}] projected must be an array, got {type(projected).__name__}; convert it."
+        )
     if projected.ndim != 3 or projected.dtype not in (np.float32, np.float64):
         raise ValueError(
             f"[{function}] projected must be float32 or float64 (words, probes, rank), got "
             f"{projected.dtype} of shape {projected.shape}; reshape or convert it."
         )
-    keeps = np.asarray(kept, np.bool_)
+    if not isinstance(threads, Integral) or threads < 1:
+        raise ValueError(
+            f"[{function}] threads must be an integer from 1, got {threads!r}; pass how many."
+        )
+    keeps = require_kind(function, "kept", kept, "booleans").astype(np.bool_)
     require_size(function, "kept", keeps, len(projected))
     return checked_offsets(function, offsets, len(projected)), keeps
 

@@ -7,12 +7,12 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import ArrayLike, NDArray
 
-from bertft.ops.trees.paths import checked_offsets, require_size
+from bertft.ops.trees.paths import checked_offsets, require_kind, require_size
 
 Array = NDArray[Any]
 
 
-def spanning_trees(distances: Array, offsets: ArrayLike, kept: ArrayLike) -> NDArray[np.int32]:
+def spanning_trees(distances: ArrayLike, offsets: ArrayLike, kept: ArrayLike) -> NDArray[np.int32]:
     """Return the minimum spanning tree of the kept words of each sentence, as parents `(N,)`.
 
     Edges compare by distance, then by their first word, then by their second: the tree is the one
@@ -28,16 +28,23 @@ def spanning_trees(distances: Array, offsets: ArrayLike, kept: ArrayLike) -> NDA
         kept word; -1 for that one and for words that are not kept.
 
     Raises:
-        ValueError: arrays that do not fit.
+        ValueError: arrays that do not fit, or a distance that is NaN.
+        TypeError: distances that are no real numbers, offsets no integers, or `kept` no booleans.
 
     >>> spanning_trees(np.array([0.0, 1, 5, 1, 0, 2, 5, 2, 0]), [0, 3], [True, True, True])
     array([-1,  0,  1], dtype=int32)
     """
-    keeps = np.asarray(kept, np.bool_)
+    keeps = require_kind("spanning_trees", "kept", kept, "booleans").astype(np.bool_)
     places = checked_offsets("spanning_trees", offsets, len(keeps))
-    require_size("spanning_trees", "distances", distances, (np.diff(places) ** 2).sum())
+    tables = require_kind("spanning_trees", "distances", distances, "numbers").astype(np.float64)
+    require_size("spanning_trees", "distances", tables, (np.diff(places) ** 2).sum())
+    if np.isnan(tables).any():
+        raise ValueError(
+            f"[spanning_trees] distances must be numbers that have an order, got NaN at "
+            f"{int(np.isnan(tables).argmax())}; look for an overflow."
+        )
     out = np.full(len(keeps), -1, np.int32)
-    _span_all(np.ascontiguousarray(distances, np.float64), places, keeps, out)
+    _span_all(tables, places, keeps, out)
     return out
 
 
