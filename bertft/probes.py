@@ -81,7 +81,7 @@ class Probing:
         return summarize(self.table, self.differences)
 
     def plot(self) -> "Figure":
-        """Return a figure with a panel for each task: score by layer, a line for each model."""
+        """Return a figure with a panel for each score of a task by layer, a line for each model."""
         from bertft.report.probing import probe_figure
 
         return probe_figure(self.table)

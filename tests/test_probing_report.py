@@ -609,15 +609,28 @@ def test_trees_are_summed_up_beside_the_chain():
 def test_the_chain_is_a_line_across_the_panel():
     figure = probe_figure(trees())
     axes = panels(figure)
-    titles = [ax.get_title(loc="left") for ax in axes]
-    assert titles == ["Syntax trees, distance", "Syntax trees, depth"]
-    assert [ax.get_ylabel() for ax in axes] == ["UUAS (%)", "root accuracy (%)"]
-    for ax in axes:
+    assert [(ax.get_title(loc="left"), ax.get_ylabel()) for ax in axes] == [
+        ("Syntax trees, distance", "UUAS (%)"),
+        ("Syntax trees, distance", "DSpr (x 100)"),
+        ("Syntax trees, depth", "root accuracy (%)"),
+        ("Syntax trees, depth", "NSpr (x 100)"),
+    ]
+    for ax, chain in zip(axes, (25.0, 20.0, 25.0, 20.0), strict=True):
         flat = [line.get_ydata()[0] for line in ax.lines if len(set(line.get_ydata())) == 1]
-        assert 25.0 in flat
-        assert ax.get_ylim()[0] < 25.0
+        assert chain in flat
+        assert ax.get_ylim()[0] < chain
     words = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert "no model, linear chain" in words
+
+
+def test_correlations_below_zero_have_ticks_and_bands():
+    table = build({"0": [-0.99, -0.8, -0.9], "1": [0.4, 0.5, 0.3]}, metric="dspr")
+    (ax,) = panels(probe_figure(table))
+    assert {-100, -50, 0, 50} <= set(ax.get_yticks())
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == -100
+    (ax,) = panels(probe_figure(table.assign(metric="uuas", value=abs(table["value"]))))
+    assert ax.get_yticks().min() >= 0
 
 
 def test_the_page_explains_only_what_it_shows():

@@ -30,7 +30,7 @@ from bertft.report.figures import (
     width_of,
 )
 from bertft.report.page import listed
-from bertft.report.probing_table import averaged, base_of, checked, headline
+from bertft.report.probing_table import averaged, base_of, checked, drawn_scores
 from bertft.report.probing_vocabulary import (
     CHAIN,
     LEXICAL,
@@ -38,6 +38,7 @@ from bertft.report.probing_vocabulary import (
     MIX,
     RANDOMIZED,
     SCORES,
+    Metric,
     labels_of,
     title_of,
 )
@@ -64,11 +65,10 @@ class _Look(NamedTuple):
 def probe_figure(table: pd.DataFrame) -> Figure:
     """Draws each task's score over the layers, a panel per task and a line per model.
 
-    The score is micro-F1, or the first other that a task has; trees have a panel for distances and
-    one for depths. Learned mixtures of all layers
-    stand right of the layers; the base's goes on as a dashed line, and a dotted one is its
-    embedding layer alone, a dashed and dotted one the linear chain. Bands are those that `marks`
-    tells. A missing value leaves a gap.
+    The score is micro-F1, or the first other that a task has; trees have a panel for each of their
+    four. Learned mixtures of all layers stand right of the layers; the base's goes on as a dashed
+    line, and a dotted one is its embedding layer alone, a dashed and dotted one the linear chain.
+    Bands are those that `marks` tells. A missing value leaves a gap.
 
     Args:
         table: the tidy table of probes; its first model is the base.
@@ -82,19 +82,19 @@ def probe_figure(table: pd.DataFrame) -> Figure:
     rows = checked(table, "probe_figure")
     means, base = _drawn(averaged(rows)), base_of(rows)
     looks, kinds = _looks(list(dict.fromkeys(rows["model"])), base), set(means["probe"])
-    panels = list(means.groupby(["task", "probe"], sort=False))
+    panels = list(means.groupby(["task", "probe", "metric"], sort=False))
+    metrics = [str(metric) for (*_, metric), _ in panels]
     with matplotlib.style.context(["default", STYLE]):
         note = marks(table)
         figure, axes = _canvas(len(panels), len(looks) + 2, note)
-        for at, (((task, probe), of), ax) in enumerate(zip(panels, axes, strict=True)):
+        for at, (((task, probe, _), of), ax) in enumerate(zip(panels, axes, strict=True)):
             _scale_layers(ax, of, len(looks))
             _draw_panel(ax, of, looks, base)
-            _scale_values(ax, of, base)
+            _scale_values(ax, of, base, METRICS[metrics[at]])
             title = title_of(str(task), str(probe), kinds)
             ax.set_title(elide(title, room=int(width_of(ax) / 0.09)), loc="left", parse_math=False)
-            metric = METRICS[headline(of)].name
-            beside = at % _columns(len(panels)) and headline(panels[at - 1][1]) == headline(of)
-            ax.set_ylabel("" if beside else metric)
+            beside = at % _columns(len(panels)) and metrics[at - 1] == metrics[at]
+            ax.set_ylabel("" if beside else METRICS[metrics[at]].name)
             ax.yaxis.set_label_coords(-0.46 / width_of(ax), 0.5)
         _add_legend(figure, axes[_columns(len(panels)) - 1], looks, means, base)
         _annotate(figure, base, kinds)
@@ -134,16 +134,20 @@ def _band_marks(means: pd.DataFrame, counts: Sequence[int]) -> list[str]:
 
 
 def _drawn(means: pd.DataFrame) -> pd.DataFrame:
-    """The headline of every task, in percent, with the ends of its bands."""
+    """The scores that are drawn of every task, times 100, with the ends of their bands."""
     groups = means[means["metric"].isin(SCORES)].groupby(["task", "probe"], sort=False)
-    parts = [of[of["metric"] == headline(of)] for _, of in groups]
+    parts = [of[of["metric"].isin(drawn_scores(of))] for _, of in groups]
     found = pd.concat(parts, ignore_index=True)
     ends = ("low", "high") if (found["seeds"] == 1).all() else ("seeds_low", "seeds_high")
-    # The t interval of a percentage can leave its range; the band ends there.
+    # The t interval of a share or correlation can leave its range; the band ends there.
     # Seeds with one and the same value, as of probes that are solved, tell nothing.
     same = (found["seeds"] > 1) & (found["seeds_low"] == found["seeds_high"])
+    least, most = (
+        found["metric"].map({name: getattr(metric, end) for name, metric in METRICS.items()})
+        for end in ("least", "most")
+    )
     bottom, top = (
-        100 * found[name].where(~same, found[of_sentences]).clip(0, 1)
+        100 * found[name].where(~same, found[of_sentences]).clip(least, most)
         for name, of_sentences in zip(ends, ("low", "high"), strict=True)
     )
     number = pd.to_numeric(found["layer"].where(found["layer"].str.isdecimal()))
@@ -278,7 +282,7 @@ def _line(look: _Look) -> Line2D:
     return line
 
 
-def _scale_values(ax: Axes, means: pd.DataFrame, base: str) -> None:
+def _scale_values(ax: Axes, means: pd.DataFrame, base: str, metric: Metric) -> None:
     """Limits that hold all that is drawn, and ticks inside them."""
     drawn = means["at"].notna() | (means["layer"] == MIX)
     drawn |= means["layer"].isin([LEXICAL, CHAIN]) & (means["model"] == base)
@@ -292,7 +296,8 @@ def _scale_values(ax: Axes, means: pd.DataFrame, base: str) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     # Ticks left to the moment of drawing would take the style in force then.
     low, high = ax.get_ylim()
-    ax.set_yticks([tick for tick in ax.get_yticks() if max(low, 0) <= tick <= min(high, 100)])
+    least, most = max(low, 100 * metric.least), min(high, 100 * metric.most)
+    ax.set_yticks([tick for tick in ax.get_yticks() if least <= tick <= most])
 
 
 def _add_legend(

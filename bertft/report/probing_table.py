@@ -14,7 +14,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from bertft.report.probing_vocabulary import CHAIN, LEXICAL, METRICS, MIX, RANDOMIZED, SCORES
+from bertft.report.probing_vocabulary import (
+    CHAIN,
+    CORRELATIONS,
+    LEXICAL,
+    METRICS,
+    MIX,
+    RANDOMIZED,
+    SCORES,
+)
 
 COLUMNS = ("model", "task", "probe", "layer", "seed", "metric", "value", "low", "high", "n")
 DIFFERENCES = (
@@ -165,6 +173,12 @@ def headline(rows: pd.DataFrame) -> str:
     """The score of one task and probe that stands for them: micro-F1, else accuracy."""
     present = set(rows["metric"])
     return next(metric for metric in SCORES if metric in present)
+
+
+def drawn_scores(rows: pd.DataFrame) -> list[str]:
+    """The scores of one task and probe that the figure shows: the headline, and correlations."""
+    present = set(rows["metric"])
+    return [headline(rows), *(metric for metric in CORRELATIONS if metric in present)]
 
 
 def rank_of_layer(layer: str) -> tuple[int, int]:

@@ -105,6 +105,7 @@ METRICS = {
     ),
 }  # fmt: skip
 SCORES = ("micro_f1", "accuracy", "uuas", "dspr", "root_accuracy", "nspr")
+CORRELATIONS = ("dspr", "nspr")
 CODES = ("code_length_bits", "compression")
 LAYERWISE = ("selectivity", *CODES)
 DEPTHS = ("center_of_gravity", "expected_layer")
