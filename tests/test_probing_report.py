@@ -623,6 +623,15 @@ def test_the_chain_is_a_line_across_the_panel():
     assert "no model, linear chain" in words
 
 
+def test_lines_across_the_panel_have_no_bands_to_tell_of():
+    table = trees()
+    table = pd.concat([table, table.assign(seed=1, value=table["value"] + 0.01)])
+    chain = table["layer"] == "chain"
+    table.loc[chain, "value"] = 0.25
+    said = " ".join(marks(table))
+    assert "Bands and bars: lowest to highest of 2 seeds." in said
+
+
 def test_correlations_below_zero_have_ticks_and_bands():
     table = build({"0": [-0.99, -0.8, -0.9], "1": [0.4, 0.5, 0.3]}, metric="dspr")
     (ax,) = panels(probe_figure(table))

@@ -113,7 +113,8 @@ def marks(table: pd.DataFrame) -> list[str]:
     if not counts:
         return []
     over = "1 seed" if counts == [1] else f"means over {listed([str(n) for n in counts])} seeds"
-    found = [f"Scores on dev, {over}.", *_band_marks(means, counts)]
+    banded = means[means["at"].notna() | (means["layer"] == MIX)]
+    found = [f"Scores on dev, {over}.", *_band_marks(banded, counts)]
     if MIX in set(means["layer"]):
         found.append("mix: a learned mixture of all layers.")
     if RANDOMIZED in set(means["model"]):
