@@ -192,9 +192,10 @@ def test_assignments_of_trees_do_too(tokenizer):
     found = []
     for device in (CPU, DEVICE):
         training = StructuralTraining.of(2, epochs=2)
-        own = StructuralAssignment(task, training, train, dev, [0], ["m"], [], device)
+        own = StructuralAssignment(task, training, train, dev, [0], ["m"], 0, [], device)
         found.append(own.probe_layers({"0": 0, "1": 1}, *layers))
     pd.testing.assert_frame_equal(*(pd.DataFrame(of.rows) for of in found), rtol=1e-4)
+    assert found[0].picture["words"] == list(task.dev[0].words)
     assert found[0].picture == found[1].picture
 
 

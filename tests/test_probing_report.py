@@ -604,6 +604,8 @@ def test_trees_are_summed_up_beside_the_chain():
     assert list(by_layer) == ["0", "1", "2", "lexical", "linear chain"]
     assert "<strong>linear chain</strong>" in page
     assert "<strong>linear chain</strong>" not in page_of(grid(["pos"]))
+    assert "Merchant" not in page
+    assert "Merchant" in page_of(grid(["pos"]))
 
 
 def test_the_chain_is_a_line_across_the_panel():
