@@ -73,6 +73,21 @@ def test_multiply(backend, shape, dtype):
             assert error <= PRODUCTS[dtype] * expected.abs().max()
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (4, 3, 0, 5), (3, 37, 300, 50), (25, 8, 9, 5)])
+def test_many_products_have_the_bits_of_each(backend, shape):
+    count, m, k, n = shape
+    a, b = torch.randn(m, count, k).transpose(0, 1), torch.randn(count, n, k).mT
+    out = torch.full((m, count, n), NAN)
+    for threads in (1, 3):
+        with_threads(threads, lambda: ops.multiply(a, b, out.transpose(0, 1), backend=backend))
+        if backend == "native":
+            each = [multiplied(x, y, backend) for x, y in zip(a, b, strict=True)]
+            assert all(torch.equal(out[:, i], own) for i, own in enumerate(each))
+        expected = a.double() @ b.double()
+        error = (out.transpose(0, 1) - expected).abs()
+        assert (error <= PRODUCTS[torch.float32] * expected.abs().amax((1, 2), keepdim=True)).all()
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     m=st.integers(0, 70),
@@ -509,6 +524,8 @@ A, B, OUT = torch.randn(4, 3), torch.randn(3, 5), torch.full((4, 5), NAN)
         ((A, B, OUT[:3]), ValueError, r"shapes must be .* and \(3, 5\)"),
         ((A, B, torch.empty(5, 4).T), ValueError, r"out must have contiguous rows .*\(1, 4\)"),
         ((A, B, torch.empty(1, 5).expand(4, 5)), ValueError, r"out must have .*\(0, 1\)"),
+        ((A[None], B, OUT), ValueError, r"after as many axes, got \(1, 4, 3\), \(3, 5\) and"),
+        ((A.expand(2, 4, 3), B.expand(2, 3, 5), OUT.expand(2, 4, 5)), ValueError, " 0 apart"),
         ((torch.imag(A.cfloat().conj()), B, OUT), ValueError, "view that negates them"),
         ((A, B, OUT, "triton"), ValueError, r"backend must be one of .*'eager'\), got 'triton'"),
     ],

@@ -7,7 +7,7 @@
 | correlate_pairs   | two sides (n, d) -> correlation       | native, triton        | 1e-6 / 1e-12 |
 | eigh, svd         | matrices (d, d), (m, n) -> spectra    | native, triton        | 1e-12        |
 | nuclear_norms     | matrices (m, n) -> sums of s. values  | native, triton        | 1e-12        |
-| multiply          | a (m, k), b (k, n) -> out (m, n)      | native, eager         | 2e-6 / 1e-13 |
+| multiply          | a (m, k), b (k, n) -> out, one or K   | native, eager         | 2e-6 / 1e-13 |
 | softmax_gradient  | logits (c, n), K probes -> gradients  | native, triton, eager | 1e-6         |
 | sigmoid_gradient  | logits (c, n), K probes -> gradients  | native, triton, eager | 1e-6         |
 | linear_gradient   | x (n, d), K probes -> gradients       | native, triton, eager | 2e-6         |

@@ -22,9 +22,9 @@ class Call(NamedTuple):
         """Return the error with the operation's name before its text."""
         return kind(f"[{self.name}] {text}")
 
-    def rows(self, x: Tensor, name: str) -> None:
-        """Refuse what is no floating-point matrix."""
-        if x.ndim != 2 or x.dtype not in ROW_DTYPES or x.layout != torch.strided:
+    def rows(self, x: Tensor, name: str, *, or_several: bool = False) -> None:
+        """Refuse what is no floating-point matrix, or no array of them."""
+        if x.ndim not in ((2, 3) if or_several else (2,)) or x.dtype not in ROW_DTYPES or x.layout != torch.strided:
             raise self.fail(
                 f"{name} must be a floating-point (n, d) tensor, got {x.dtype} of shape "
                 f"{tuple(x.shape)} and layout {x.layout}; reshape or convert it.",
@@ -134,7 +134,7 @@ def check_sums(
 def check_factors(call: Call, a: Tensor, b: Tensor, out: Tensor) -> None:
     """Refuse matrices that have no product, or an `out` that cannot hold it."""
     for name, x in (("a", a), ("b", b), ("out", out)):
-        call.rows(x, name)
+        call.rows(x, name, or_several=True)
     dtypes = [x.dtype for x in (a, b, out)]
     if len(set(dtypes)) > 1 or dtypes[0] not in (torch.float32, torch.float64):
         raise call.fail(
@@ -142,13 +142,13 @@ def check_factors(call: Call, a: Tensor, b: Tensor, out: Tensor) -> None:
             "convert them.",
             TypeError,
         )
-    (m, k), (rows, n) = a.shape, b.shape
-    if k != rows or out.shape != (m, n):
+    (*many, m, k), n = a.shape, b.shape[-1]
+    if b.shape != (*many, k, n) or out.shape != (*many, m, n):
         raise call.fail(
-            f"shapes must be (m, k), (k, n) and (m, n), got {tuple(a.shape)}, {tuple(b.shape)} "
-            f"and {tuple(out.shape)}; transpose or allocate one."
+            f"shapes must be (m, k), (k, n) and (m, n), after as many axes, got {tuple(a.shape)}, "
+            f"{tuple(b.shape)} and {tuple(out.shape)}; transpose or allocate one."
         )
-    if (n > 1 and out.stride(1) != 1) or (m > 1 and out.stride(0) < n):
+    if (n > 1 and out.stride(-1) != 1) or (m > 1 and out.stride(-2) < n):
         raise call.fail(
             f"out must have contiguous rows that do not overlap, got strides {out.stride()}; "
             "allocate it so."

@@ -15,7 +15,7 @@ Losses = Callable[[Tensor, Tensor, Tensor, Tensor], bool | Tensor]
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     """See `bertft.ops.multiply`."""
-    torch.mm(a, b, out=out)
+    torch.matmul(a, b, out=out)
 
 
 def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:

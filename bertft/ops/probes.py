@@ -22,14 +22,14 @@ from bertft.ops.checks import (
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, *, backend: str | None = None) -> None:
-    """Write the product of two matrices, `out = a @ b`.
+    """Write the product of two matrices, or of as many pairs of them, `out = a @ b`.
 
-    Cost: O(m n k). Products are summed in the matrices' type, in runs of `k`.
+    Cost: O(K m n k). Products are summed in the matrices' type, in runs of `k`.
 
     Args:
-        a: `(m, k)`, float32 or float64, of any strides.
-        b: `(k, n)`, of `a`'s type and any strides.
-        out: `(m, n)`, of that type; a row is contiguous, rows may lie apart.
+        a: `(m, k)` or `(K, m, k)`, float32 or float64, of any strides.
+        b: `(k, n)` or `(K, k, n)`, of `a`'s type and any strides.
+        out: `(m, n)` or `(K, m, n)`, of that type; a row is contiguous, rows may lie apart.
         backend: of those that `backends` names; by default the one of the device.
 
     Raises:

@@ -244,17 +244,16 @@ class _MultiplyEach(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         out = x.new_empty(*x.shape[:2], weight.shape[2])
-        for k in range(len(weight)):
-            ops.multiply(x[:, k], weight[k], out[:, k])
+        ops.multiply(x.transpose(0, 1), weight, out.transpose(0, 1))
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (x, weight), [gradient] = ctx.saved_tensors, gradients
         of_x, of_weight = x.new_empty(x.shape), weight.new_empty(weight.shape)
-        for k in range(len(weight)):
-            ops.multiply(gradient[:, k], weight[k].T, of_x[:, k])
-            ops.multiply(x[:, k].T, gradient[:, k], of_weight[k])
+        of_out = gradient.transpose(0, 1)
+        ops.multiply(of_out, weight.mT, of_x.transpose(0, 1))
+        ops.multiply(x.permute(1, 2, 0), of_out, of_weight)
         return of_x, of_weight
 
 

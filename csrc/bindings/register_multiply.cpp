@@ -6,10 +6,34 @@ namespace py = pybind11;
 namespace bertft {
 namespace {
 
+// A matrix, or several of a shape.
+Matrices matrices_of(const Checker& check, const View& view, const char* name) {
+  if (view.shape.size() != 3) return {check.matrix(view, name), 1, 0};
+  const View first = {
+      view.address, view.dtype, {view.shape[1], view.shape[2]}, {view.strides[1], view.strides[2]}};
+  return {check.matrix(first, name), view.shape[0], view.strides[0]};
+}
+
+// Whether rows of one product lie in another: it begins inside of a row, or after the last one.
+bool overlap(const Matrices& x) {
+  const Matrix& first = x.first;
+  if (x.count < 2 || first.rows == 0 || first.columns == 0) return false;
+  const bool is_beside =
+      x.apart >= first.columns &&
+      (first.rows == 1 || (x.count - 1) * x.apart + first.columns <= first.row_stride);
+  return !is_beside && x.apart < (first.rows - 1) * first.row_stride + first.columns;
+}
+
 void multiply_of(const View& a, const View& b, const View& out, int threads) {
   const Checker check{"multiply"};
-  const Matrix left = check.matrix(a, "a"), right = check.matrix(b, "b");
-  const Matrix product = check.matrix(out, "out");
+  const Matrices all_left = matrices_of(check, a, "a"), all_right = matrices_of(check, b, "b");
+  const Matrices products = matrices_of(check, out, "out");
+  const Matrix &left = all_left.first, &right = all_right.first, &product = products.first;
+  if (all_left.count != products.count || all_right.count != products.count) {
+    check.fail("a, b and out must be as many matrices, got " + std::to_string(all_left.count) +
+               ", " + std::to_string(all_right.count) + " and " + std::to_string(products.count) +
+               "; pass as many.");
+  }
   const bool is_wide = left.dtype == DType::kFloat64;
   if ((!is_wide && left.dtype != DType::kFloat32) || right.dtype != left.dtype ||
       product.dtype != left.dtype) {
@@ -23,22 +47,22 @@ void multiply_of(const View& a, const View& b, const View& out, int threads) {
                "; transpose or allocate one.");
   }
   if ((product.columns > 1 && product.column_stride != 1) ||
-      (product.rows > 1 && product.row_stride < product.columns)) {
+      (product.rows > 1 && product.row_stride < product.columns) || overlap(products)) {
     check.fail("out must have contiguous rows that do not overlap, got strides (" +
                std::to_string(product.row_stride) + ", " + std::to_string(product.column_stride) +
-               "); allocate it so.");
+               ") of matrices " + std::to_string(products.apart) + " apart; allocate it so.");
   }
   check.disjoint({{&out, "out"}}, {{&a, "a"}, {&b, "b"}});
   check.threads(threads);
   py::gil_scoped_release release;
-  multiply(left, right, reinterpret_cast<void*>(out.address), product.row_stride, threads);
+  multiply(all_left, all_right, products, threads);
 }
 
 }  // namespace
 
 void register_multiply(py::module_& module) {
   module.def("multiply", &multiply_of, py::arg("a"), py::arg("b"), py::arg("out"),
-             py::arg("threads"), "Write the product of two matrices of any strides to out.");
+             py::arg("threads"), "Write the products of matrices of any strides to out.");
 }
 
 }  // namespace bertft

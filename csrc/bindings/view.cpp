@@ -34,9 +34,9 @@ std::string text_of(const Range& shape) {
 View make_view(std::uintptr_t address, const std::string& dtype, std::vector<std::int64_t> shape,
                std::vector<std::int64_t> strides) {
   const std::string got = ", got shape " + text_of(shape) + " and strides " + text_of(strides);
-  if (shape.size() != strides.size() || shape.empty() || shape.size() > 2) {
-    throw std::invalid_argument("[View] shape and strides must have one or two entries each" + got +
-                                "; pass a vector or a matrix.");
+  if (shape.size() != strides.size() || shape.empty() || shape.size() > 3) {
+    throw std::invalid_argument("[View] shape and strides must have one to three entries each" +
+                                got + "; pass a vector, a matrix or several.");
   }
   bool empty = false;
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {

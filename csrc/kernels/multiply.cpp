@@ -1,6 +1,7 @@
 #include "kernels/multiply.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels/operands.h"
 #include "kernels/panels.h"
@@ -22,34 +23,32 @@ constexpr double kWorthThreads = 2e6;
 template <class T>
 class Multiplication {
  public:
-  Multiplication(const Matrix& a, const Matrix& b, T* out, std::int64_t out_row, int threads)
+  Multiplication(const Matrices& a, const Matrices& b, const Matrices& out, int threads)
       : kernels_(product_kernels<T>()),
-        a_{address(a),
-           a.column_stride,
-           a.row_stride,
-           a.rows,
-           panel_kernels<T>().tile_height,
-           kernels_.pack_tiles},
-        b_{address(b),
-           b.row_stride,
-           b.column_stride,
-           b.columns,
-           panel_kernels<T>().panel_width,
-           kernels_.pack_panels},
-        all_(a.columns),
+        count_(a.count),
+        all_(a.first.columns),
         out_(out),
-        out_row_(out_row),
         // Rows of a that lie in one piece are as near as packed ones.
-        is_packed_(a.column_stride != 1) {
-    const double work = static_cast<double>(a.rows) * static_cast<double>(a.columns) *
-                        static_cast<double>(b.columns);
+        is_packed_(a.first.column_stride != 1) {
+    const Matrix &left = a.first, &right = b.first;
+    for (std::int64_t i = 0; i < count_; ++i) {
+      a_.push_back({address(a, i), left.column_stride, left.row_stride, left.rows,
+                    panel_kernels<T>().tile_height, kernels_.pack_tiles});
+      b_.push_back({address(b, i), right.row_stride, right.column_stride, right.columns,
+                    panel_kernels<T>().panel_width, kernels_.pack_panels});
+    }
+    const double work = static_cast<double>(count_) * static_cast<double>(left.rows) *
+                        static_cast<double>(all_) * static_cast<double>(right.columns);
     threads_ = work < kWorthThreads ? 1 : threads;
-    const std::int64_t columns = b_.panels() * b_.width + (is_packed_ ? a_.panels() * a_.width : 0);
+    const std::int64_t columns =
+        b_[0].panels() * b_[0].width + (is_packed_ ? a_[0].panels() * a_[0].width : 0);
     const std::int64_t runs =
-        kPackedBytes / (kRun * columns * static_cast<std::int64_t>(sizeof(T)));
+        kPackedBytes / (count_ * kRun * columns * static_cast<std::int64_t>(sizeof(T)));
     depth_ = std::min(all_, std::max(runs, std::int64_t{1}) * kRun);
-    b_.reserve(workspace_, depth_);
-    if (is_packed_) a_.reserve(workspace_, depth_);
+    for (Operand<T>& operand : b_) operand.reserve(workspace_, depth_);
+    if (is_packed_) {
+      for (Operand<T>& operand : a_) operand.reserve(workspace_, depth_);
+    }
     workspace_.allocate();
     workspace_.attach();
   }
@@ -63,85 +62,100 @@ class Multiplication {
   }
 
  private:
-  static const T* address(const Matrix& x) { return static_cast<const T*>(x.address); }
+  static const T* address(const Matrices& x, std::int64_t i) {
+    return static_cast<const T*>(x.first.address) + i * x.apart;
+  }
 
   void pack(std::int64_t first, std::int64_t depth) const {
-    const std::int64_t of_b = b_.tasks(depth), of_a = is_packed_ ? a_.tasks(depth) : 0;
-    parallel_for(of_b + of_a, threads_, [&](std::int64_t task, int) {
-      if (task < of_b) {
-        b_.pack(workspace_, task, first, depth);
+    const std::int64_t of_b = b_[0].tasks(depth), of_a = is_packed_ ? a_[0].tasks(depth) : 0;
+    const std::int64_t tasks = of_b + of_a;
+    parallel_for(count_ * tasks, threads_, [&](std::int64_t task, int) {
+      const auto i = static_cast<std::size_t>(task / tasks);
+      if (task % tasks < of_b) {
+        b_[i].pack(workspace_, task % tasks, first, depth);
       } else {
-        a_.pack(workspace_, task - of_b, first, depth);
+        a_[i].pack(workspace_, task % tasks - of_b, first, depth);
       }
     });
   }
 
   void multiply(std::int64_t first, std::int64_t depth) const {
-    const std::int64_t across = divide_up(b_.panels(), kPanels);
-    const std::int64_t panels = divide_up(b_.panels(), across);
-    const std::int64_t down = divide_up(a_.panels(), kTiles);
-    parallel_for(across * down, threads_, [&](std::int64_t task, int) {
-      const std::int64_t p = task / down * panels, t = task % down * kTiles;
-      const std::int64_t last_p = std::min(b_.panels(), p + panels);
-      const std::int64_t last_t = std::min(a_.panels(), t + kTiles);
+    const std::int64_t all_panels = b_[0].panels(), all_tiles = a_[0].panels();
+    const std::int64_t across = divide_up(all_panels, kPanels);
+    const std::int64_t panels = divide_up(all_panels, across);
+    const std::int64_t down = divide_up(all_tiles, kTiles);
+    parallel_for(count_ * across * down, threads_, [&](std::int64_t task, int) {
+      const std::int64_t i = task / (across * down), part = task % (across * down);
+      const std::int64_t p = part / down * panels, t = part % down * kTiles;
+      const std::int64_t last_p = std::min(all_panels, p + panels);
+      const std::int64_t last_t = std::min(all_tiles, t + kTiles);
       for (std::int64_t k = 0; k < depth; k += kRun) {
         for (std::int64_t tile = t; tile < last_t; ++tile) {
           for (std::int64_t panel = p; panel < last_p; ++panel) {
-            multiply_tile(tile, panel, first, k, std::min(kRun, depth - k));
+            multiply_tile(i, tile, panel, first, k, std::min(kRun, depth - k));
           }
         }
       }
     });
   }
 
-  // Rows k of the block that begins with row `first`.
-  void multiply_tile(std::int64_t tile, std::int64_t panel, std::int64_t first, std::int64_t k,
-                     std::int64_t depth) const {
-    const std::int64_t row = tile * a_.width, column = panel * b_.width;
+  // Of the i-th product rows k of the block that begins with row `first`.
+  void multiply_tile(std::int64_t i, std::int64_t tile, std::int64_t panel, std::int64_t first,
+                     std::int64_t k, std::int64_t depth) const {
+    const Operand<T>&a = a_[static_cast<std::size_t>(i)], &b = b_[static_cast<std::size_t>(i)];
+    const std::int64_t row = tile * a.width, column = panel * b.width;
     isa::ProductTile<T> product;
-    product.a = is_packed_ ? a_.at(workspace_, tile, k)
-                           : a_.address + row * a_.along + (first + k) * a_.step;
-    product.a_row = is_packed_ ? 1 : a_.along;
-    product.a_step = is_packed_ ? a_.width : a_.step;
-    product.b = b_.at(workspace_, panel, k);
-    product.b_step = b_.width;
+    product.a =
+        is_packed_ ? a.at(workspace_, tile, k) : a.address + row * a.along + (first + k) * a.step;
+    product.a_row = is_packed_ ? 1 : a.along;
+    product.a_step = is_packed_ ? a.width : a.step;
+    product.b = b.at(workspace_, panel, k);
+    product.b_step = b.width;
     product.depth = depth;
-    product.height = std::min(a_.width, a_.columns - row);
-    product.width = std::min(b_.width, b_.columns - column);
+    product.height = std::min(a.width, a.columns - row);
+    product.width = std::min(b.width, b.columns - column);
     product.is_added = first + k > 0;
-    product.out = out_ + row * out_row_ + column;
-    product.out_row = out_row_;
+    product.out = const_cast<T*>(address(out_, i)) + row * out_.first.row_stride + column;
+    product.out_row = out_.first.row_stride;
     kernels_.multiply_tile(product);
   }
 
   const isa::ProductKernels<T>& kernels_;
-  Operand<T> a_, b_;
+  const std::int64_t count_;
+  std::vector<Operand<T>> a_, b_;
   const std::int64_t all_;  // columns of a, rows of b
   std::int64_t depth_ = 0;  // how many of them are packed at a time
-  T* const out_;
-  const std::int64_t out_row_;
+  const Matrices out_;
   const bool is_packed_;
   int threads_ = 1;
   Workspace workspace_;
 };
 
+// Sums of nothing.
 template <class T>
-void multiply_in(const Matrix& a, const Matrix& b, T* out, std::int64_t out_row, int threads) {
-  if (a.rows == 0 || b.columns == 0) return;
-  if (a.columns == 0) {
-    for (std::int64_t i = 0; i < a.rows; ++i) std::fill_n(out + i * out_row, b.columns, T(0));
-    return;
+void fill_zeros(const Matrices& out) {
+  T* const all = static_cast<T*>(const_cast<void*>(out.first.address));
+  for (std::int64_t i = 0; i < out.count; ++i) {
+    for (std::int64_t row = 0; row < out.first.rows; ++row) {
+      std::fill_n(all + i * out.apart + row * out.first.row_stride, out.first.columns, T(0));
+    }
   }
-  Multiplication<T>(a, b, out, out_row, threads).run();
+}
+
+template <class T>
+void multiply_in(const Matrices& a, const Matrices& b, const Matrices& out, int threads) {
+  if (out.count == 0 || out.first.rows == 0 || out.first.columns == 0) return;
+  if (a.first.columns == 0) return fill_zeros<T>(out);
+  Multiplication<T>(a, b, out, threads).run();
 }
 
 }  // namespace
 
-void multiply(const Matrix& a, const Matrix& b, void* out, std::int64_t out_row, int threads) {
-  if (a.dtype == DType::kFloat64) {
-    multiply_in(a, b, static_cast<double*>(out), out_row, threads);
+void multiply(const Matrices& a, const Matrices& b, const Matrices& out, int threads) {
+  if (a.first.dtype == DType::kFloat64) {
+    multiply_in<double>(a, b, out, threads);
   } else {
-    multiply_in(a, b, static_cast<float*>(out), out_row, threads);
+    multiply_in<float>(a, b, out, threads);
   }
 }
 
