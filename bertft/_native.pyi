@@ -78,6 +78,21 @@ def distance_gradient(
 def depth_gradient(
     projected: View, offsets: View, gold: View, losses: View, threads: int
 ) -> bool: ...
+def attend_spans(
+    x: View, weight: View, starts: View, stops: View, out: View, logsums: View, threads: int
+) -> None: ...
+def attend_spans_gradient(
+    x: View,
+    weight: View,
+    starts: View,
+    stops: View,
+    out: View,
+    logsums: View,
+    gradient: View,
+    of_x: View,
+    of_weight: View,
+    threads: int,
+) -> None: ...
 def adam(
     weights: Sequence[View],
     gradients: Sequence[View],

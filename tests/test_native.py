@@ -341,7 +341,7 @@ def add(rows, threads=1, **changed):
     ("call", "message"),
     [
         (lambda: _native.View(8, "int8", (1,), (1,)), r"\[View\] dtype must be .* got int8"),
-        (lambda: _native.View(8, "float32", (1, 1, 1), (1, 1, 1)), r"\[View\] shape and strides"),
+        (lambda: _native.View(8, "float32", (1,) * 4, (1,) * 4), r"\[View\] shape and strides"),
         (lambda: _native.View(8, "float32", (2, 2), (2, -1)), "must not be negative"),
         (lambda: _native.View(2, "float32", (2,), (1,)), r"\[View\] address must be aligned"),
         (lambda: _native.View(0, "float32", (2,), (1,)), r"\[View\] address must be aligned"),

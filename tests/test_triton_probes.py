@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bertft import ops
+from tests.test_span_ops import SPANS, check_attended
 from tests.tolerances import name
 
 pytest.importorskip("triton")
@@ -251,65 +252,8 @@ def test_structural_losses_that_are_not_finite_are_told(kind, bad):
         assert losses[0].isfinite()
 
 
-def attended(x, weight, starts, stops, gradient, backend):
-    """Means of spans, and the gradients of rows and weights, in poisoned tensors."""
-    out, logsums = torch.full_like(gradient, NAN), torch.full_like(gradient[:, :, 0], NAN)
-    of_x, of_weight = torch.full_like(x, NAN), torch.full_like(weight, NAN)
-    inputs = (x, weight, starts, stops)
-    ops.attend_spans(*inputs, out, logsums, backend=backend)
-    ops.attend_spans_gradient(*inputs, out, logsums, gradient, of_x, of_weight, backend=backend)
-    return out, of_x, of_weight
-
-
-SPANS = [[(4, 5)], [(0, 3), (2, 9), (3, 4), (3, 4), (0, 9)]]
-
-
-@pytest.mark.parametrize("backend", ["triton", "eager", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
 @pytest.mark.parametrize("spans", SPANS, ids=str)
 @pytest.mark.parametrize(("probes", "width"), [(1, 1), (3, 40)])
-def test_spans_are_attended(backend, spans, probes, width, dtype):
-    starts, stops = (torch.tensor(ends, device=DEVICE) for ends in zip(*spans, strict=True))
-    rows = int(stops.max()) + 2
-    x, weight = randn(rows, probes, width, dtype=dtype), randn(probes, width, dtype=dtype)
-    gradient = randn(len(spans), probes, width, dtype=dtype)
-    found = attended(x, weight, starts, stops, gradient, backend)
-    leaves = [t.double().requires_grad_() for t in (x, weight)]
-    means = []
-    for start, stop in spans:
-        own = leaves[0][start:stop]
-        shares = torch.einsum("nkh,kh->nk", own, leaves[1]).softmax(dim=0)
-        means.append(torch.einsum("nk,nkh->kh", shares, own))
-    out = torch.stack(means)
-    expected = (out.detach(), *torch.autograd.grad(out, leaves, gradient.double()))
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-    for own, other in zip(found, expected, strict=True):
-        scale = max(1.0, float(other.abs().max()))
-        torch.testing.assert_close(own.double(), other, rtol=0, atol=tolerance * scale)
-    assert not found[1][-2:].any()
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"x": torch.zeros(4, 2)}, r"x must be a float32 or float64 \(N, K, H\) tensor, got"),
-        ({"x": torch.zeros(4, 2, 3).half()}, "x must be a float32 or float64 .* got torch.float16"),
-        ({"weight": torch.zeros(3, 2)}, r"weight must be .* shape \(2, 3\)"),
-        ({"starts": torch.tensor([0.0, 1.0])}, "starts must be a contiguous torch.int64"),
-        ({"stops": torch.tensor([1])}, r"stops must be .* shape \(2,\)"),
-        ({"stops": torch.tensor([1, 1])}, r"spans must be non-empty .* got \[1, 1\) at 1; drop"),
-        ({"stops": torch.tensor([1, 5])}, r"inside x of 4 rows, got \[1, 5\) at 1; drop it"),
-        ({"out": torch.zeros(2, 2, 4)}, r"out must be .* shape \(2, 2, 3\)"),
-        ({"logsums": torch.zeros(2, 2).double()}, "logsums must be a contiguous torch.float32"),
-        ({"backend": "native"}, r"backend must be one of \('reference', 'triton', 'eager'\)"),
-    ],
-)
-def test_attended_spans_refuse(changed, message):
-    spans = {"starts": torch.tensor([0, 1]), "stops": torch.tensor([1, 4])}
-    given = {"x": torch.zeros(4, 2, 3), "weight": torch.zeros(2, 3), **spans}
-    given |= {"out": torch.zeros(2, 2, 3), "logsums": torch.zeros(2, 2)}
-    gradients = {"gradient": torch.zeros(2, 2, 3), "of_x": given["x"].clone()}
-    gradients |= {"of_weight": torch.zeros(2, 3)}
-    for op, more in ((ops.attend_spans, {}), (ops.attend_spans_gradient, gradients)):
-        with pytest.raises(ValueError, match=rf"\[{op.__name__}\] .*{message}"):
-            op(**{**given, **more, **changed})
+def test_spans_are_attended(spans, probes, width, dtype):
+    check_attended("triton", spans, probes, width, dtype, DEVICE)

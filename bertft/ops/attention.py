@@ -5,8 +5,11 @@
 
 from torch import Tensor
 
-from bertft.ops.backends import choose_backend
+from bertft.ops.backends import choose_trainer
 from bertft.ops.checks import Call, check_spans
+
+# What takes no float64.
+NARROW = ("native",)
 
 
 def attend_spans(
@@ -45,7 +48,7 @@ def attend_spans(
     call.output(out, "out", x.dtype, (b, k, h))
     call.output(logsums, "logsums", x.dtype, (b, k))
     tensors = (x, weight, starts, stops, out, logsums)
-    choose_backend(call, backend, tensors).attend_spans(*tensors)
+    choose_trainer(call, backend, tensors, NARROW).attend_spans(*tensors)
 
 
 def attend_spans_gradient(
@@ -90,4 +93,4 @@ def attend_spans_gradient(
     call.output(of_x, "of_x", x.dtype, tuple(x.shape))
     call.output(of_weight, "of_weight", x.dtype, (k, h))
     tensors = (x, weight, starts, stops, out, logsums, gradient, of_x, of_weight)
-    choose_backend(call, backend, tensors).attend_spans_gradient(*tensors)
+    choose_trainer(call, backend, tensors, NARROW).attend_spans_gradient(*tensors)

@@ -25,8 +25,8 @@ BACKENDS = {
     "distance_gradient": ("native", "triton", "eager"),
     "depth_gradient": ("native", "triton", "eager"),
     "adam": ("native", "triton", "eager"),
-    "attend_spans": ("triton", "eager"),
-    "attend_spans_gradient": ("triton", "eager"),
+    "attend_spans": ("native", "triton", "eager"),
+    "attend_spans_gradient": ("native", "triton", "eager"),
 }
 # None stands for any device.
 DEVICES = {"native": "cpu", "triton": "cuda", "eager": None, "reference": None}
@@ -64,16 +64,26 @@ def choose_backend(call: Call, name: str | None, tensors: Sequence[Tensor]) -> M
     return import_module(f"bertft.ops.{chosen}")
 
 
-def choose_trainer(call: Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:
-    """Return the module that trains what the first tensor holds; float64 has no kernels."""
-    dtype = tensors[0].dtype
-    if dtype == torch.float64 and name in ("native", "triton"):
+def choose_trainer(
+    call: Call,
+    name: str | None,
+    tensors: Sequence[Tensor],
+    narrow: Sequence[str] = ("native", "triton"),
+) -> ModuleType:
+    """Return the module that trains what the first tensor holds; `narrow` ones take no float64."""
+    dtype, device = tensors[0].dtype, tensors[0].device.type
+    if dtype == torch.float64 and name in narrow:
         raise call.fail(
             f"tensors must be {torch.float32} for the {name} backend, got {dtype}; convert them or "
             'pass backend="eager".'
         )
-    wide = dtype == torch.float64 and name is None
-    return choose_backend(call, "eager" if wide else name, tensors)
+    if (
+        dtype == torch.float64
+        and name is None
+        and {"cpu": "native"}.get(device, "triton") in narrow
+    ):
+        name = "eager"
+    return choose_backend(call, name, tensors)
 
 
 def device_of_sums(devices: Iterable[torch.device], backend: str | None) -> torch.device:

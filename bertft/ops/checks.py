@@ -24,7 +24,11 @@ class Call(NamedTuple):
 
     def rows(self, x: Tensor, name: str, *, or_several: bool = False) -> None:
         """Refuse what is no floating-point matrix, or no array of them."""
-        if x.ndim not in ((2, 3) if or_several else (2,)) or x.dtype not in ROW_DTYPES or x.layout != torch.strided:
+        if (
+            x.ndim not in ((2, 3) if or_several else (2,))
+            or x.dtype not in ROW_DTYPES
+            or x.layout != torch.strided
+        ):
             raise self.fail(
                 f"{name} must be a floating-point (n, d) tensor, got {x.dtype} of shape "
                 f"{tuple(x.shape)} and layout {x.layout}; reshape or convert it.",
@@ -226,11 +230,15 @@ def check_spans(call: Call, x: Tensor, weight: Tensor, starts: Tensor, stops: Te
     call.output(weight, "weight", x.dtype, tuple(x.shape[1:]))
     for name, tensor in (("starts", starts), ("stops", stops)):
         call.output(tensor, name, torch.int64, (len(starts),))
-    invalid = (starts < 0) | (starts >= stops) | (stops > len(x))
+
+
+def require_spans(call: Call, rows: int, starts: Tensor, stops: Tensor) -> None:
+    """Refuse the first span that is empty or leaves the rows."""
+    invalid = (starts < 0) | (starts >= stops) | (stops > rows)
     if invalid.any():
         at = int(invalid.nonzero()[0])
         raise call.fail(
-            f"spans must be non-empty and inside x of {len(x)} rows, got [{int(starts[at])}, "
+            f"spans must be non-empty and inside x of {rows} rows, got [{int(starts[at])}, "
             f"{int(stops[at])}) at {at}; drop it."
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from bertft.ops.checks import Call, require_classes, require_labels
+from bertft.ops.checks import Call, require_classes, require_labels, require_spans
 
 Losses = Callable[[Tensor, Tensor, Tensor, Tensor], bool | Tensor]
 
@@ -121,6 +121,7 @@ def attend_spans(
     x: Tensor, weight: Tensor, starts: Tensor, stops: Tensor, out: Tensor, logsums: Tensor
 ) -> None:
     """See `bertft.ops.attend_spans`."""
+    require_spans(Call("attend_spans"), len(x), starts, stops)
     row, span = rows_of_spans(starts, stops)
     logits = (x * weight).sum(dim=2).index_select(0, row)
     index = span[:, None].expand_as(logits)
@@ -144,6 +145,7 @@ def attend_spans_gradient(
     of_weight: Tensor,
 ) -> None:
     """See `bertft.ops.attend_spans_gradient`."""
+    require_spans(Call("attend_spans_gradient"), len(x), starts, stops)
     row, span = rows_of_spans(starts, stops)
     logits = (x * weight).sum(dim=2)
     shares = (logits.index_select(0, row) - logsums.index_select(0, span)).exp_()

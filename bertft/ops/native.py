@@ -224,6 +224,47 @@ def depth_gradient(projected: Tensor, offsets: Tensor, gold: Tensor, losses: Ten
     )
 
 
+def attend_spans(
+    x: Tensor, weight: Tensor, starts: Tensor, stops: Tensor, out: Tensor, logsums: Tensor
+) -> None:
+    """See `bertft.ops.attend_spans`."""
+    _native.attend_spans(
+        _view(x),
+        _view(weight),
+        _view(starts),
+        _view(stops),
+        _view(out),
+        _view(logsums),
+        threads_now(),
+    )
+
+
+def attend_spans_gradient(
+    x: Tensor,
+    weight: Tensor,
+    starts: Tensor,
+    stops: Tensor,
+    out: Tensor,
+    logsums: Tensor,
+    gradient: Tensor,
+    of_x: Tensor,
+    of_weight: Tensor,
+) -> None:
+    """See `bertft.ops.attend_spans_gradient`."""
+    _native.attend_spans_gradient(
+        _view(x),
+        _view(weight),
+        _view(starts),
+        _view(stops),
+        _view(out),
+        _view(logsums),
+        _view(gradient),
+        _view(of_x),
+        _view(of_weight),
+        threads_now(),
+    )
+
+
 def adam(
     weights: Sequence[Tensor],
     gradients: Sequence[Tensor],

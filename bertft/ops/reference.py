@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from bertft.ops.checks import Call, require_classes, require_labels
+from bertft.ops.checks import Call, require_classes, require_labels, require_spans
 from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault, RowMap, What
 
 
@@ -206,6 +206,7 @@ def attend_spans(
     x: Tensor, weight: Tensor, starts: Tensor, stops: Tensor, out: Tensor, logsums: Tensor
 ) -> None:
     """See `bertft.ops.attend_spans`."""
+    require_spans(Call("attend_spans"), len(x), starts, stops)
     for b, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         rows = x[start:stop].double()
         logits = (rows * weight.double()).sum(dim=2)
@@ -225,6 +226,7 @@ def attend_spans_gradient(
     of_weight: Tensor,
 ) -> None:
     """See `bertft.ops.attend_spans_gradient`."""
+    require_spans(Call("attend_spans_gradient"), len(x), starts, stops)
     w, of_rows = weight.double(), torch.zeros_like(x, dtype=torch.float64)
     of_w = torch.zeros_like(w)
     for b, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):

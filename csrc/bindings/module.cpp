@@ -10,6 +10,7 @@ PYBIND11_MODULE(_native, module) {
   bertft::register_spectra(module);
   bertft::register_multiply(module);
   bertft::register_probe_losses(module);
+  bertft::register_span_attention(module);
   bertft::register_structural_losses(module);
   bertft::register_adam(module);
   bertft::register_isa(module);

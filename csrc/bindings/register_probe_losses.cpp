@@ -11,11 +11,6 @@ namespace py = pybind11;
 namespace bertft {
 namespace {
 
-template <class T>
-T* as(const View& view) {
-  return reinterpret_cast<T*>(view.address);
-}
-
 // Logits whose probes have at least one row each and together all of them.
 Logits logits_of(const Checker& check, const View& logits, const View& offsets) {
   const Matrix x = check.matrix(logits, "logits");

@@ -25,6 +25,11 @@ struct View {
   std::uintptr_t last() const;
 };
 
+template <class T>
+T* as(const View& view) {
+  return reinterpret_cast<T*>(view.address);
+}
+
 // Each throws std::invalid_argument in the house grammar, "[function] name must ...".
 struct Checker {
   std::string function;
@@ -51,6 +56,7 @@ void register_pair_similarities(pybind11::module_& module);
 void register_spectra(pybind11::module_& module);
 void register_multiply(pybind11::module_& module);
 void register_probe_losses(pybind11::module_& module);
+void register_span_attention(pybind11::module_& module);
 void register_structural_losses(pybind11::module_& module);
 void register_adam(pybind11::module_& module);
 

@@ -6,6 +6,7 @@
 #include "isa/pooling.h"
 #include "isa/products.h"
 #include "isa/relative.h"
+#include "isa/spans.h"
 #include "isa/structure.h"
 #include "isa/sums.h"
 #include "isa/table.h"
@@ -46,6 +47,9 @@ constexpr Table kTable = {BERTFT_STRING(BERTFT_ISA),
                           distance_rows,
                           distance_scratch,
                           depth_rows,
+                          attend_span,
+                          slopes_of_span,
+                          add_span_gradient,
                           adam_row};
 
 }  // namespace

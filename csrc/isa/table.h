@@ -116,6 +116,17 @@ struct Projected {
   std::int64_t row, words, rank;
 };
 
+// The rows of a span as one probe projects them, `row` elements apart.
+struct SpanRows {
+  const float* rows;
+  std::int64_t row, count, columns;
+};
+
+// The largest of some logits, and the sum of exp(logit - largest).
+struct Softmax {
+  float largest, total;
+};
+
 // A step of Adam that is the same for all columns of a row.
 struct AdamStep {
   float scale;            // of the gradient, which is clipped
@@ -167,6 +178,20 @@ struct Table {
   double (*distance_rows)(const Projected& x, const float* gold, float* scratch);
   std::int64_t (*distance_scratch)(std::int64_t words, std::int64_t rank);
   double (*depth_rows)(const Projected& x, const float* gold);
+
+  // out = the mean of a span's rows, weighted by the softmax of their logits, rows . weight;
+  // `shares` has room for a value of each.
+  Softmax (*attend_span)(const SpanRows& x, const float* weight, float* shares, float* out);
+
+  // shares = exp(logit - logsum), and slopes = the gradient of each logit.
+  void (*slopes_of_span)(const SpanRows& x, const float* weight, float logsum, const float* mean,
+                         const float* of_mean, float* shares, float* slopes);
+
+  // of_rows += share of_mean + slope weight, and of_weight += the sum of slope row; of_rows lies as
+  // the rows do, and any run of columns may be taken.
+  void (*add_span_gradient)(const SpanRows& x, const float* weight, const float* of_mean,
+                            const float* shares, const float* slopes, float* of_rows,
+                            float* of_weight);
 
   void (*adam_row)(const AdamRow& row, std::int64_t columns, const AdamStep& step);
 };

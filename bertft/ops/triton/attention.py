@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bertft.ops.checks import Call, require_spans
 from bertft.ops.eager import rows_of_spans
 from bertft.ops.triton.launching import Build, on_device_of
 
@@ -119,6 +120,7 @@ def attend_spans_gradient(
     of_weight: Tensor,
 ) -> None:
     """See `bertft.ops.attend_spans_gradient`; of rows, so that no two programs add to one place."""
+    require_spans(Call("attend_spans_gradient"), len(x), starts, stops)
     rows, probes, width = x.shape
     row, span = rows_of_spans(starts, stops)
     row, order = row.sort(stable=True)
