@@ -93,6 +93,31 @@ def attend_spans_gradient(
     of_weight: View,
     threads: int,
 ) -> None: ...
+def tanh_norm(
+    x: View,
+    bias: View,
+    gain: View,
+    shift: View,
+    epsilon: float,
+    kept: View | None,
+    scale: float,
+    out: View,
+    threads: int,
+) -> None: ...
+def tanh_norm_gradient(
+    hidden: View,
+    bias: View,
+    gain: View,
+    shift: View,
+    epsilon: float,
+    kept: View | None,
+    scale: float,
+    gradient: View,
+    of_bias: View,
+    of_gain: View,
+    of_shift: View,
+    threads: int,
+) -> None: ...
 def adam(
     weights: Sequence[View],
     gradients: Sequence[View],

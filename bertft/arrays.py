@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bertft.ops import RowFault, RowMap, device_of_sums
-from bertft.ops.reference import first_fault
+from bertft.ops.row_maps import first_fault
 
 # What rows must do, what was found, and what else helps, by fault.
 _REFUSALS = {

@@ -20,6 +20,9 @@ from bertft.probing.neural import EdgeBank, MlpBank
 C, D, LAYERS = 5, 12, 3
 
 
+CPU = torch.device("cpu")
+
+
 def one_hot(classes):
     return functional.one_hot(classes, C).to(torch.uint8)
 
@@ -75,12 +78,13 @@ def test_a_bank_may_have_probes_of_several_layers(kind):
     probes = [Probe(seed, layer=layer) for layer in (0, 2) for seed in (0, 1)]
     bank = kind(probes, C, exclusive, every.inputs, 2, False)
     if kind is EdgeBank:
-        bank._dropped = lambda hidden: hidden
+        bank._kept = lambda count, device: None
     gradients = bank.gradients(every, index)
     for k, probe in enumerate(probes):
         single = every._replace(inputs=Inputs([layers[probe.layer]]))
         alone = kind([Probe(probe.seed)], C, exclusive, single.inputs, 2, False)
-        alone._dropped = bank._dropped
+        if kind is EdgeBank:
+            alone._kept = bank._kept
         for name, own in alone.gradients(single, index).items():
             torch.testing.assert_close(gradients[name][k], own[0], rtol=1e-4, atol=1e-6)
     bank.select(torch.tensor([1, 3]))
@@ -183,7 +187,7 @@ class PlainEdgeProbe(nn.Module):
 @pytest.mark.parametrize("mixed", [False, True])
 def test_edge_probes_compute_what_the_paper_says(mixed, monkeypatch):
     train, _ = splits("edge", mixed, n=40)
-    monkeypatch.setattr(EdgeBank, "_dropped", lambda self, hidden: hidden)
+    monkeypatch.setattr(EdgeBank, "_kept", lambda self, count, device: None)
     bank = EdgeBank([Probe(seed) for seed in range(2)], C, False, train.inputs, 2, mixed)
     # Away from 0 and 1, so that no parameter can be left out.
     for p in bank.parameters.values():
@@ -211,13 +215,23 @@ def test_dropout_follows_its_probe():
     bank = EdgeBank([Probe(seed) for seed in range(3)], C, False, train.inputs, 2, False)
     other = copy.deepcopy(bank)
     other.select(torch.tensor([2]))
-    ones = torch.ones(200, 3, 256)
-    drawn = bank._dropped(ones)
-    assert torch.equal(drawn[:, 2:], other._dropped(ones[:, :1]))
+    drawn = bank._kept(200, CPU)
+    assert drawn.shape == (200, 3, 256)
+    assert torch.equal(drawn[:, 2:], other._kept(200, CPU))
     assert not torch.equal(drawn[:, 0], drawn[:, 1])
-    kept = float((drawn > 0).float().mean())
-    assert abs(kept - 0.7) < 5 * np.sqrt(0.21 / ones.numel())
-    assert abs(float(drawn.mean()) - 1) < 0.01
+    assert set(drawn.unique().tolist()) == {0, 1}
+    assert abs(float(drawn.float().mean()) - 0.7) < 5 * np.sqrt(0.21 / drawn.numel())
+
+
+def test_dropout_keeps_the_mean_of_units():
+    train, _ = splits("edge", mixed=False)
+    bank = EdgeBank([Probe(0)], C, False, train.inputs, 2, False)
+    index = torch.arange(20)
+    whole = bank._forward(bank.parameters, train, index, False)
+    draws = [bank._forward(bank.parameters, train, index, True) for _ in range(400)]
+    mean, spread = torch.stack(draws).mean(0), torch.stack(draws).std(0) / 20
+    assert ((mean - whole).abs() < 6 * spread).all()
+    assert not torch.equal(draws[0], draws[1])
 
 
 def test_a_mixture_finds_the_layer_of_the_task():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bertft import _native, ops
 from bertft.ops import native
+from bertft.ops.native.running import view
 from tests.tolerances import PRODUCTS, name
 
 RUNS = [("reference", None), ("eager", None), *(("native", isa) for isa in native.available_isas())]
@@ -628,7 +629,7 @@ KEPT = []  # views do not keep the memory of their tensors
 
 def raw(*tensors):
     KEPT.extend(tensors)
-    return [None if x is None else native._view(x) for x in tensors]
+    return [None if x is None else view(x) for x in tensors]
 
 
 Z, T2, L2 = torch.zeros(5, 4), torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2).double()

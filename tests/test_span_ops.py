@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertft import ops
+from bertft import _native, ops
 from bertft.ops import native
 from tests.test_probe_ops import raw, with_threads
 
@@ -166,8 +166,8 @@ def test_the_kernel_has_no_float64():
 def test_the_core_refuses_by_itself(changed, message):
     given, gradients = given_spans()
     for call, more in (
-        (native._native.attend_spans, {}),
-        (native._native.attend_spans_gradient, gradients),
+        (_native.attend_spans, {}),
+        (_native.attend_spans_gradient, gradients),
     ):
         with pytest.raises(ValueError, match=message):
             call(*raw(*(given | more | changed).values()), 1)

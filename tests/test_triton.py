@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from bertft import ops
-from bertft.ops import Cross, MappedSums, PairedRows, UnusableRowError, backends, reference
+from bertft.ops import Cross, MappedSums, PairedRows, UnusableRowError, backends, row_maps
 from bertft.ops.checks import Call
 from tests.tolerances import DTYPES, PRODUCTS, name
 
@@ -162,7 +162,7 @@ def rows_of(n, widths, dtype):
 
 def halfway(rows, kinds):
     """Origins halfway to the means of the mapped rows, so that no sum vanishes; in float32."""
-    means = {kind: [reference.map_rows(x, kind).mean(dim=0) for x in rows] for kind in kinds}
+    means = {kind: [row_maps.map_rows(x, kind).mean(dim=0) for x in rows] for kind in kinds}
     return {kind: [(mean / 2).float().double() for mean in of] for kind, of in means.items()}
 
 

@@ -14,6 +14,7 @@
 | distance_gradient | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
 | depth_gradient    | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
 | attend_spans      | x (N, K, h), spans -> means (B, K, h) | native, triton, eager | 1e-5 / 1e-12 |
+| tanh_norm         | x (B, K, h) -> units (B, K, h)        | native, eager         | 2e-6         |
 | adam              | P x (R, c), moments -> next ones      | native, triton, eager | 2e-6         |
 
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
@@ -22,9 +23,9 @@ device. Rows are float64, float32, float16 or bfloat16, factors and attended row
 float32, and what else probes are trained with float32; structural losses and Adam take float64
 too, by `eager`. Tolerances are relative to the largest entry, for types up to float32 and for
 float64. Each has a file in `benchmarks/`. Callers allocate all outputs. The choice is made in
-`backends`, the checks are in `checks`, the operations of probes in `probes`, `attention` and
-`structure`, the arithmetic in the backends. `trees`, decoding and scores of dependency trees by
-numba, has no second backend and is imported on its own.
+`backends`, the checks are in `checks`, the operations of probes in `probes`, `attention`,
+`hidden` and `structure`, the arithmetic in the backends. `trees`, decoding and scores of dependency
+trees by numba, has no second backend and is imported on its own.
 """
 
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from bertft.ops.checks import (
     check_rows,
     check_sums,
 )
+from bertft.ops.hidden import tanh_norm, tanh_norm_gradient
 from bertft.ops.probes import (
     adam,
     linear_gradient,
@@ -86,6 +88,8 @@ __all__ = [
     "sigmoid_gradient",
     "softmax_gradient",
     "svd",
+    "tanh_norm",
+    "tanh_norm_gradient",
 ]
 
 

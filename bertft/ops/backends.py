@@ -25,6 +25,8 @@ BACKENDS = {
     "distance_gradient": ("native", "triton", "eager"),
     "depth_gradient": ("native", "triton", "eager"),
     "adam": ("native", "triton", "eager"),
+    "tanh_norm": ("native", "eager"),
+    "tanh_norm_gradient": ("native", "eager"),
     "attend_spans": ("native", "triton", "eager"),
     "attend_spans_gradient": ("native", "triton", "eager"),
 }

@@ -243,6 +243,28 @@ def require_spans(call: Call, rows: int, starts: Tensor, stops: Tensor) -> None:
         )
 
 
+def check_hidden(
+    call: Call,
+    name: str,
+    units: Tensor,
+    bias: Tensor,
+    gain: Tensor,
+    shift: Tensor,
+    kept: Tensor | None,
+) -> list[Tensor]:
+    """Return the tensors of hidden units and their layer; refuse what does not go together."""
+    if units.ndim != 3:
+        raise call.fail(f"{name} must be (B, K, H), got shape {tuple(units.shape)}; reshape it.")
+    shape = tuple(units.shape)
+    call.output(units, name, torch.float32, shape)
+    for own, tensor in (("bias", bias), ("gain", gain), ("shift", shift)):
+        call.output(tensor, own, torch.float32, shape[1:])
+    if kept is None:
+        return [units, bias, gain, shift]
+    call.output(kept, "kept", torch.uint8, shape)
+    return [units, bias, gain, shift, kept]
+
+
 def require_classes(call: Call, targets: Tensor, sizes: Tensor) -> None:
     """Refuse the first target whose class its probe does not have; `(K, n)` for K sizes."""
     unknown = (targets < -1) | (targets >= sizes[:, None])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from bertft.ops.checks import Call, require_classes, require_labels, require_spans
 
@@ -15,7 +16,7 @@ Losses = Callable[[Tensor, Tensor, Tensor, Tensor], bool | Tensor]
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     """See `bertft.ops.multiply`."""
-    torch.matmul(a, b, out=out)
+    (torch.mm if a.ndim == 2 else torch.bmm)(a, b, out=out)
 
 
 def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> bool:
@@ -165,6 +166,49 @@ def rows_of_spans(starts: Tensor, stops: Tensor) -> tuple[Tensor, Tensor]:
     first = lengths.cumsum(0) - lengths
     row = torch.arange(len(span), device=starts.device) + (starts - first).index_select(0, span)
     return row, span
+
+
+def tanh_norm(
+    x: Tensor,
+    bias: Tensor,
+    gain: Tensor,
+    shift: Tensor,
+    kept: Tensor | None,
+    out: Tensor,
+    scale: float,
+    epsilon: float,
+) -> None:
+    """See `bertft.ops.tanh_norm`."""
+    hidden = x.add_(bias).tanh_()
+    units = layer_norm(hidden, hidden.shape[2:], eps=epsilon).mul_(gain).add_(shift)
+    torch.mul(units, scale if kept is None else kept * scale, out=out)
+
+
+def tanh_norm_gradient(
+    hidden: Tensor,
+    bias: Tensor,
+    gain: Tensor,
+    shift: Tensor,
+    kept: Tensor | None,
+    gradient: Tensor,
+    of_bias: Tensor,
+    of_gain: Tensor,
+    of_shift: Tensor,
+    scale: float,
+    epsilon: float,
+) -> None:
+    """See `bertft.ops.tanh_norm_gradient`."""
+    variance, mean = torch.var_mean(hidden, 2, correction=0, keepdim=True)
+    inverse = (variance + epsilon).rsqrt()
+    unit = (hidden - mean) * inverse
+    gradient.mul_(scale if kept is None else kept * scale)
+    torch.sum(gradient, 0, out=of_shift)
+    torch.sum(gradient * unit, 0, out=of_gain)
+    gradient.mul_(gain)
+    along = (gradient * unit).mean(2, keepdim=True)
+    gradient.sub_(gradient.mean(2, keepdim=True) + unit * along).mul_(inverse)
+    gradient.mul_(1.0 - hidden.square())
+    torch.sum(gradient, 0, out=of_bias)
 
 
 def scales_to(clip: float, gradients: Sequence[Tensor]) -> Tensor:

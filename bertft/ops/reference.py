@@ -5,9 +5,11 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from bertft.ops.checks import Call, require_classes, require_labels, require_spans
-from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault, RowMap, What
+from bertft.ops.row_maps import first_fault, map_rows
+from bertft.ops.types import Correlation, MappedSums, PairedRows, RowFault
 
 
 def pool_rows(x: Tensor, starts: Tensor, stops: Tensor, out: Tensor) -> bool:
@@ -225,19 +227,60 @@ def attend_spans_gradient(
     of_x: Tensor,
     of_weight: Tensor,
 ) -> None:
-    """See `bertft.ops.attend_spans_gradient`."""
+    """See `bertft.ops.attend_spans_gradient`: torch derives them, as below."""
     require_spans(Call("attend_spans_gradient"), len(x), starts, stops)
-    w, of_rows = weight.double(), torch.zeros_like(x, dtype=torch.float64)
-    of_w = torch.zeros_like(w)
-    for b, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-        rows, g = x[start:stop].double(), gradient[b].double()
-        shares = (rows * w).sum(dim=2).softmax(dim=0)
-        mean = (shares[:, :, None] * rows).sum(dim=0)
-        of_logits = shares * ((rows - mean) * g).sum(dim=2)
-        of_rows[start:stop] += shares[:, :, None] * g + of_logits[:, :, None] * w
-        of_w += (of_logits[:, :, None] * rows).sum(dim=0)
-    of_x.copy_(of_rows)
-    of_weight.copy_(of_w)
+    h, w = (t.double().requires_grad_() for t in (x, weight))
+    total = torch.zeros((), dtype=torch.float64, device=x.device, requires_grad=True)
+    with torch.enable_grad():
+        for g, start, stop in zip(gradient.double(), starts.tolist(), stops.tolist(), strict=True):
+            shares = (h[start:stop] * w).sum(dim=2).softmax(dim=0)
+            total = total + (g * (shares[:, :, None] * h[start:stop]).sum(dim=0)).sum()
+    found = torch.autograd.grad(total, (h, w), allow_unused=True, materialize_grads=True)
+    of_x.copy_(found[0])
+    of_weight.copy_(found[1])
+
+
+def tanh_norm(
+    x: Tensor,
+    bias: Tensor,
+    gain: Tensor,
+    shift: Tensor,
+    kept: Tensor | None,
+    out: Tensor,
+    scale: float,
+    epsilon: float,
+) -> None:
+    """See `bertft.ops.tanh_norm`."""
+    hidden = (x.double() + bias.double()).tanh()
+    units = layer_norm(hidden, hidden.shape[2:], eps=epsilon) * gain.double()
+    out.copy_((units + shift.double()) * (scale if kept is None else scale * kept.double()))
+    x.copy_(hidden)
+
+
+def tanh_norm_gradient(
+    hidden: Tensor,
+    bias: Tensor,
+    gain: Tensor,
+    shift: Tensor,
+    kept: Tensor | None,
+    gradient: Tensor,
+    of_bias: Tensor,
+    of_gain: Tensor,
+    of_shift: Tensor,
+    scale: float,
+    epsilon: float,
+) -> None:
+    """See `bertft.ops.tanh_norm_gradient`: torch derives them."""
+    h, g, s = (t.double().requires_grad_() for t in (hidden, gain, shift))
+    of_out = gradient.double() * (scale if kept is None else scale * kept.double())
+    with torch.enable_grad():
+        out = layer_norm(h, h.shape[2:], eps=epsilon) * g + s
+    of_hidden, of_g, of_s = torch.autograd.grad(out, (h, g, s), of_out)
+    of_x = of_hidden * (1.0 - hidden.double().square())
+    gradient.copy_(of_x)
+    of_bias.copy_(of_x.sum(0))
+    of_gain.copy_(of_g)
+    of_shift.copy_(of_s)
 
 
 def adam(
@@ -283,30 +326,3 @@ def _add_mapped(rows: Sequence[Tensor], pairs: Sequence[tuple[int, int]], sums: 
         if a != b:
             cross.right.add_(squares[a] @ mapped[b])
         cross.weight.add_(squares[a] @ squares[b])
-
-
-def first_fault(x: Tensor, row_map: RowMap, side: int) -> RowFault | None:
-    """Return the first row that cannot be mapped, if there is one."""
-    tests: dict[What, Tensor] = {"not finite": ~x.isfinite().all(dim=1)}
-    if row_map == "unit":
-        tests["zero"] = (x == 0).all(dim=1)
-    if row_map == "centered_unit":
-        tests["constant"] = (x == x[:, :1]).all(dim=1)
-    faults = [
-        RowFault(what, side, int(bad.nonzero()[0, 0])) for what, bad in tests.items() if bad.any()
-    ]
-    return min(faults, key=lambda fault: fault.row, default=None)
-
-
-def map_rows(x: Tensor, row_map: RowMap) -> Tensor:
-    """Widen `x: (n, d)` to float64 and apply the row map."""
-    x = x.double()
-    if row_map == "raw":
-        return x
-    if row_map == "centered_unit":
-        x = x - x.mean(dim=1, keepdim=True)
-    # A power of two per row keeps the squares of very large and very small rows in range.
-    largest = x.abs().amax(dim=1, keepdim=True)
-    x = torch.ldexp(x, -torch.frexp(largest).exponent)
-    unit: Tensor = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return unit

@@ -19,7 +19,8 @@ from bertft.probing.bank import Bank, Draw, Probe, Split
 from bertft.probing.examples import Inputs
 
 HIDDEN = 256
-DROPOUT = 0.3
+# Of draws of 16 bits; dropout of 0.3.
+KEPT = round(0.7 * 2**16)
 
 
 class NeuralBank(Bank):
@@ -113,13 +114,13 @@ class NeuralBank(Bank):
             first = last
         return runs
 
-    def _dropped(self, hidden: Tensor) -> Tensor:
-        """Dropout of `(B, K, H)`, each probe by its own stream, whichever probes are beside it."""
-        kept, (b, _, h) = round((1 - DROPOUT) * 2**16), hidden.shape
-        masks = np.stack(
-            [noise.integers(2**16, size=(b, h), dtype=np.uint16) for noise in self._noise], 1
+    def _kept(self, count: int, device: torch.device) -> Tensor | None:
+        """Units `(count, K, H)` that dropout keeps, each probe by its own stream, as uint8."""
+        draws = np.stack(
+            [noise.integers(2**16, size=(count, HIDDEN), dtype=np.uint16) for noise in self._noise],
+            1,
         )
-        return hidden * torch.from_numpy(masks < kept).to(hidden.device) * (2**16 / kept)
+        return torch.from_numpy((draws < KEPT).view(np.uint8)).to(device)
 
 
 class MixedLinearBank(NeuralBank):
@@ -204,12 +205,10 @@ class EdgeBank(NeuralBank):
             projected = self._project(p, pieces.x, p[f"projection{s}"]) + p[f"projection{s}_bias"]
             weight = p[f"attention{s}"]
             spans.append(_applied(_Attend, projected, weight, pieces.starts, pieces.stops))
-        hidden = torch.tanh(
-            _applied(_MultiplyEach, torch.cat(spans, 2), p["hidden"]) + p["hidden_bias"]
-        )
-        hidden = functional.layer_norm(hidden, (HIDDEN,)) * p["gain"] + p["shift"]
-        if train:
-            hidden = self._dropped(hidden)
+        sums = _applied(_MultiplyEach, torch.cat(spans, 2), p["hidden"])
+        kept = self._kept(len(index), sums.device) if train else None
+        layer = (p["hidden_bias"], p["gain"], p["shift"])
+        hidden = _applied(_TanhNorm, sums, *layer, kept)
         return (_applied(_MultiplyEach, hidden, p["weight"]) + p["bias"]).permute(1, 2, 0)
 
 
@@ -277,6 +276,29 @@ class _Attend(torch.autograd.Function):
             x, weight, starts, stops, out, logsums, gradient.contiguous(), of_x, of_weight
         )
         return of_x, of_weight, None, None
+
+
+class _TanhNorm(torch.autograd.Function):
+    """Hidden units `(B, K, H)` from sums that nothing else reads, with dropout or without."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, kept: Tensor | None
+    ) -> Tensor:
+        out, ctx.scale = torch.empty_like(x), 1.0 if kept is None else 2**16 / KEPT
+        ops.tanh_norm(x, bias, gain, shift, kept, out, scale=ctx.scale)
+        ctx.save_for_backward(x, bias, gain, shift, kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (hidden, bias, gain, shift, kept), [gradient] = ctx.saved_tensors, gradients
+        of_x = gradient.clone(memory_format=torch.contiguous_format)
+        of_bias, of_gain, of_shift = (torch.empty_like(t) for t in (bias, gain, shift))
+        ops.tanh_norm_gradient(
+            hidden, bias, gain, shift, kept, of_x, of_bias, of_gain, of_shift, scale=ctx.scale
+        )
+        return of_x, of_bias, of_gain, of_shift, None
 
 
 def _applied(function: type[torch.autograd.Function], *arguments: object) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bertft import ops
 from bertft.arrays import as_rows, require_usable
-from bertft.ops.reference import map_rows
+from bertft.ops.row_maps import map_rows
 from bertft.similarity.alignment import aligned, gaussian_kernel
 from bertft.similarity.arguments import Rows, require_varied
 from bertft.similarity.chance import kernel_alignment

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bertft.arrays import as_rows, require_usable
 from bertft.ops import RowMap
-from bertft.ops.reference import map_rows
+from bertft.ops.row_maps import map_rows
 from bertft.similarity.arguments import Rows, require_varied
 
 Tested = Literal["rsa", "cka"]

@@ -15,7 +15,7 @@ from bertft import ops
 from bertft.arrays import as_rows
 from bertft.moments import Moments
 from bertft.ops import Correlation, PairedRows, RowMap
-from bertft.ops.reference import map_rows
+from bertft.ops.row_maps import map_rows
 from bertft.similarity.arguments import Rows, TwoSided, two_sided
 
 Covariance = Callable[[TwoSided, str, str], list[float]]

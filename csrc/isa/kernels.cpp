@@ -1,6 +1,7 @@
 // Compiled once per instruction set, with BERTFT_ISA the set's name, BERTFT_VECTOR_BYTES its
 // register width and BERTFT_TILE_HEIGHT the rows of a register tile.
 #include "isa/adam.h"
+#include "isa/hidden.h"
 #include "isa/losses.h"
 #include "isa/packing.h"
 #include "isa/pooling.h"
@@ -50,6 +51,8 @@ constexpr Table kTable = {BERTFT_STRING(BERTFT_ISA),
                           attend_span,
                           slopes_of_span,
                           add_span_gradient,
+                          tanh_norm_row,
+                          tanh_norm_row_gradient,
                           adam_row};
 
 }  // namespace

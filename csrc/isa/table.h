@@ -127,6 +127,24 @@ struct Softmax {
   float largest, total;
 };
 
+// Parameters of a row of hidden units.
+struct HiddenLayer {
+  const float *bias, *gain, *shift;
+  float epsilon;
+  std::int64_t width;
+};
+
+// Units whose `kept` is 1, or all where it is nullptr, times `scale`; the others become 0.
+struct Dropout {
+  const std::uint8_t* kept;
+  float scale;
+};
+
+// The gradients of a layer's parameters.
+struct HiddenSums {
+  float *bias, *gain, *shift;
+};
+
 // A step of Adam that is the same for all columns of a row.
 struct AdamStep {
   float scale;            // of the gradient, which is clipped
@@ -192,6 +210,13 @@ struct Table {
   void (*add_span_gradient)(const SpanRows& x, const float* weight, const float* of_mean,
                             const float* shares, const float* slopes, float* of_rows,
                             float* of_weight);
+
+  // x becomes tanh(x + bias), and out that normalized, with dropout.
+  void (*tanh_norm_row)(const HiddenLayer& layer, const Dropout& dropout, float* x, float* out);
+
+  // The gradient of out becomes that of x; those of the parameters are added to `sums`.
+  void (*tanh_norm_row_gradient)(const HiddenLayer& layer, const Dropout& dropout,
+                                 const float* hidden, float* gradient, const HiddenSums& sums);
 
   void (*adam_row)(const AdamRow& row, std::int64_t columns, const AdamStep& step);
 };
