@@ -192,3 +192,76 @@ def test_adam(benchmark, race, rows, columns, is_amsgrad, who):
     traffic = (36 if is_amsgrad else 28) * rows * columns
     key = (rows, is_amsgrad)
     race(key, lambda: optimizers(rows, columns, is_amsgrad), who, traffic=traffic)
+
+
+def attended(spans, probes, width):
+    """Calls that leave the means of spans and their gradients."""
+    torch.manual_seed(0)
+    lengths = torch.randint(1, 4, (spans,))
+    starts = torch.randint(0, 2 * spans, (spans,))
+    stops, rows = starts + lengths, 2 * spans + 4
+    x, weight = torch.randn(rows, probes, width), torch.randn(probes, width)
+    out, logsums = torch.empty(spans, probes, width), torch.empty(spans, probes)
+    of_x, of_weight, of_out = torch.empty_like(x), torch.empty_like(weight), torch.randn_like(out)
+    places = (starts[:, None] + torch.arange(3)).clamp(max=rows - 1)
+    mask = torch.arange(3) < lengths[:, None]
+    leaves = [t.clone().requires_grad_() for t in (x, weight)]
+
+    def own():
+        inputs = (x, weight, starts, stops)
+        ops.attend_spans(*inputs, out, logsums)
+        ops.attend_spans_gradient(*inputs, out, logsums, of_out, of_x, of_weight)
+
+    def padded():
+        own_rows = leaves[0][places]
+        logits = (own_rows * leaves[1]).sum(3).masked_fill(~mask[:, :, None], -torch.inf)
+        means = (logits.softmax(1)[..., None] * own_rows).sum(1)
+        return torch.autograd.grad(means, leaves, of_out)
+
+    own()
+    for found, expected in zip((of_x, of_weight), padded(), strict=True):
+        size = float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * size)
+    return {"bertft": own, "torch padded": padded}
+
+
+@pytest.mark.parametrize("who", ["bertft", "torch padded"])
+@pytest.mark.parametrize("spans", [50, 400])
+def test_attended_spans(benchmark, race, spans, who):
+    benchmark.group = f"attention over {spans} spans of 1 to 3 rows of 256, 3 probes"
+    race(("spans", spans), lambda: attended(spans, 3, 256), who)
+
+
+def hidden_units(rows, probes, width):
+    """Calls that leave normalized units with dropout and their gradients."""
+    torch.manual_seed(0)
+    x, of_out = torch.randn(2, rows, probes, width)
+    bias, gain, shift = torch.randn(3, probes, width)
+    kept, scale = torch.randint(2, x.shape, dtype=torch.uint8), 2.0
+    hidden, out, of_x = torch.empty(3, rows, probes, width)
+    sums = list(torch.empty(3, probes, width))
+    leaves = [t.clone().requires_grad_() for t in (x, bias, gain, shift)]
+
+    def own():
+        hidden.copy_(x)
+        of_x.copy_(of_out)
+        ops.tanh_norm(hidden, bias, gain, shift, kept, out, scale=scale)
+        ops.tanh_norm_gradient(hidden, bias, gain, shift, kept, of_x, *sums, scale=scale)
+
+    def autograd():
+        units = torch.tanh(leaves[0] + leaves[1])
+        units = torch.nn.functional.layer_norm(units, (width,)) * leaves[2] + leaves[3]
+        return torch.autograd.grad(units * kept * scale, leaves, of_out)
+
+    own()
+    for found, expected in zip((of_x, *sums), autograd(), strict=True):
+        size = float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * size)
+    return {"bertft": own, "torch autograd": autograd}
+
+
+@pytest.mark.parametrize("who", ["bertft", "torch autograd"])
+@pytest.mark.parametrize("rows", [50, 400])
+def test_hidden_units(benchmark, race, rows, who):
+    benchmark.group = f"hidden units: {rows} rows of 256, 3 probes, with dropout"
+    race(("hidden", rows), lambda: hidden_units(rows, 3, 256), who)

@@ -24,6 +24,8 @@ __all__ = ["BLOCK_ROWS", "Moments", "load_moments", "save_moments"]
 BLOCK_ROWS = 2048
 """Rows per product: enough that its cost per row no longer falls, few enough to hold."""
 
+FORMAT = "bertft.moments.2"
+
 
 class Moments:
     """Statistics of n rows of k sides and of pairs of sides, which merge by addition.
@@ -64,8 +66,7 @@ class Moments:
         self.n = 0
         self.dtype: torch.dtype = torch.float64
         self._has_origins = False
-        own = [(side, side) for side in self.widths]
-        self._all_pairs = [*own, *self.pairs]
+        self._all_pairs = [*((side, side) for side in self.widths), *self.pairs]
         self._norms = torch.zeros(len(self.widths), dtype=torch.float64, device=device)
         self._distances = torch.zeros(len(self._all_pairs), dtype=torch.float64, device=device)
         self._sums = {m: Sums(self.widths, self.pairs, m, device) for m in self.row_maps}
@@ -193,8 +194,7 @@ class Moments:
         combined._norms += self._norms + sign * other._norms
         combined._distances += self._distances + sign * other._distances
         combined._sums.clear()  # at all pairs of BERT-base gigabytes of zeros
-        for row_map, sums in self._sums.items():
-            combined._sums[row_map] = sums.combined(other._sums[row_map], sign)
+        combined._sums |= {m: self._sums[m].combined(other._sums[m], sign) for m in self.row_maps}
         return combined
 
     def empty(self) -> "Moments":
@@ -328,21 +328,19 @@ def save_moments(path: str | os.PathLike[str], parts: Mapping[str, Moments]) -> 
         for key, tensor in moments._tensors().items()
     }
     described = [{"name": name, **moments._describe()} for name, moments in parts.items()]
-    header = {"format": "bertft.moments", "version": 1, "parts": described}
-    save_tensors(Path(path), tensors, header)
+    save_tensors(Path(path), tensors, {"format": FORMAT, "parts": described})
 
 
 def load_moments(path: str | os.PathLike[str]) -> dict[str, Moments]:
     """Read every set of moments in a file, by name.
 
     Raises:
-        ValueError: not a file of moments.
+        ValueError: not a file of moments, or one with other sums.
     """
-    tensors, described = load_tensors(Path(path), "bertft.moments")
+    tensors, described = load_tensors(Path(path), FORMAT)
     parts = {}
     for i, part in enumerate(described["parts"]):
-        prefix = f"{i}/"
-        own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        own = {k.removeprefix(f"{i}/"): t for k, t in tensors.items() if k.startswith(f"{i}/")}
         parts[part["name"]] = Moments._restore(part, own, "cpu")
     return parts
 
