@@ -176,7 +176,7 @@ class PlainEdgeProbe(nn.Module):
             [x] = layers
         pooled = []
         for s in range(self.spans):
-            z = x[starts[s] : stops[s]] @ p[f"projection{s}"].T + p[f"projection{s}_bias"]
+            z = x[starts[s] : stops[s]] @ p[f"projection{s}"] + p[f"projection{s}_bias"]
             weights = torch.softmax(z @ p[f"attention{s}"], 0)
             pooled.append(weights @ z)
         hidden = torch.tanh(p["hidden"].T @ torch.cat(pooled) + p["hidden_bias"])

@@ -96,20 +96,18 @@ class NeuralBank(Bank):
         return _shares(self.parameters["mix"], self.probes)
 
     def _project(self, p: dict[str, Tensor], x: Tensor, weight: Tensor) -> Tensor:
-        """`(N, K, H)`: rows `(L, N, d)`, mixed or those of the one layer, times `(K, H, d)`."""
+        """`(N, K, H)`: rows `(L, N, d)`, mixed or those of the one layer, times `(K, d, H)`."""
         if not self.mixed:
-            columns = self._columns(weight.shape[1])
-            flat = _applied(_Multiply, x, weight.flatten(0, 1), columns)
-            return flat.view(x.shape[1], *weight.shape[:2])
+            return _applied(_Multiply, x, weight, self._runs())
         shares = p["gamma"] * _shares(p["mix"], self.probes)
         mixture = (shares @ x.flatten(1)).view(len(shares), *x.shape[1:])
-        return _applied(_MultiplyEach, mixture.transpose(0, 1), weight.transpose(1, 2))
+        return _applied(_MultiplyEach, mixture.transpose(0, 1), weight)
 
-    def _columns(self, height: int) -> list[tuple[int, int, int]]:
-        """For each run of probes with one layer: the layer, and the columns of their products."""
+    def _runs(self) -> list[tuple[int, int, int]]:
+        """For each run of probes with one layer: the layer, the first probe, one past the last."""
         runs, first = [], 0
         for layer, run in groupby(probe.layer for probe in self.probes):
-            last = first + height * len(list(run))
+            last = first + len(list(run))
             runs.append((layer, first, last))
             first = last
         return runs
@@ -129,7 +127,7 @@ class MixedLinearBank(NeuralBank):
     def _draw(self, draw: Draw, width: int) -> dict[str, Tensor]:
         size = self._spans * width
         return {
-            "weight": draw(self.classes, size, inputs=size),
+            "weight": draw(self.classes, size, inputs=size).T.contiguous(),
             "bias": draw(self.classes, inputs=size),
         }
 
@@ -144,7 +142,7 @@ class MlpBank(NeuralBank):
     def _draw(self, draw: Draw, width: int) -> dict[str, Tensor]:
         size = self._spans * width
         return {
-            "hidden": draw(HIDDEN, size, inputs=size),
+            "hidden": draw(HIDDEN, size, inputs=size).T.contiguous(),
             "hidden_bias": draw(HIDDEN, inputs=size),
             "weight": draw(HIDDEN, self.classes, inputs=HIDDEN),
             "bias": draw(self.classes, inputs=HIDDEN),
@@ -185,7 +183,7 @@ class EdgeBank(NeuralBank):
     def _draw(self, draw: Draw, width: int) -> dict[str, Tensor]:
         drawn: dict[str, Tensor] = {}
         for s in sorted(set(self._projection)):
-            drawn[f"projection{s}"] = draw(HIDDEN, width, inputs=width)
+            drawn[f"projection{s}"] = draw(HIDDEN, width, inputs=width).T.contiguous()
             drawn[f"projection{s}_bias"] = draw(HIDDEN, inputs=width)
             drawn[f"attention{s}"] = draw(HIDDEN, inputs=HIDDEN)
         size = self._spans * HIDDEN
@@ -213,27 +211,29 @@ class EdgeBank(NeuralBank):
 
 
 class _Multiply(torch.autograd.Function):
-    """`x_l W_l^T` side by side, for layers x `(L, N, d)` without gradient and weights `(M, d)`.
+    """`x_l W_k` for each probe: `(L, N, d)`, without gradient, and `(K, d, H)` to `(N, K, H)`.
 
-    `columns` has the layer of each run of weights, and its first and last row.
+    `runs` has the layer of each run of probes, the first of them and one past the last.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, columns: list[tuple[int, int, int]]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.columns = columns
-        out = torch.empty(x.shape[1], len(weight), device=x.device)
-        for layer, first, last in columns:
-            ops.multiply(x[layer], weight[first:last].T, out[:, first:last])
+        ctx.runs = runs
+        out = x.new_empty(x.shape[1], len(weight), weight.shape[2])
+        for layer, first, last in runs:
+            rows = x[layer].expand(last - first, *x.shape[1:])
+            ops.multiply(rows, weight[first:last], out[:, first:last].transpose(0, 1))
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         [x], [gradient] = ctx.saved_tensors, gradients
-        out = torch.empty(gradient.shape[1], x.shape[2], device=x.device)
-        for layer, first, last in ctx.columns:
-            ops.multiply(gradient[:, first:last].T, x[layer], out[first:last])
-        return None, out, None
+        of_weight = x.new_empty(gradient.shape[1], x.shape[2], gradient.shape[2])
+        for layer, first, last in ctx.runs:
+            columns = x[layer].T.expand(last - first, *x.shape[:0:-1])
+            ops.multiply(columns, gradient[:, first:last].transpose(0, 1), of_weight[first:last])
+        return None, of_weight, None
 
 
 class _MultiplyEach(torch.autograd.Function):
@@ -249,7 +249,7 @@ class _MultiplyEach(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (x, weight), [gradient] = ctx.saved_tensors, gradients
-        of_x, of_weight = x.new_empty(x.shape), weight.new_empty(weight.shape)
+        of_x, of_weight = torch.empty_like(x), torch.empty_like(weight)
         of_out = gradient.transpose(0, 1)
         ops.multiply(of_out, weight.mT, of_x.transpose(0, 1))
         ops.multiply(x.permute(1, 2, 0), of_out, of_weight)

@@ -24,8 +24,8 @@ namespace {
 template <class T>
 constexpr PanelKernels<T> panel_kernels() {
   static_assert(kPanelWidth<T> % kTileHeight == 0 && kPanelWidth<T> <= kWidestPanel);
-  return {kPanelWidth<T>, kTileHeight,    widen_row<T>,    size_of_row<T>,
-          pack_rows<T>,   add_product<T>, add_weighted<T>, distance<T>};
+  return {Vector<T>::kSize, kPanelWidth<T>, kTileHeight,     widen_row<T>, size_of_row<T>,
+          pack_rows<T>,     add_product<T>, add_weighted<T>, distance<T>};
 }
 
 template <class T>

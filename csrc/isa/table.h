@@ -33,7 +33,8 @@ struct RowSize {
 
 template <class T>
 struct PanelKernels {
-  std::int64_t panel_width;
+  std::int64_t vector;       // values of a register
+  std::int64_t panel_width;  // some vectors
   std::int64_t tile_height;  // divides panel_width
 
   // out[j] = x[j], exactly.

@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kPackedBytes = std::int64_t{2} << 20;
 // Panels that a task multiplies by: kRun rows of 9 of them are 432 KiB of a 1 MiB cache.
 constexpr std::int64_t kPanels = 9;
-// Tiles of a that a task multiplies.
+// Tiles of a that a task multiplies; for no more of them b is not worth packing.
 constexpr std::int64_t kTiles = 4;
 // Below this many multiplications a second thread costs more than it saves.
 constexpr double kWorthThreads = 2e6;
@@ -29,11 +29,15 @@ class Multiplication {
         all_(a.first.columns),
         out_(out),
         // Rows of a that lie in one piece are as near as packed ones.
-        is_packed_(a.first.column_stride != 1) {
+        is_a_packed_(a.first.column_stride != 1),
+        is_b_packed_(!can_stay(a.first, b.first)) {
     const Matrix &left = a.first, &right = b.first;
-    for (std::int64_t i = 0; i < count_; ++i) {
+    // A factor of all products is there once.
+    for (std::int64_t i = 0; i < (a.apart == 0 ? 1 : count_); ++i) {
       a_.push_back({address(a, i), left.column_stride, left.row_stride, left.rows,
                     panel_kernels<T>().tile_height, kernels_.pack_tiles});
+    }
+    for (std::int64_t i = 0; i < (b.apart == 0 ? 1 : count_); ++i) {
       b_.push_back({address(b, i), right.row_stride, right.column_stride, right.columns,
                     panel_kernels<T>().panel_width, kernels_.pack_panels});
     }
@@ -41,13 +45,15 @@ class Multiplication {
                         static_cast<double>(all_) * static_cast<double>(right.columns);
     threads_ = work < kWorthThreads ? 1 : threads;
     const std::int64_t columns =
-        b_[0].panels() * b_[0].width + (is_packed_ ? a_[0].panels() * a_[0].width : 0);
-    const std::int64_t runs =
-        kPackedBytes / (count_ * kRun * columns * static_cast<std::int64_t>(sizeof(T)));
+        (is_a_packed_ ? columns_of(a_) : 0) + (is_b_packed_ ? columns_of(b_) : 0);
+    const std::int64_t runs = kPackedBytes / (kRun * std::max(columns, std::int64_t{1}) *
+                                              static_cast<std::int64_t>(sizeof(T)));
     depth_ = std::min(all_, std::max(runs, std::int64_t{1}) * kRun);
-    for (Operand<T>& operand : b_) operand.reserve(workspace_, depth_);
-    if (is_packed_) {
+    if (is_a_packed_) {
       for (Operand<T>& operand : a_) operand.reserve(workspace_, depth_);
+    }
+    if (is_b_packed_) {
+      for (Operand<T>& operand : b_) operand.reserve(workspace_, depth_);
     }
     workspace_.allocate();
     workspace_.attach();
@@ -62,19 +68,36 @@ class Multiplication {
   }
 
  private:
+  // Few tiles of a pass over rows of b that lie in one piece and are whole vectors wide.
+  static bool can_stay(const Matrix& a, const Matrix& b) {
+    return a.rows <= kTiles * panel_kernels<T>().tile_height && b.column_stride == 1 &&
+           b.columns % panel_kernels<T>().vector == 0;
+  }
+
+  // Of all panels of an operand of each product.
+  static std::int64_t columns_of(const std::vector<Operand<T>>& all) {
+    return static_cast<std::int64_t>(all.size()) * all[0].panels() * all[0].width;
+  }
+
+  static const Operand<T>& part(const std::vector<Operand<T>>& all, std::int64_t i) {
+    return all.size() == 1 ? all[0] : all[static_cast<std::size_t>(i)];
+  }
+
   static const T* address(const Matrices& x, std::int64_t i) {
     return static_cast<const T*>(x.first.address) + i * x.apart;
   }
 
   void pack(std::int64_t first, std::int64_t depth) const {
-    const std::int64_t of_b = b_[0].tasks(depth), of_a = is_packed_ ? a_[0].tasks(depth) : 0;
-    const std::int64_t tasks = of_b + of_a;
-    parallel_for(count_ * tasks, threads_, [&](std::int64_t task, int) {
-      const auto i = static_cast<std::size_t>(task / tasks);
-      if (task % tasks < of_b) {
-        b_[i].pack(workspace_, task % tasks, first, depth);
+    const std::int64_t of_b = is_b_packed_ ? b_[0].tasks(depth) : 0;
+    const std::int64_t of_a = is_a_packed_ ? a_[0].tasks(depth) : 0;
+    const std::int64_t of_all_b = of_b * static_cast<std::int64_t>(b_.size());
+    const std::int64_t tasks = of_all_b + of_a * static_cast<std::int64_t>(a_.size());
+    parallel_for(tasks, threads_, [&](std::int64_t task, int) {
+      if (task < of_all_b) {
+        part(b_, task / of_b).pack(workspace_, task % of_b, first, depth);
       } else {
-        a_[i].pack(workspace_, task % tasks - of_b, first, depth);
+        const std::int64_t rest = task - of_all_b;
+        part(a_, rest / of_a).pack(workspace_, rest % of_a, first, depth);
       }
     });
   }
@@ -102,15 +125,16 @@ class Multiplication {
   // Of the i-th product rows k of the block that begins with row `first`.
   void multiply_tile(std::int64_t i, std::int64_t tile, std::int64_t panel, std::int64_t first,
                      std::int64_t k, std::int64_t depth) const {
-    const Operand<T>&a = a_[static_cast<std::size_t>(i)], &b = b_[static_cast<std::size_t>(i)];
+    const Operand<T>&a = part(a_, i), &b = part(b_, i);
     const std::int64_t row = tile * a.width, column = panel * b.width;
     isa::ProductTile<T> product;
     product.a =
-        is_packed_ ? a.at(workspace_, tile, k) : a.address + row * a.along + (first + k) * a.step;
-    product.a_row = is_packed_ ? 1 : a.along;
-    product.a_step = is_packed_ ? a.width : a.step;
-    product.b = b.at(workspace_, panel, k);
-    product.b_step = b.width;
+        is_a_packed_ ? a.at(workspace_, tile, k) : a.address + row * a.along + (first + k) * a.step;
+    product.a_row = is_a_packed_ ? 1 : a.along;
+    product.a_step = is_a_packed_ ? a.width : a.step;
+    product.b =
+        is_b_packed_ ? b.at(workspace_, panel, k) : b.address + (first + k) * b.step + column;
+    product.b_step = is_b_packed_ ? b.width : b.step;
     product.depth = depth;
     product.height = std::min(a.width, a.columns - row);
     product.width = std::min(b.width, b.columns - column);
@@ -126,7 +150,7 @@ class Multiplication {
   const std::int64_t all_;  // columns of a, rows of b
   std::int64_t depth_ = 0;  // how many of them are packed at a time
   const Matrices out_;
-  const bool is_packed_;
+  const bool is_a_packed_, is_b_packed_;
   int threads_ = 1;
   Workspace workspace_;
 };
