@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from bertft import results
+from bertft.amounts import require_integers
 from bertft.checkpoints import DTYPES, Checkpoint, fingerprint, load_tokenizer
 from bertft.compared import Comparison
 from bertft.corpora import Data, corpora_of
@@ -88,11 +89,13 @@ def compare(
 
     Raises:
         FileNotFoundError: no such model or file.
+        TypeError: a number of something that is not whole.
         ValueError: anything else that cannot be compared; the message says what to do.
 
     >>> compare("bert-base-uncased", "./bert-mnli", ["A text."], measures=["rsa"])  # doctest: +SKIP
     """
     display = Display(progress)
+    require_integers("compare", batch_size=batch_size)
     if batch_size < 1:
         raise ValueError(f"[compare] batch_size must be at least 1, got {batch_size}; pass more.")
     if intervals not in (None, "jackknife"):

@@ -1,11 +1,13 @@
 """What is asked of a comparison, and what that is on a corpus; `preparing` fills it in."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 
+from bertft.amounts import require_integers
 from bertft.budget import GROUP_BLOCK, Storage
 from bertft.checkpoints import Checkpoint
 from bertft.moments import BLOCK_ROWS
@@ -40,9 +42,11 @@ class Options:
     memory_gib: float | None = None
 
     def __post_init__(self) -> None:
-        counts = {"limit": 2, "seed": 0, "sample": 4, "permutations": 0}
-        for name, least in counts.items():
-            count = getattr(self, name)
+        least_of = {"limit": 2, "max_length": 1, "seed": 0, "sample": 4, "permutations": 0}
+        counts = {name: getattr(self, name) for name in least_of}
+        require_integers("compare", **counts)
+        for name, count in counts.items():
+            least = least_of[name]
             if count is not None and count < least:
                 raise ValueError(
                     f"[compare] {name} must be at least {least}, got {count}; pass more."
@@ -51,9 +55,9 @@ class Options:
             raise ValueError(
                 f"[compare] pairs must be one of {get_args(Pairs)}, got {self.pairs!r}; pass one."
             )
-        if self.memory_gib is not None and not self.memory_gib > 0:
+        if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
             raise ValueError(
-                f"[compare] memory_gib must be positive, got {self.memory_gib}; leave it out for "
+                f"[compare] memory_gib must be positive and finite, got {self.memory_gib}; leave it out for "
                 "what is available."
             )
         if self.permutations and self.measures is not None:

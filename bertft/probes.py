@@ -19,7 +19,7 @@ from bertft.assigning import Asked, assign
 from bertft.checkpoints import fingerprint
 from bertft.devices import find_device
 from bertft.files import write_text
-from bertft.probing.amounts import require_integers
+from bertft.amounts import require_integers
 from bertft.probing.assignments import Row
 from bertft.probing.differences import DIFFERENCES, differences
 from bertft.probing.families import Training

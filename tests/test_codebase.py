@@ -12,8 +12,9 @@ PACKAGE = ROOT / "bertft"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import from the others; everything may use FOUNDATIONS.
-FOUNDATIONS = {"devices", "files", "quiet", "progress", "results"}
+FOUNDATIONS = {"amounts", "devices", "files", "quiet", "progress", "results"}
 ALLOWED = {
+    "amounts": set(),
     "devices": set(),
     "files": set(),
     "quiet": set(),

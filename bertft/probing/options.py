@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bertft.probing.amounts import require_integers
+from bertft.amounts import require_integers
 from bertft.probing.assignments import LEXICAL, MIX, cumulative
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import STRUCTURAL, EdgeTask

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bertft import ops
 from bertft.ops.native import kernels_only
-from bertft.probing.amounts import require_integers
+from bertft.amounts import require_integers
 from bertft.probing.bank import Fit, Probe, Schedule, fit
 from bertft.probing.examples import Examples, Inputs, Unit
 

@@ -14,7 +14,7 @@ import torch
 from bertft.corpora.conllu import Tree
 from bertft.features import Layer
 from bertft.ops.native import kernels_only
-from bertft.probing.amounts import require_integers
+from bertft.amounts import require_integers
 from bertft.probing.assignments import CPU, Row
 from bertft.probing.bank import Schedule
 from bertft.probing.examples import Inputs

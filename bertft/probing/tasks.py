@@ -17,7 +17,7 @@ import numpy as np
 
 from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import Record, checked, from_arcs, from_tags, read_records
-from bertft.probing.amounts import require_integers
+from bertft.amounts import require_integers
 
 POS, ARCS, STRUCTURAL = "pos", "arcs", "structural"
 PARTS = ("train", "dev")

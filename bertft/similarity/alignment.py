@@ -89,7 +89,8 @@ def _debiased(two: TwoSided) -> float:
             f"and {own_y:.3g} at n={two.n}; pass more rows, or check that no layer is collapsed."
         )
     cross = math.fsum(_hsic(two, two.x, two.y))
-    return two.in_range(cross / math.sqrt(own_x * own_y), -1.0, 1.0)
+    size = math.sqrt(own_x) * math.sqrt(own_y)  # the product under one root may underflow
+    return two.in_range(cross / size, -1.0, 1.0)
 
 
 def _own_hsic(two: TwoSided, side: str) -> float:

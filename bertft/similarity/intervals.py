@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from bertft.amounts import require_integers
 from bertft.moments import Moments
 
 LEAST_GROUPS = 5
@@ -96,7 +97,9 @@ def require_groups(function: str, groups: int) -> None:
 
     Raises:
         ValueError: fewer than 5.
+        TypeError: no whole number.
     """
+    require_integers(function, groups=groups)
     if groups < LEAST_GROUPS:
         raise ValueError(
             f"[{function}] groups must be at least {LEAST_GROUPS}, got {groups}; pass more, 20 say."

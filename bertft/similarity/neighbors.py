@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bertft import ops
+from bertft.amounts import require_integers
 from bertft.arrays import as_rows, require_usable
 from bertft.ops.row_maps import map_rows
 from bertft.similarity.alignment import aligned, gaussian_kernel
@@ -54,10 +55,11 @@ def neighbor_overlap(x: Rows, y: Rows, *, neighbors: int = NEIGHBORS) -> float:
     Raises:
         ValueError: unequal n, no more rows than neighbors, a row that is zero or not finite, or
             a side whose rows all have the same direction.
-        TypeError: input that is no floating-point matrix.
+        TypeError: input that is no floating-point matrix, or neighbors that are no whole number.
 
     Reference: Huh et al. 2024 (mutual k-NN).
     """
+    require_integers("neighbor_overlap", neighbors=neighbors)
     sides = [as_rows(rows, name) for rows, name in ((x, "x"), (y, "y"))]
     if len(sides[0]) != len(sides[1]) or not 0 < neighbors < len(sides[0]):
         raise ValueError(
@@ -133,5 +135,6 @@ SAMPLED: dict[str, Sampled] = {
         lambda a, b: a.shape[1] / (len(a) - 1),
         low=0.0,
         least_rows=NEIGHBORS + 2,
+        is_biased=True,
     ),
 }

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from bertft.amounts import require_integers
 from bertft.arrays import as_rows, require_usable
 from bertft.ops import RowMap
 from bertft.ops.row_maps import map_rows
@@ -41,10 +42,11 @@ def permutation_test(
     Raises:
         ValueError: unequal n, fewer than 4 rows, rows that are not finite or that do not vary, an
             unknown measure, or fewer than 1 permutation.
-        TypeError: input that is no floating-point matrix.
+        TypeError: input that is no floating-point matrix, or no whole number.
 
     Reference: Mantel 1967; Phipson & Smyth 2010 (the given order counts).
     """
+    require_integers("permutation_test", permutations=permutations, seed=seed)
     sides = [as_rows(rows, name) for rows, name in ((x, "x"), (y, "y"))]
     if measure not in get_args(Tested) or permutations < 1:
         raise ValueError(

@@ -93,7 +93,8 @@ def rsa(
         )
     if not isinstance(x, Moments) and y is not None and correlation != "pearson":
         return _by_rank(as_rows(x, "x"), as_rows(y, "y"), kernel, correlation)
-    value = math.fsum(covariance(two, two.x, two.y)) / math.sqrt(own_x * own_y)
+    size = math.sqrt(own_x) * math.sqrt(own_y)  # the product under one root may underflow
+    value = math.fsum(covariance(two, two.x, two.y)) / size
     return two.in_range(value, -1.0, 1.0)
 
 

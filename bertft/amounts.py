@@ -4,7 +4,7 @@ from numbers import Integral
 
 
 def require_integers(function: str, **values: object) -> None:
-    """Refuse values, under the names of their parameters, that are no integers; None is none.
+    """Refuse values, under the names of their parameters, that are no integers; None is left out.
 
     Raises:
         TypeError: one of them is something else.
@@ -12,7 +12,8 @@ def require_integers(function: str, **values: object) -> None:
     >>> require_integers("probe", rank=4, limit=None)
     """
     for name, value in values.items():
-        if value is not None and not isinstance(value, Integral):
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not is_whole:
             raise TypeError(
                 f"[{function}] {name} must be an integer, got {value!r}; pass a whole number."
             )
