@@ -21,7 +21,7 @@ from bertft import Moments, ops
 from bertft.capture import RowBlock, capture
 from bertft.models import find_blocks
 from bertft.ops import Cross, MappedSums, PairedRows
-from bertft.ops.triton.tilings import TILINGS, using
+from bertft.ops.triton.tilings import TILINGS, Precision, using
 from bertft.rows import Batch
 
 RESULTS = Path(__file__).parent / "results" / "gpu.jsonl"
@@ -91,6 +91,7 @@ def require_equal(rows, kinds, bound):
 
 def cross_moments(n=16_384):
     """Sides of the widths of BERT-base and BERT-large, in every type and precision."""
+    cases: list[tuple[str, Precision, float]]
     cases = [("float32", "tf32x3", 2e-6), ("float32", "tf32", 2e-3), ("bfloat16", "tf32x3", 2e-6)]
     fault = torch.full((), -1, dtype=torch.int64, device=DEVICE)
     major, minor = torch.cuda.get_device_capability()
@@ -252,7 +253,9 @@ def probe_bank(rows=1024, probes=65, classes=50):
     classes_of = torch.randint(classes, (probes, rows), device=DEVICE)
     labels = torch.randint(2, (columns, rows), device=DEVICE, dtype=torch.uint8)
     # Weights, gradients and three moments of Adam, each a list of one parameter.
-    moments = [[x] for x in torch.rand(5, probes, classes * 768, device=DEVICE)]
+    weights, gradients, first, second, largest = (
+        [x] for x in torch.rand(5, probes, classes * 768, device=DEVICE)
+    )
     rates = torch.full((1, probes), 1e-3, device=DEVICE)
     calls = {
         "softmax_gradient": lambda z, lost, name: ops.softmax_gradient(
@@ -275,8 +278,12 @@ def probe_bank(rows=1024, probes=65, classes=50):
             counted = 2 * logits.nbytes
             yield row(f"{operation} {columns} x {rows}, {name}", times, bytes=counted)
     for name in ("triton", "eager"):
-        times = time_ms(lambda n=name: ops.adam(*moments, rates[0], rates, 1, backend=n))
-        yield row(f"adam {columns} x 768, {name}", times, bytes=9 * moments[0][0].nbytes)
+        times = time_ms(
+            lambda n=name: ops.adam(
+                weights, gradients, first, second, largest, rates[0], rates, 1, backend=n
+            )
+        )
+        yield row(f"adam {columns} x 768, {name}", times, bytes=9 * weights[0].nbytes)
 
 
 BENCHMARKS = (

@@ -34,7 +34,9 @@ class Work:
         roles = zip((PRETRAINED, FINETUNED), models, strict=True)
         self.sides = {role: Checkpoint.open(model, None, tokenizer) for role, model in roles}
         self.tasks = {
-            pairs: prepare(corpus, self.sides, Options(limit=words, pairs=pairs))
+            pairs: prepare(
+                corpus, self.sides, Options(limit=words, pairs=pairs), torch.device("cpu")
+            )
             for pairs in ("same", "all")
         }
         self.task = self.tasks["same"]

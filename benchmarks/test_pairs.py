@@ -34,8 +34,8 @@ def by_scipy(x, y, correlation):
 
 
 def by_bertft(x, y, correlation):
-    sides = [paired_rows(z, "cosine", torch.float32) for z in (x, y)]
-    return ops.correlate_pairs(*sides, correlation)
+    a, b = (paired_rows(z, "cosine", torch.float32) for z in (x, y))
+    return ops.correlate_pairs(a, b, correlation)
 
 
 def contenders(correlation):

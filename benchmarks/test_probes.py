@@ -138,8 +138,8 @@ def words_of_ewt():
                 max(i - 2, 0),
                 head - 1 if head else i,
             )
-            for task, place in zip(tasks, beside, strict=True):
-                task.append(tags[place])
+            for own, place in zip(tasks, beside, strict=True):
+                own.append(tags[place])
     records = [
         Record(tree.words, tuple(Target(((i, i + 1),), ("x",)) for i in range(len(tree.words))))
         for tree in trees

@@ -25,6 +25,7 @@ class Need:
         block: of the rows that wait for their products.
         sample: of the rows that are kept.
         rows: of all rows of all layers, on disk.
+        sampling: of what measures of a sample prepare and compare, after all else is solved.
     """
 
     sums: int
@@ -33,15 +34,24 @@ class Need:
     block: int
     sample: int
     rows: int
+    sampling: int
 
     def memory(self, groups: int | None, storage: Storage | None) -> int:
-        """Return the bytes in memory: the whole, a group and the rest, or the whole alone."""
-        copies = 1 if groups is None else 3 if storage == "rows" else groups + 2
-        return copies * self.sums + self.solving + self.block + self.sample
+        """Return the most bytes in memory, while sums are solved or rows of a sample compared."""
+        return max(self._solving(groups, storage), self._kept(groups, storage) + self.sampling)
 
     def pairs_at_once(self, groups: int | None, storage: Storage | None, memory: int) -> int:
         """Return how many pairs can be solved at once in this memory."""
-        return 1 + max(0, memory - self.memory(groups, storage)) // self.pair
+        return 1 + max(0, memory - self._solving(groups, storage)) // self.pair
+
+    def _kept(self, groups: int | None, storage: Storage | None) -> int:
+        """What stays to the end: sums of the whole, those of groups if kept so, the sample."""
+        return (1 + (groups or 0 if storage == "sums" else 0)) * self.sums + self.sample
+
+    def _solving(self, groups: int | None, storage: Storage | None) -> int:
+        """With one pair at a time; beside the whole, the rest without a group, and a group."""
+        parts = 0 if groups is None else 1 if storage == "sums" else 2
+        return self._kept(groups, storage) + parts * self.sums + self.solving + self.block
 
 
 def choose_storage(

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import pandas as pd
 import torch
 
 from bertft import results
@@ -24,7 +25,7 @@ from bertft.preparing import prepare
 from bertft.progress import Display
 from bertft.rows import RowKind
 from bertft.similarity.sides import Ridge
-from bertft.solving import INFLATED, Solved, solve
+from bertft.solving import INFLATED, ROUND_OFF, Solved, solve
 from bertft.streaming import stream
 
 if TYPE_CHECKING:
@@ -174,14 +175,21 @@ def compare(
 def _notes_on(solved: Solved) -> list[str]:
     """What the table says beside its values, in a few lines."""
     notes = []
+    both = pd.concat([solved.table, solved.geometry])
+    for (corpus, name), of_measure in both.groupby(["corpus", "measure"], sort=False):
+        missing = of_measure[of_measure["value"].isna()]
+        if len(missing):
+            notes.append(
+                f"{corpus}: {len(missing)} of {len(of_measure)} values of {name} are missing; "
+                f"the first because {missing['note'].iloc[0]}"
+            )
     for corpus, rows in solved.table.groupby("corpus", sort=False):
-        for name, of_measure in rows.groupby("measure", sort=False):
-            missing = of_measure[of_measure["value"].isna()]
-            if len(missing):
-                notes.append(
-                    f"{corpus}: {len(missing)} of {len(of_measure)} values of {name} are missing; "
-                    f"the first because {missing['note'].iloc[0]}"
-                )
+        vague = rows[rows["note"].str.contains(ROUND_OFF)]
+        if len(vague):
+            notes.append(
+                f"{corpus}: {len(vague)} of {len(rows)} values are of layers that vary by "
+                f"{ROUND_OFF}, and say nothing of the text; the note of each says which layer."
+            )
         inflated = rows[rows["note"].str.contains(INFLATED)]
         if len(inflated):
             by_chance = inflated.groupby("measure", sort=False)["chance"].median()

@@ -4,14 +4,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from bertft.moments import Moments
-from bertft.planning import FINETUNED, PRETRAINED, Task
+from bertft.ops import RowMap
+from bertft.planning import FINETUNED, PERMUTED_ROWS, PRETRAINED, Task
 from bertft.progress import Bar
 from bertft.similarity import (
     GEOMETRY,
@@ -25,6 +26,7 @@ from bertft.similarity import (
 from bertft.similarity.arguments import (
     TwoSided,
     constant_columns,
+    is_round_off,
     require_finite,
     require_spread,
 )
@@ -37,9 +39,6 @@ from bertft.streaming import side_name
 Key = tuple[int | None, int | None, str]
 """Layers of the pretrained and of the fine-tuned model, or one of them alone, and a measure."""
 
-PERMUTED_ROWS = 1000
-"""Most rows of a permutation test, which takes n^2 time for each order of n rows."""
-
 UNDEFINED = (ValueError, torch.linalg.LinAlgError)
 
 
@@ -49,6 +48,14 @@ class Outcome(NamedTuple):
     value: float
     chance: float = math.nan
     unchanged: float = math.nan
+    note: str = ""
+
+
+class PValue(NamedTuple):
+    """A p-value and the rows that it is of, or NaN with the reason."""
+
+    value: float = math.nan
+    n: int | None = None
     note: str = ""
 
 
@@ -140,12 +147,18 @@ def _geometry_of(moments: Moments, side: str) -> dict[str, Outcome]:
     return outcomes
 
 
-def evaluate_sample(rows: Mapping[str, Tensor], task: Task) -> dict[Key, Outcome]:
+RowsOf = Callable[[str], Tensor]
+"""From the name of a side to its rows."""
+
+
+def evaluate_sample(rows: RowsOf, task: Task) -> dict[Key, Outcome]:
     """Return the measures that need rows; what they prepare of a layer is made once."""
     found: dict[Key, Outcome] = {}
+    # Among all pairs a layer comes again and again, among those of one number it does not.
+    held = None if task.options.pairs == "all" else 1
     for name in task.sampled:
         measure = SAMPLED[name]
-        prepare_after = cache(partial(_prepare, measure.prepare, rows, FINETUNED))
+        prepare_after = lru_cache(held)(partial(_prepare, measure.prepare, rows, FINETUNED))
         # Pairs come by layers of the first model, one of which is enough to hold.
         before_of = -1, Outcome(math.nan)
         for a, b in task.pairs:
@@ -156,12 +169,10 @@ def evaluate_sample(rows: Mapping[str, Tensor], task: Task) -> dict[Key, Outcome
     return found
 
 
-def _prepare(
-    prepare: Callable[[Tensor], Any], rows: Mapping[str, Tensor], role: str, layer: int
-) -> Any:
+def _prepare(prepare: Callable[[Tensor], Any], rows: RowsOf, role: str, layer: int) -> Any:
     """What a measure needs of a layer, or the reason why it has none."""
     try:
-        return prepare(rows[side_name(role, layer)])
+        return prepare(rows(side_name(role, layer)))
     except UNDEFINED as error:
         return Outcome(math.nan, note=f"{_reason(error)} ({role} layer {layer})")
 
@@ -178,9 +189,9 @@ def _compared(measure: Sampled, before: Any, after: Any) -> Outcome:
     return outcome._replace(chance=chance, unchanged=measure.unchanged)
 
 
-def permutation_p_values(rows: Mapping[str, Tensor], task: Task) -> dict[Key, tuple[float, int]]:
-    """Return the p-values of RSA and CKA on at most 1,000 rows of the sample, and how many."""
-    found: dict[Key, tuple[float, int]] = {}
+def permutation_p_values(rows: Mapping[str, Tensor], task: Task) -> dict[Key, PValue]:
+    """Return the p-values of RSA and CKA on at most 1,000 rows of the sample."""
+    found: dict[Key, PValue] = {}
     if not task.options.permutations:
         return found
     total = len(next(iter(rows.values())))
@@ -190,16 +201,17 @@ def permutation_p_values(rows: Mapping[str, Tensor], task: Task) -> dict[Key, tu
         sides = rows[side_name(PRETRAINED, a)][some], rows[side_name(FINETUNED, b)][some]
         for name in tested:
             if name in task.measures:
-                found[a, b, name] = _p_value(*sides, name, task), len(some)
+                found[a, b, name] = _p_value(*sides, name, task)
     return found
 
 
-def _p_value(x: Tensor, y: Tensor, name: Tested, task: Task) -> float:
+def _p_value(x: Tensor, y: Tensor, name: Tested, task: Task) -> PValue:
     count, seed = task.options.permutations, task.options.seed
     try:
-        return permutation_test(x, y, measure=name, permutations=count, seed=seed).p_value
-    except UNDEFINED:
-        return math.nan  # the value itself is missing and says why
+        tested = permutation_test(x, y, measure=name, permutations=count, seed=seed)
+    except UNDEFINED as error:
+        return PValue(note=_reason(error))
+    return PValue(tested.p_value, len(x))
 
 
 def describe_sides(moments: Moments, task: Task) -> dict[tuple[str, int], dict[str, Any]]:
@@ -209,6 +221,15 @@ def describe_sides(moments: Moments, task: Task) -> dict[tuple[str, int], dict[s
     layer whose sums are of no use has columns only: what its values miss says why.
     """
     return {(role, layer): _described(moments, role, layer) for role, layer in _layers(task)}
+
+
+def describe_sample(
+    rows: Mapping[str, Tensor], row_map: RowMap, task: Task
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the same of the rows of a sample."""
+    moments = Moments({side: x.shape[1] for side, x in rows.items()}, [], [row_map])
+    moments.update(rows)
+    return describe_sides(moments, task)
 
 
 def _described(moments: Moments, role: str, layer: int) -> dict[str, Any]:
@@ -221,6 +242,7 @@ def _described(moments: Moments, role: str, layer: int) -> dict[str, Any]:
             constant = constant_columns(two.sums, side, moments.dtype)
             known["constant_columns"] = int(constant.sum())
         require_spread(two, side)
+        known["is_round_off"] = is_round_off(two, side)
         require_spectra([two])
         for prefix, rank in (
             ("", kept_rank(two, side)),

@@ -21,6 +21,8 @@ from bertft.similarity.sides import Ridge, require_ridge
 Pairs = Literal["same", "all"]
 GPU_BLOCK_ROWS = 8192
 """Rows of a block on a GPU, whose sums are read and written once for each block."""
+PERMUTED_ROWS = 1000
+"""Most rows of a permutation test, which takes n^2 time for each order of n rows."""
 
 PRETRAINED, FINETUNED = "pretrained", "finetuned"
 
@@ -57,8 +59,8 @@ class Options:
             )
         if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
             raise ValueError(
-                f"[compare] memory_gib must be positive and finite, got {self.memory_gib}; leave it out for "
-                "what is available."
+                f"[compare] memory_gib must be positive and finite, got {self.memory_gib}; leave it "
+                "out for what is available."
             )
         if self.permutations and self.measures is not None:
             tested = get_args(Tested)

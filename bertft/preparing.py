@@ -9,7 +9,7 @@ from bertft.budget import Need, Storage, available_memory, choose_storage, sums_
 from bertft.checkpoints import Checkpoint, require_same_tokens
 from bertft.corpora import Corpus
 from bertft.moments import BLOCK_ROWS
-from bertft.planning import Options, Task, block_rows, layer_pairs, row_maps_of
+from bertft.planning import PERMUTED_ROWS, Options, Task, block_rows, layer_pairs, row_maps_of
 from bertft.rows import Rows, draw, encode
 from bertft.similarity import MEASURES, SAMPLED
 
@@ -41,9 +41,8 @@ def prepare(
     notes += _notes_on_intervals(corpus.name, chosen, bounds, sides, options)
     measures = [name for name in chosen if name in MEASURES]
     sampled = [name for name in chosen if name in SAMPLED]
-    needs_sample = bool(sampled) or options.permutations > 0
-    need = _needs(sides, pairs, measures, needs_sample, rows.n, options, device)
-    ways_out = _ways_out(options, measures, needs_sample)
+    need = _needs(sides, pairs, measures, sampled, rows.n, options, device)
+    ways_out = _ways_out(options, measures, bool(sampled))
     memory = _memory(options, device)
     storage, pairs_at_once = _storage(need, options, corpus.name, memory, ways_out)
     return Task(
@@ -118,7 +117,7 @@ def _needs(
     sides: Mapping[str, Checkpoint],
     pairs: Sequence[tuple[int, int]],
     measures: Sequence[str],
-    needs_sample: bool,
+    sampled: Sequence[str],
     n: int,
     options: Options,
     device: torch.device,
@@ -127,32 +126,49 @@ def _needs(
     first, second = (side.blocks.widths for side in sides.values())
     widths = [*first, *second]
     is_wide = next(iter(sides.values())).encoder.dtype == torch.float64
-    row_bytes = sum(widths) * (8 if is_wide else 4)
+    itemsize = 8 if is_wide else 4
+    row_bytes = sum(widths) * itemsize
     sums = sums_bytes(widths, [(first[a], second[b]) for a, b in pairs], len(row_maps_of(measures)))
     # A pair and its factorizations are some 20 matrices; what is kept of a layer are its whole and
     # its centered product under each row map, its eigenvectors and what whitens it.
     maps, matrix = len(row_maps_of(measures)), 8 * max(widths) ** 2
     solving = 20 * matrix + (2 * maps + 2) * len(widths) * matrix
-    sample = min(n, options.sample) if needs_sample else 0
+    kept = min(n, options.sample)
+    # Of same-numbered layers one of each model is prepared at a time.
+    layers = 1 + (len(second) if options.pairs == "all" else 1)
+    sampling = [SAMPLED[name].nbytes(kept, max(widths), layers, itemsize) for name in sampled]
+    if options.permutations:
+        sampling.append(5 * 8 * min(kept, PERMUTED_ROWS) ** 2)
+    # Their ranks are those of the sums of the sample.
+    described = 2 * sums_bytes(widths, [], 1) if sampled else 0
+    sample = kept * row_bytes if sampling else 0
     blocks = 2 if device.type == "cuda" else 1
 
     def need(storage: Storage) -> Need:
         block = blocks * min(n, block_rows(storage, options.groups or 0, device))
         packed = maps * min(n, BLOCK_ROWS)  # under every row map
         block_bytes = (block + packed) * row_bytes
-        return Need(sums, solving, 20 * matrix, block_bytes, sample * row_bytes, n * row_bytes)
+        return Need(
+            sums,
+            solving,
+            20 * matrix,
+            block_bytes,
+            sample,
+            n * row_bytes,
+            described + max(sampling, default=0),
+        )
 
     return {"rows": need("rows"), "sums": need("sums")}
 
 
-def _ways_out(options: Options, measures: Sequence[str], needs_sample: bool) -> str:
+def _ways_out(options: Options, measures: Sequence[str], has_sampled: bool) -> str:
     """What would need less memory."""
     ways = ["pairs='same'"] if options.pairs == "all" else []
     if options.groups is not None:
         ways.append("no intervals")
     if len(row_maps_of(measures)) > 1:
         ways.append("fewer measures (rsa alone, or none of rsa and cosine, halves it)")
-    if needs_sample:
+    if has_sampled or options.permutations:
         ways.append("a smaller sample")
     return f"{', '.join(ways)}, or more memory_gib" if ways else "more memory_gib"
 
@@ -235,6 +251,7 @@ def _choose(
     few = [name for name in of_sums if n < MEASURES[name].least_rows]
     least = {name: SAMPLED[name].least_rows for name in chosen if name in SAMPLED}
     few_sampled = [name for name in least if sampled < least[name]]
+    many_sampled = [name for name in least if sampled > SAMPLED[name].most_rows]
     is_uneven = any(first[a] != second[b] for a, b in pairs)
     unequal = [name for name in of_sums if MEASURES[name].same_width and is_uneven]
     why = []
@@ -251,9 +268,16 @@ def _choose(
             f"{', '.join(few_sampled)} need a sample of {max(least[name] for name in few_sampled)} "
             f"rows, got {sampled} of n={n} on {corpus!r}; {remedy}"
         )
+    if many_sampled:
+        most = min(SAMPLED[name].most_rows for name in many_sampled)
+        why.append(
+            f"{', '.join(many_sampled)} take a sample of at most {most:,} rows, got {sampled:,} on "
+            f"{corpus!r}; pass a smaller sample"
+        )
     if unequal:
         why.append(f"{', '.join(unequal)} need layers of the same width; use rsa or cka")
     if options.measures and why:
         raise ValueError(f"[compare] measures must suit the rows: {'; '.join(why)}.")
     notes.extend(f"left out: {reason}." for reason in why)
-    return [name for name in chosen if name not in {*short, *few, *few_sampled, *unequal}]
+    left_out = {*short, *few, *few_sampled, *many_sampled, *unequal}
+    return [name for name in chosen if name not in left_out]

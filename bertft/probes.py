@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 
 from bertft import results
+from bertft.amounts import require_integers
 from bertft.assigning import Asked, assign
 from bertft.checkpoints import fingerprint
 from bertft.devices import find_device
 from bertft.files import write_text
-from bertft.amounts import require_integers
 from bertft.probing.assignments import Row
 from bertft.probing.differences import DIFFERENCES, differences
 from bertft.probing.families import Training

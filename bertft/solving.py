@@ -7,6 +7,7 @@ exception. Intervals repeat the solution without each group of sentences.
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from bertft.checkpoints import Checkpoint
 from bertft.evaluation import (
     Key,
     Outcome,
+    PValue,
+    RowsOf,
+    describe_sample,
     describe_sides,
     evaluate,
     evaluate_geometry,
@@ -32,6 +36,7 @@ from bertft.similarity.intervals import LEAST_GROUPS, interval
 from bertft.similarity.scale import Scale
 
 INFLATED = "inflated"
+ROUND_OFF = "no more than rounding may make"
 BIASED = "the interval is about the biased value of this n, not centered on the truth"
 # Of the geometry of a layer, what depends on how many rows its directions are from.
 SPREADS = ("participation_ratio", "effective_rank", "isoscore", "top_share")
@@ -59,8 +64,9 @@ class _Found(NamedTuple):
     values: dict[Key, Outcome]
     without: dict[Key, list[Outcome]]
     sizes: dict[Key, list[int]]
-    p_values: dict[Key, tuple[float, int]]
+    p_values: dict[Key, PValue]
     sides: dict[tuple[str, int], dict[str, Any]]
+    sampled_sides: dict[tuple[str, int], dict[str, Any]]
 
 
 def solve(
@@ -102,21 +108,23 @@ def _find(kept: Gathered, task: Task, bar: Bar) -> _Found:
         moments.under(row_map).forget()
     without: dict[Key, list[Outcome]] = defaultdict(list)
     sizes: dict[Key, list[int]] = {}
-    p_values: dict[Key, tuple[float, int]] = {}
+    p_values: dict[Key, PValue] = {}
+    sampled_sides = sides
     of_groups = kept.groups.sizes if kept.groups is not None else []
     for found in _without_groups(kept, task, bar):
         for key, outcome in found.items():
             without[key].append(outcome)
             sizes[key] = of_groups
     if sample is not None:
-        own = evaluate_sample(sample.rows, task)
-        values |= own
+        values |= evaluate_sample(sample.rows.__getitem__, task)
+        if task.sampled and len(sample.numbers) < moments.n:
+            sampled_sides = describe_sample(sample.rows, moments.row_maps[0], task)
         for rows in _rows_without_groups(sample, task):
             for key, outcome in evaluate_sample(rows, task).items():
                 without[key].append(outcome)
                 sizes[key] = [size for size in sample.sizes(task.bounds) if size]
         p_values = permutation_p_values(sample.rows, task)
-    return _Found(values, dict(without), sizes, p_values, sides)
+    return _Found(values, dict(without), sizes, p_values, sides, sampled_sides)
 
 
 def _without_groups(kept: Gathered, task: Task, bar: Bar) -> Iterator[dict[Key, Outcome]]:
@@ -130,13 +138,17 @@ def _without_groups(kept: Gathered, task: Task, bar: Bar) -> Iterator[dict[Key, 
         yield found
 
 
-def _rows_without_groups(sample: RowSample, task: Task) -> Iterator[dict[str, Tensor]]:
-    """The sample without each group that it has rows of, if there are groups."""
+def _rows_without_groups(sample: RowSample, task: Task) -> Iterator[RowsOf]:
+    """The sample without each group that it has rows of, if there are groups; a side at a time."""
     sizes = sample.sizes(task.bounds) if task.bounds and task.sampled else []
     for stop, size in zip(accumulate(sizes), sizes, strict=True):
-        if not size:
-            continue
-        yield {side: torch.cat([x[: stop - size], x[stop:]]) for side, x in sample.rows.items()}
+        if size:
+            yield partial(_rows_without, sample, stop - size, stop)
+
+
+def _rows_without(sample: RowSample, start: int, stop: int, side: str) -> Tensor:
+    rows = sample.rows[side]
+    return torch.cat([rows[:start], rows[stop:]])
 
 
 def _row(
@@ -164,7 +176,8 @@ def _row(
         }
     assert before is not None
     assert after is not None
-    own, other = found.sides[PRETRAINED, before], found.sides[FINETUNED, after]
+    described = found.sampled_sides if of_sample else found.sides
+    own, other = described[PRETRAINED, before], described[FINETUNED, after]
     row = {
         "pretrained": sides[PRETRAINED].name,
         "finetuned": sides[FINETUNED].name,
@@ -184,8 +197,15 @@ def _row(
             row[f"{quantity}_{role}"] = side.get(prefix + quantity, math.nan)
     row["chance"] = outcome.chance
     row["unchanged"] = outcome.unchanged
-    row["p_value"], row["p_value_n"] = found.p_values.get(key, (math.nan, None))
-    row["note"] = "; ".join(_notes(name, outcome, found.without.get(key), low))
+    notes = list(_notes(name, outcome, found.without.get(key), low))
+    for role, layer, side in ((PRETRAINED, before, own), (FINETUNED, after, other)):
+        if side.get("is_round_off") and not math.isnan(outcome.value):
+            notes.append(f"rows of {role} layer {layer} vary by {ROUND_OFF}")
+    tested = found.p_values.get(key, PValue())
+    row["p_value"], row["p_value_n"] = tested.value, tested.n
+    if tested.note and not math.isnan(outcome.value):
+        notes.append(f"no p-value: {tested.note}")
+    row["note"] = "; ".join(notes)
     return row
 
 

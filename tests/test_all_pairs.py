@@ -1,6 +1,7 @@
 """All pairs of layers, groups and samples through `compare`: values, files, report, refusals."""
 
 import json
+import math
 import re
 from itertools import pairwise
 
@@ -449,7 +450,13 @@ def test_negative_debiased_hsic_is_missing_with_its_reason(models, texts, monkey
         ({"ridge": "best"}, "ridge must be positive or 'ledoit-wolf', got 'best'"),
         ({"sample": 3}, "sample must be at least 4, got 3"),
         ({"permutations": -1}, "permutations must be at least 0, got -1"),
-        ({"memory_gib": 0.0}, "memory_gib must be positive, got 0.0"),
+        ({"memory_gib": 0.0}, "memory_gib must be positive and finite, got 0.0"),
+        ({"memory_gib": math.inf}, "memory_gib must be positive and finite, got inf"),
+        ({"ridge": True}, "ridge must be positive or 'ledoit-wolf', got True"),
+        (
+            {"measures": ["cka_rbf"], "memory_gib": 0.002},
+            "must fit in 0.0 GiB of memory, got .*a smaller sample",
+        ),
         ({"memory_gib": 1e-4}, "must fit in 0.0 GiB of memory, got .*; pass fewer measures"),
         (
             {"memory_gib": 1e-4, "pairs": "all", "measures": ["rsa"]},
@@ -483,8 +490,25 @@ def test_refusals_before_the_pass(models, texts, options, message, monkeypatch):
         bertft.compare(*models[:2], texts, **options)
 
 
+@pytest.mark.parametrize("name", ["groups", "sample", "limit", "permutations", "batch_size"])
+def test_counts_must_be_whole(models, texts, name):
+    with pytest.raises(TypeError, match=rf"\[compare\] {name} must be an integer, got 7.5"):
+        bertft.compare(*models[:2], texts, intervals="jackknife", **{name: 7.5})
+
+
+def test_a_sample_carries_its_own_ranks_and_a_p_value_its_reason(models, texts):
+    table = bertft.compare(
+        *models[:2], texts, measures=["rsa", "knn_overlap"], sample=12, permutations=9
+    ).table.set_index("measure")
+    assert (table.loc["knn_overlap", "rank_pretrained"] <= 11).all()
+    few = bertft.compare(*models[:2], texts, measures=["rsa"], limit=3, permutations=9).table
+    assert few["p_value"].isna().all()
+    assert few["p_value_n"].isna().all()
+    assert few["note"].str.contains("no p-value: .* at least 4, got 3").all()
+
+
 def test_storage_follows_memory_and_disk(monkeypatch):
-    small, large = Need(100, 7, 3, 10, 5, 1000), Need(100, 7, 3, 50, 5, 1000)
+    small, large = Need(100, 7, 3, 10, 5, 1000, 0), Need(100, 7, 3, 50, 5, 1000, 0)
     assert choose_storage(small, large, None, 122, "a", "less") is None
     assert choose_storage(small, large, 20, 2262, "a", "less") == "sums"
     assert choose_storage(small, large, 20, 2261, "a", "less") == "rows"
@@ -498,7 +522,7 @@ def test_storage_follows_memory_and_disk(monkeypatch):
 
 
 def test_fewer_pairs_are_solved_at_once_where_memory_is_short():
-    need = Need(sums=100, solving=7, pair=3, block=10, sample=5, rows=1000)
+    need = Need(sums=100, solving=7, pair=3, block=10, sample=5, rows=1000, sampling=0)
     assert need.memory(20, "rows") == 322
     at_once = [need.pairs_at_once(20, "rows", memory) for memory in (322, 324, 325, 352)]
     assert at_once == [1, 1, 2, 11]
@@ -515,7 +539,13 @@ def test_bert_base_with_20_groups_fits_in_8_gib(pairs, threads, monkeypatch):
     sides = {"pretrained": side, "finetuned": side}
     default = [name for name, measure in similarity.MEASURES.items() if measure.default]
     need = preparing._needs(
-        sides, layer_pairs(sides, pairs), default, True, 20_000, options, torch.device("cpu")
+        sides,
+        layer_pairs(sides, pairs),
+        default,
+        list(similarity.SAMPLED),
+        20_000,
+        options,
+        torch.device("cpu"),
     )
     models = 2 * 110e6 * 4
     storage, at_once = preparing._storage(need, options, "a", int(8 * 2**30 - models), "less")

@@ -1,6 +1,7 @@
 """Every measure: check values, independent oracles, invariances, hostile rows, refusals."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -594,3 +595,9 @@ def test_rank_rsa_keeps_its_digits_where_rows_point_the_same_way(correlation):
     oracle = scipy.stats.spearmanr if correlation == "spearman" else scipy.stats.kendalltau
     found = s.rsa(x, y, correlation=correlation)
     assert found == pytest.approx(oracle(*distances).statistic, abs=1e-6)
+
+
+def test_tiny_rows_do_not_underflow():
+    x, y = (1e-45 * np.random.default_rng(seed).normal(size=(40, 5)) for seed in (0, 1))
+    for measure in (partial(s.cka, debiased=True), partial(s.rsa, kernel="sqeuclidean")):
+        assert measure(x, y) == pytest.approx(measure(1e45 * x, 1e45 * y), abs=1e-9)

@@ -63,6 +63,7 @@ from bertft.ops.types import (
 )
 
 __all__ = [
+    "MOST_RANKED",
     "Correlation",
     "Cross",
     "MappedSums",
@@ -91,6 +92,9 @@ __all__ = [
     "tanh_norm",
     "tanh_norm_gradient",
 ]
+
+MOST_RANKED = 65_536
+"""Most rows whose pairs are ranked."""
 
 
 def pool_rows(
@@ -237,8 +241,8 @@ def correlate_pairs(
     for name, side in (("x", x), ("y", y)):
         call.matrix(side.rows, f"{name}.rows")
     n = len(x.rows)
-    if not 3 <= n <= 65_536:
-        raise call.fail(f"rows must be 3 to 65,536, got {n}; take a sample.")
+    if not 3 <= n <= MOST_RANKED:
+        raise call.fail(f"rows must be 3 to {MOST_RANKED:,}, got {n}; take a sample.")
     for name, side in (("x", x), ("y", y)):
         dtype = x.rows.dtype if x.rows.dtype == torch.float64 else torch.float32
         call.output(side.rows, f"{name}.rows", dtype, (n, side.rows.shape[-1]))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bertft import ops
-from bertft.ops.native import kernels_only
 from bertft.amounts import require_integers
+from bertft.ops.native import kernels_only
 from bertft.probing.bank import Fit, Probe, Schedule, fit
 from bertft.probing.examples import Examples, Inputs, Unit
 

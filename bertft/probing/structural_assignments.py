@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from bertft.amounts import require_integers
 from bertft.corpora.conllu import Tree
 from bertft.features import Layer
 from bertft.ops.native import kernels_only
-from bertft.amounts import require_integers
 from bertft.probing.assignments import CPU, Row
 from bertft.probing.bank import Schedule
 from bertft.probing.examples import Inputs

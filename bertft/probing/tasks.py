@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from bertft.amounts import require_integers
 from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import Record, checked, from_arcs, from_tags, read_records
-from bertft.amounts import require_integers
 
 POS, ARCS, STRUCTURAL = "pos", "arcs", "structural"
 PARTS = ("train", "dev")

@@ -247,11 +247,12 @@ def _marks(rows: pd.DataFrame) -> dict[tuple[int, str], str]:
 
 
 def _biased(rows: pd.DataFrame) -> list[str]:
-    """Measures whose intervals are about a biased value."""
+    """Measures, or quantities of a layer, whose intervals are about a biased value."""
     if "note" not in rows:
         return []
-    names = set(rows["measure"][rows["note"].fillna("").str.contains("not centered on the truth")])
-    return [name for name in MEASURES if name in names]
+    of = rows["measure"][rows["note"].fillna("").str.contains("not centered on the truth")]
+    order = {name: at for at, name in enumerate(MEASURES)}
+    return sorted(dict.fromkeys(of), key=lambda name: order.get(name, 0))
 
 
 def _reference_tables(corpus: str, rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -283,7 +284,7 @@ def _plain_table(rows: pd.DataFrame, column: str, named: str) -> dict[str, Any]:
         layer: [Cell(number(float(value), DECIMALS), "", "") for value in values]
         for layer, values in frame.iterrows()
     }
-    return {"named": named, "measures": list(frame.columns), "layers": layers}
+    return {"named": named, "measures": list(frame.columns), "layers": layers, "biased": []}
 
 
 def _unchanged(of_measure: pd.DataFrame) -> str:
@@ -308,7 +309,14 @@ def _geometry_tables(geometry: pd.DataFrame) -> list[dict[str, Any]]:
             for layer, of_layer in rows.groupby("layer", sort=True)
         }
         named = f"Geometry: {role} model {rows['model'].iloc[0]} on {corpus}"
-        tables.append({"named": named, "measures": rows["measure"].unique(), "layers": layers})
+        tables.append(
+            {
+                "named": named,
+                "measures": rows["measure"].unique(),
+                "layers": layers,
+                "biased": _biased(rows),
+            }
+        )
     return tables
 
 

@@ -169,6 +169,15 @@ def _require_variance(
         )
 
 
+def is_round_off(two: TwoSided, side: str) -> bool:
+    """Return whether a side varies by no more than the rounding of a model may make.
+
+    Each block above one whose rows are all equal adds some 2.5 units of rounding to their spread.
+    """
+    size = two.sums.mean(side).norm() * 16 * _noise(two.dtype)
+    return bool(two.scatter(side, side).trace() <= two.n * size.square())
+
+
 def _noise(dtype: torch.dtype) -> float:
     """Relative spread that rounding alone gives to equal values."""
     return 4 * torch.finfo(dtype).eps

@@ -34,11 +34,22 @@ class Sampled(Scale):
         prepare: what it needs of one side, from its rows `(n, d)`.
         compare: from what both sides have prepared to the value.
         chance: from what both sides have prepared to what unrelated rows would give on average.
+        most_rows: of a sample.
+        kept: values of the rows' type for each pair of rows that a prepared side holds.
+        working: most such values that preparing a side or comparing two takes beside these.
     """
 
     prepare: Callable[[Tensor], Any]
     compare: Callable[[Any, Any], float]
     chance: Callable[[Any, Any], float] | None = None
+    most_rows: float = math.inf
+    kept: int = 0
+    working: int = 5
+
+    def nbytes(self, n: int, width: int, layers: int, itemsize: int) -> int:
+        """Return the bytes that comparing n rows takes while so many layers are prepared."""
+        prepared = layers * n * (self.kept * n + width)
+        return itemsize * (prepared + self.working * n * n) + 16 * n * width
 
 
 def neighbor_overlap(x: Rows, y: Rows, *, neighbors: int = NEIGHBORS) -> float:
@@ -113,12 +124,14 @@ SAMPLED: dict[str, Sampled] = {
         partial(ops.correlate_pairs, correlation="spearman"),
         lambda a, b: 0.0,
         least_rows=3,
+        most_rows=ops.MOST_RANKED,
     ),
     "rsa_kendall": Sampled(
         _paired,
         partial(ops.correlate_pairs, correlation="kendall"),
         lambda a, b: 0.0,
         least_rows=3,
+        most_rows=ops.MOST_RANKED,
     ),
     # Kernels of many layers are kept at once, so they are rounded to half the bytes.
     "cka_rbf": Sampled(
@@ -128,6 +141,7 @@ SAMPLED: dict[str, Sampled] = {
         low=0.0,
         least_rows=3,
         is_biased=True,
+        kept=1,
     ),
     "knn_overlap": Sampled(
         partial(nearest, neighbors=NEIGHBORS),

@@ -1,0 +1,81 @@
+"""The resident memory of a pass over so many rows: `python memory_of_pass.py ROWS`."""
+
+import json
+import sys
+import threading
+
+import psutil
+import torch
+from conftest import sentences
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from bertft.checkpoints import Checkpoint
+from bertft.corpora import Corpus, Text
+from bertft.models import inference
+from bertft.planning import FINETUNED, PRETRAINED, Options
+from bertft.preparing import prepare
+from bertft.progress import Display
+from bertft.streaming import stream
+
+
+def tiny_checkpoint():
+    """A small encoder with random weights and a tokenizer that knows letters."""
+    names = ["[PAD]", "[UNK]"] + [m + chr(97 + i) for m in ("", "##") for i in range(26)]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    rules = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    rules.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=rules, unk_token="[UNK]", pad_token="[PAD]"
+    )
+    config = BertConfig(
+        vocab_size=60,
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=256,
+    )
+    return Checkpoint.open(BertModel(config), None, tokenizer)
+
+
+def prepared(sides, name, rows):
+    """The task of a corpus, which is forgotten once it is encoded."""
+    corpus = Corpus.of(name, [Text.of(text) for text in sentences(rows)])
+    return prepare(corpus, sides, Options(), torch.device("cpu"))
+
+
+class Watch:
+    """The largest resident memory while it is open, in bytes."""
+
+    def __init__(self):
+        self.process, self.stop = psutil.Process(), threading.Event()
+        self.before = self.peak = self.process.memory_info().rss
+        self.thread = threading.Thread(target=self.look)
+
+    def look(self):
+        while not self.stop.wait(0.005):
+            self.peak = max(self.peak, self.process.memory_info().rss)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+
+
+def main(rows):
+    sides = {role: tiny_checkpoint() for role in (PRETRAINED, FINETUNED)}
+    quiet = Display(False)
+    with inference(*(side.encoder for side in sides.values())):
+        # Once through a few batches, so that what is allocated once and kept does not count.
+        stream(prepared(sides, "few", 9_000), sides, 32, None, quiet)
+        task = prepared(sides, "words", rows)
+        with Watch() as watch:
+            n = stream(task, sides, 32, None, quiet).moments.n
+    print(json.dumps({"rows": n, "before": watch.before / 2**20, "peak": watch.peak / 2**20}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
