@@ -59,8 +59,8 @@ class Options:
             )
         if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
             raise ValueError(
-                f"[compare] memory_gib must be positive and finite, got {self.memory_gib}; leave it "
-                "out for what is available."
+                f"[compare] memory_gib must be positive and finite, got {self.memory_gib}; "
+                "leave it out for what is available."
             )
         if self.permutations and self.measures is not None:
             tested = get_args(Tested)

@@ -181,7 +181,8 @@ def test_intervals_leave_out_groups_of_sentences(models, tokenizer, jackknifed):
 
 def test_the_report_says_which_intervals_are_not_centered(jackknifed, tmp_path):
     page = jackknifed[2].write_report(tmp_path).read_text()
-    assert "Intervals of cka are about values that are biased at this n" in page
+    assert "Intervals of cka, knn_overlap are about values that are biased at this n" in page
+    assert re.search("Geometry: .* Intervals of participation_ratio.* not centered", page)
 
 
 def test_spooled_rows_give_the_intervals_of_sums(models, jackknifed, monkeypatch):

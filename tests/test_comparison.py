@@ -266,6 +266,19 @@ def test_a_collapsed_layer_is_missing_with_its_reason(checkpoint, texts):
     assert any("1 of 4 values of rsa are missing" in n for n in comparison.provenance["notes"])
 
 
+def test_a_layer_of_round_off_says_so(checkpoint, texts):
+    def collapse(model):
+        model.encoder.layer[0].output.LayerNorm.weight.data.zero_()
+
+    folders = checkpoint("base"), checkpoint("tuned", change=collapse)
+    comparison = bertft.compare(*map(str, folders), texts, measures=["rsa", "cka"])
+    above = comparison.table.query("finetuned_layer > 0")
+    known = above["value"].notna()
+    rounded = above["note"].str.contains("vary by no more than rounding may make")
+    assert (known == rounded).all()
+    assert not comparison.table.query("finetuned_layer == 0")["note"].str.contains("rounding").any()
+
+
 def zero_rows(model):
     break_layer(model)
     model.encoder.layer[2].output.LayerNorm.bias.data.zero_()
