@@ -176,11 +176,12 @@ def _notes_on(solved: Solved) -> list[str]:
     """What the table says beside its values, in a few lines."""
     notes = []
     both = pd.concat([solved.table, solved.geometry])
-    for (corpus, name), of_measure in both.groupby(["corpus", "measure"], sort=False):
+    for keys, of_measure in both.groupby(["corpus", "measure"], sort=False):
+        where, name = keys
         missing = of_measure[of_measure["value"].isna()]
         if len(missing):
             notes.append(
-                f"{corpus}: {len(missing)} of {len(of_measure)} values of {name} are missing; "
+                f"{where}: {len(missing)} of {len(of_measure)} values of {name} are missing; "
                 f"the first because {missing['note'].iloc[0]}"
             )
     for corpus, rows in solved.table.groupby("corpus", sort=False):

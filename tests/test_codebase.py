@@ -42,7 +42,7 @@ ALLOWED = {
     "planning": {"budget", "checkpoints", "moments", "ops", "rows", "similarity"},
     "preparing": {"budget", "checkpoints", "corpora", "moments", "planning", "rows", "similarity"},
     "streaming": {"capture", "checkpoints", "gathering", "moments", "planning", "rows"},
-    "evaluation": {"moments", "planning", "similarity", "streaming"},
+    "evaluation": {"moments", "ops", "planning", "similarity", "streaming"},
     "solving": {"checkpoints", "evaluation", "gathering", "planning", "similarity"},
     "contrasts": {"similarity"},
     "compared": {"contrasts", "moments", "report"},

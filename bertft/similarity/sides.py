@@ -23,8 +23,8 @@ def require_ridge(function: str, ridge: object) -> None:
     Raises:
         ValueError: neither a positive number nor "ledoit-wolf".
     """
-    is_number = isinstance(ridge, float | int) and not isinstance(ridge, bool)
-    if ridge != "ledoit-wolf" and not (is_number and 0 < ridge < math.inf):
+    is_positive = isinstance(ridge, float | int) and 0 < ridge < math.inf
+    if ridge != "ledoit-wolf" and (not is_positive or isinstance(ridge, bool)):
         raise ValueError(
             f"[{function}] ridge must be positive or 'ledoit-wolf', got {ridge!r}; leave it out "
             "for none."
