@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bertft import results
-from bertft.checkpoints import Checkpoint
 from bertft.files import replacing, write_text
 from bertft.finetuning.examples import Source
+from bertft.finetuning.preparing import prepare
 from bertft.finetuning.runs import Finetuned, finetune
 from bertft.grids import (
     CELLS,
@@ -176,6 +176,7 @@ def ablate(
     keep: Sequence[int] = (),
     seeds: int | Sequence[int] = 1,
     save_models: bool = False,
+    command: str | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Ablation:
@@ -184,7 +185,8 @@ def ablate(
     The full model is always in the grid; it is both `freeze` 0 and `keep` L. A cell that is done is
     not done again, one that was cut short goes on from its last checkpoint, and several processes
     may work on one folder. Several tasks may share it too. A cell that fails does not keep the
-    others from their turn; its error is kept, and the next run tries it again.
+    others from their turn; its error is kept, and the next run tries it again. What can be known
+    before the first cell is an error then, also that a frozen prefix has no room.
 
     Args:
         task: "depparse", "mnli", "squad" or "tagging".
@@ -196,12 +198,16 @@ def ablate(
         keep: numbers of blocks to keep, 1..L.
         seeds: how many, from 0, or which.
         save_models: keep each cell's model too, not its scores only; the same for all cells.
+        command: what was typed to start the run, for its record.
         progress: print what happens, with bars.
         **options: of `finetune`, the same for all cells.
 
     Raises:
-        ValueError: a number of blocks that the model lacks, or a folder whose cells of this task
-            have another model, data or recipe.
+        TypeError: an option that there is not, or that belongs to one cell.
+        ValueError: a number of blocks that the model lacks, data or settings out of range, a frozen
+            prefix beyond its budgets, or a folder with cells that are done, or that another process
+            is at, of this task with another model, data or recipe.
+        RuntimeError: no such device.
         FileExistsError: a folder with something else in it.
         FileNotFoundError: no such model or file.
         FailedCellsError: after all cells had their turn, where some of them failed.
@@ -215,17 +221,22 @@ def ablate(
             "seeds for seeds, and a folder for a tokenizer of its own."
         )
     require_grid(out)
-    checkpoint = Checkpoint.open(model)
-    cells = grid(checkpoint.blocks.depth, freeze, keep, seeds)
-    plan = plan_of(task, checkpoint, train, dev, options, save_models=save_models)
-    extend_plan(out, task, plan, cells)
-    del checkpoint
-    display.note(
-        f"{task}: {len(cells)} cells, {sum(is_done(out, task, cell) for cell in cells)} of them "
-        f"done, in {out}"
-    )
-    failed = {}
-    for cell in taken(out, task, cells, display):
+    prepared = prepare(task, model, train, dev, **options)
+    cells = grid(prepared.checkpoint.blocks.depth, freeze, keep, seeds)
+    left = [cell for cell in cells if not is_done(out, task, cell)]
+    if left:
+        prepared.rehearse(
+            out,
+            freeze=[cell.layers for cell in left if cell.ablation == "freeze"],
+            keep=[cell.layers for cell in left if cell.ablation == "keep"],
+        )
+    plan = plan_of(prepared, train, save_models=save_models, command=command)
+    if forgotten := extend_plan(out, task, plan, cells):
+        display.note(f"another plan gave way, with its unfinished cells {', '.join(forgotten)}")
+    # It holds the model and all examples.
+    del prepared
+    display.note(f"{task}: {len(cells)} cells, {len(cells) - len(left)} of them done, in {out}")
+    for cell in taken(out, task, plan["same"], cells, display):
         folder = out / CELLS / cell.name(task)
         display.note(f"cell {folder.name}")
         try:
@@ -239,18 +250,21 @@ def ablate(
                 keep=cell.layers if cell.ablation == "keep" else None,
                 seed=cell.seed,
                 save_model=save_models,
+                command=command,
                 resume=True,
                 progress=progress,
                 **options,
             )
         except Exception as error:  # whatever it is, the other cells may do better
             # Its text alone is kept: the frames of the error hold the model.
-            failed[folder.name] = record_failure(out, task, cell, error)
-            display.note(f"cell {folder.name} failed: {failed[folder.name]}")
+            display.note(f"cell {folder.name} failed: {record_failure(out, task, cell, error)}")
         else:
             forget_failure(out, task, cell)
             display.note(f"cell {folder.name}: {found.headline}")
     ablation = Ablation.load(out)
+    # Another process may have done since what failed here.
+    ours = {cell.name(task) for cell in cells}
+    failed = {name: why for name, why in ablation.provenance["failed"].items() if name in ours}
     if failed:
         raise FailedCellsError(failed, ablation)
     return ablation

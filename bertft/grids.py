@@ -6,19 +6,20 @@ run. What the cells of a task must agree in is in the plan.
 
 import json
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from bertft import results
-from bertft.checkpoints import Checkpoint, fingerprint
+from bertft.checkpoints import fingerprint
 from bertft.files import locked, reason_of, write_text
-from bertft.finetuning.examples import Source, named
-from bertft.finetuning.recipe import Recipe
-from bertft.finetuning.tasks import task_of
+from bertft.finetuning.examples import Source
+from bertft.finetuning.preparing import Prepared
 from bertft.progress import Display
 
 Ablated = Literal["full", "freeze", "keep"]
@@ -69,10 +70,15 @@ def grid(
     ]
 
 
-def taken(out: Path, task: str, cells: Sequence[Cell], display: Display) -> Iterator[Cell]:
+def taken(
+    out: Path, task: str, same: Mapping[str, Any], cells: Sequence[Cell], display: Display
+) -> Iterator[Cell]:
     """Yield the cells that are not done, each once, while this process holds its lock.
 
     When all that is left is in other hands, waits for them to finish or to die.
+
+    Raises:
+        ValueError: the folder's plan has been replaced by one that does not agree in `same`.
     """
     waiting, tried = False, set[Cell]()
     while left := [cell for cell in cells if cell not in tried and not is_done(out, task, cell)]:
@@ -81,6 +87,10 @@ def taken(out: Path, task: str, cells: Sequence[Cell], display: Display) -> Iter
             with locked(out / LOCKS / cell.name(task), wait=False) as held:
                 if held and not is_done(out, task, cell):
                     idle = False
+                    # Nobody replaces it now: that takes the locks of the cells.
+                    theirs = read_plans(out).get(task, {}).get("same", {})
+                    for key in _differing(theirs, same):
+                        raise _disagreement(out, key, theirs.get(key), same[key])
                     tried.add(cell)
                     yield cell
         if idle and not waiting:
@@ -148,59 +158,97 @@ def require_grid(out: Path) -> None:
 
 
 def plan_of(
-    task: str,
-    checkpoint: Checkpoint,
-    train: Source,
-    dev: Source | Sequence[Source],
-    options: Mapping[str, Any],
-    *,
-    save_models: bool,
+    prepared: Prepared, train: Source, *, save_models: bool, command: str | None
 ) -> dict[str, Any]:
     """Return what the cells of a task have in common; `same` is what they must agree in."""
-    job = task_of(task)
-    settings = {field.name for field in fields(Recipe)}
-    recipe = job.recipe.with_settings(**{k: v for k, v in options.items() if k in settings})
-    skip_bad = bool(options.get("skip_bad"))
-    train_set = job.read(os.fspath(train), skip_bad=skip_bad)
-    dev_sets = {name: job.read(path, skip_bad=skip_bad) for name, path in named(dev).items()}
-    return {
-        "commands": [options["command"]] if options.get("command") else [],
+    checkpoint, options = prepared.checkpoint, prepared.options
+    plan: dict[str, Any] = {
+        "commands": [command] if command else [],
         "model": checkpoint.name,
         "depth": checkpoint.blocks.depth,
         "train": os.fspath(train),
-        "dev": [found.source for found in dev_sets.values()],
+        "dev": [found.source for found in prepared.dev.values()],
         "same": {
             "model": fingerprint(checkpoint.encoder),
-            "train": train_set.fingerprint,
-            "dev": {name: found.fingerprint for name, found in dev_sets.items()},
-            "recipe": asdict(recipe),
-            "limit": options.get("limit"),
-            "dev_every": options.get("dev_every", 1),
-            "prefix_cache": options.get("prefix_cache", True),
+            "recipe": asdict(prepared.recipe),
+            "limit": options["limit"],
+            "dev_every": options["dev_every"],
+            "train": prepared.train.fingerprint,
+            "dev": {name: found.fingerprint for name, found in prepared.dev.items()},
+            "prefix_cache": prepared.cache is not None,
             "save_models": save_models,
         },
     }
+    return plan
 
 
-def extend_plan(out: Path, task: str, plan: dict[str, Any], cells: Sequence[Cell]) -> None:
-    """Add cells to the plan of the folder.
+def extend_plan(out: Path, task: str, plan: dict[str, Any], cells: Sequence[Cell]) -> list[str]:
+    """Add cells to the plan of the folder; return the names of those that it forgot.
+
+    A plan that does not agree gives way, with failures and checkpoints of its cells, where none of
+    them is done or in other hands. Whether prefixes are cached concerns cells with frozen blocks.
 
     Raises:
-        ValueError: the folder's cells of this task have another model, data or recipe.
+        ValueError: the folder has cells of another model, or of this task with other data or
+            another recipe.
     """
-    plan = json.loads(json.dumps(plan))
-    with locked(out / LOCKS / "plan", wait=True):
+    with locked(out / LOCKS / "plan", wait=True), ExitStack() as locks:
         plans = read_plans(out)
+        forgotten = [
+            (name, cell)
+            for name in plans
+            for cell in _outdated(out, name, plans[name], task, plan["same"], locks)
+        ]
+        for name, cell in forgotten:
+            shutil.rmtree(out / CELLS / cell.name(name), ignore_errors=True)
+            forget_failure(out, name, cell)
+            plans[name]["cells"].remove(asdict(cell))
+        plans = {name: found for name, found in plans.items() if found["cells"]}
         found = plans.get(task, {"created": results.now(), "cells": [], **plan})
-        theirs = {**found["same"], "model": next(iter(plans.values()), plan)["same"]["model"]}
-        for key, value in plan["same"].items():
-            if theirs.get(key) != value:
-                raise ValueError(
-                    f"[ablate] out must hold cells of the same {key}, got {theirs.get(key)} in "
-                    f"{str(out)!r} where this run has {value}; pass another out."
-                )
+        found["same"] = plan["same"]
         known = [Cell(**cell) for cell in found["cells"]]
         known += [cell for cell in cells if cell not in known]
         found["cells"] = [asdict(cell) for cell in known]
         found["commands"] = list(dict.fromkeys([*found.get("commands", []), *plan["commands"]]))
         write_text(out / PLAN, json.dumps({**plans, task: found}, indent=2) + "\n")
+    return [cell.name(name) for name, cell in forgotten]
+
+
+def _outdated(
+    out: Path,
+    name: str,
+    found: Mapping[str, Any],
+    task: str,
+    same: Mapping[str, Any],
+    locks: ExitStack,
+) -> list[Cell]:
+    """The cells of a plan that cannot stay beside a run of `task`; holds the locks of them all.
+
+    Raises:
+        ValueError: one of them is done, or in other hands.
+    """
+    # The cells of another task must agree in the model alone.
+    wanted = same if name == task else {"model": same["model"]}
+    differing = _differing(found["same"], wanted)
+    cells = [
+        cell
+        for cell in (Cell(**each) for each in found["cells"])
+        if differing and (differing != ["prefix_cache"] or cell.ablation == "freeze")
+    ]
+    for cell in cells:
+        held = locks.enter_context(locked(out / LOCKS / cell.name(name), wait=False))
+        if not held or is_done(out, name, cell):
+            key = differing[0]
+            raise _disagreement(out, key, found["same"].get(key), same[key])
+    return cells
+
+
+def _differing(theirs: Mapping[str, Any], same: Mapping[str, Any]) -> list[str]:
+    return [key for key, value in same.items() if theirs.get(key) != value]
+
+
+def _disagreement(out: Path, key: str, theirs: Any, ours: Any) -> ValueError:
+    return ValueError(
+        f"[ablate] out must hold cells of the same {key}, got {theirs} in {str(out)!r} where this "
+        f"run has {ours}; pass another out."
+    )

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from bertft import ablation, cli
 from bertft.ablation import Ablation, Cell, FailedCellsError, ablate, grid
 from bertft.cli import app
-from bertft.files import replacing
+from bertft.files import locked, replacing
+from bertft.grids import extend_plan, taken
+from bertft.progress import Display
 from tests.task_files import write_all
 
 QUICK = {"epochs": 1, "batch_size": 8, "lr": 1e-3, "max_length": 48}
@@ -136,9 +138,92 @@ def test_a_first_mistake_spoils_nothing(base, files, tmp_path):
     train, dev = files["mnli"]
     with pytest.raises(FileNotFoundError):
         ablate("mnli", base, train.with_name("typo.jsonl"), dev, out, **QUICK)
-    with pytest.raises(FailedCellsError, match="prefix cache must fit"):
-        run(base, files, out, freeze=[1], cache_memory_gib=0, cache_disk_gib=0)
     assert run(base, files, out, freeze=[1]).provenance["cells"] == {"done": 2, "total": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"epochz": 1}, TypeError, "settings must be among .*, got 'epochz'"),
+        ({"device": "cuda"}, RuntimeError, "device must be available, got 'cuda' without CUDA"),
+        ({"dev_every": 0}, ValueError, "dev_every must be at least 1, got 0"),
+        ({"max_length": 600}, ValueError, "max_length must be at most the 64 tokens"),
+        ({"max_length": 4}, ValueError, "max_length must leave room for text"),
+        (
+            {"freeze": [1], "cache_memory_gib": 0, "cache_disk_gib": 0},
+            ValueError,
+            r"prefix cache must fit 0 GiB .* raise cache_disk_gib \(--cache-disk 1\), or",
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_mistakes_are_told_before_the_first_cell(
+    options, error, told, base, files, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(ablation, "finetune", None)
+    with pytest.raises(error, match=told):
+        run(base, files, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_blocks_that_cannot_be_frozen_are_told_before_the_first_cell(checkpoint, files, tmp_path):
+    shared = checkpoint("shared", kind="albert")
+    with pytest.raises(ValueError, match="blocks must have weights of their own, got k = 1"):
+        run(shared, files, tmp_path / "out", freeze=[1, 3])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prefix_without_room_may_run_in_every_step(base, files, tmp_path):
+    out = tmp_path / "out"
+    none = {"cache_memory_gib": 0, "cache_disk_gib": 0}
+    # What freezes nothing needs no room.
+    run(base, files, out, keep=[1], **none)
+    with pytest.raises(ValueError, match="prefix cache must fit"):
+        run(base, files, out, freeze=[1], **none)
+    done = run(base, files, out, freeze=[1], prefix_cache=False)
+    assert done.provenance["cells"] == {"done": 3, "total": 3}
+    assert done.provenance["tasks"]["mnli"]["frozen prefix"]["mnli-freeze1-seed0"] == "off"
+    assert "<code>off</code>" in done.write_report().read_text()
+    with pytest.raises(ValueError, match="cells of the same prefix_cache, got False in .* has Tru"):
+        run(base, files, out, freeze=[2])
+
+
+def test_a_plan_without_cells_that_are_done_gives_way(base, files, tmp_path):
+    out, cell = tmp_path / "out", "mnli-full-seed0"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("bertft.finetuning.runs.Fitting.score", interrupt)
+        run(base, files, out, freeze=[1], keep=[2], lr=0.5)
+    assert (out / "cells" / cell / "checkpoints" / "checkpoint-3").is_dir()
+    with locked(out / "locks" / cell, wait=True), pytest.raises(ValueError, match="same recipe"):
+        run(base, files, out)
+    assert repr(run(base, files, out, keep=[1])) == "Ablation(mnli: 2 of 2 cells done)"
+    with pytest.raises(ValueError, match="same recipe"):
+        run(base, files, out, keep=[1], lr=0.5)
+
+
+def interrupt(*args, **options):
+    raise KeyboardInterrupt
+
+
+def test_a_plan_whose_cells_failed_gives_way(base, files, tmp_path, checkpoint):
+    out = tmp_path / "out"
+    with pytest.raises(FailedCellsError, match="loss must be finite"):
+        run(base, files, out, lr=1e30, clip=1e30, epochs=9)
+    other = checkpoint("other", seed=1)
+    done = run(other, files, out, task="depparse")
+    assert repr(done) == "Ablation(depparse: 1 of 1 cells done)"
+    assert done.provenance["model"] == "other"
+    assert not list((out / "failed").iterdir())
+
+
+def test_a_plan_that_another_process_replaced_is_not_gone_on_with(tmp_path):
+    plan = {"commands": [], "same": {"model": "a", "recipe": 1}}
+    extend_plan(tmp_path, "mnli", plan, cells := grid(2, [], [], 1))
+    going = taken(tmp_path, "mnli", plan["same"], cells, Display(False))
+    extend_plan(tmp_path, "mnli", {**plan, "same": {"model": "a", "recipe": 2}}, cells)
+    with pytest.raises(ValueError, match=r"same recipe, got 2 in .* where this run has 1; pass"):
+        next(going)
 
 
 def failing(monkeypatch, which, error):
@@ -183,6 +268,21 @@ def test_a_cell_that_fails_does_not_end_the_sweep(error, told, base, files, tmp_
     again = run(base, files, out, freeze=[1, 2], keep=[1])
     assert repr(again) == "Ablation(mnli: 4 of 4 cells done)"
     assert not list((out / "failed").iterdir())
+
+
+def test_a_cell_that_failed_here_and_was_done_elsewhere_is_done(base, files, tmp_path, monkeypatch):
+    real = ablation.finetune
+
+    def finetune(task, model, train, dev, folder, **options):
+        if folder.name == "mnli-full-seed0":
+            raise RuntimeError("[finetune] disk must have room, got none; free some.")
+        # By now another process has done it.
+        real(task, model, train, dev, folder.with_name("mnli-full-seed0"), keep=None, **QUICK)
+        return real(task, model, train, dev, folder, **options)
+
+    monkeypatch.setattr(ablation, "finetune", finetune)
+    done = run(base, files, tmp_path / "out", keep=[1])
+    assert repr(done) == "Ablation(mnli: 2 of 2 cells done)"
 
 
 def test_a_sweep_with_failed_cells_ends_in_an_error(base, files, tmp_path, monkeypatch, capsys):

@@ -64,7 +64,7 @@ ALLOWED = {
     "probes": {"assigning", "checkpoints", "probing", "report", "subjects"},
     "demonstration": {"compared", "comparison", "corpora", "finetuning"},
     "grids": {"checkpoints", "finetuning"},
-    "ablation": {"checkpoints", "finetuning", "grids", "report"},
+    "ablation": {"finetuning", "grids", "report"},
     "cli": {"ablation", "compared", "comparison", "demonstration", "finetuning", "probes"},
     "__init__": {
         "ablation",

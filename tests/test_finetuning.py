@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 import bertft
 from bertft.checkpoints import fingerprint, load_encoder
-from bertft.finetuning import Finetuned, finetune
-from bertft.finetuning.prefix import Prefix, place_for
+from bertft.finetuning import Finetuned, finetune, resuming
+from bertft.finetuning.prefix import Prefix, place_for, states_nbytes
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import Tokens, task_of
+from bertft.models import find_blocks
 from tests.task_files import write_all
 
 TASKS = ("depparse", "mnli", "squad", "tagging")
@@ -173,10 +174,10 @@ def test_the_prefix_states_are_those_of_the_layer(make_model, tokenizer, tmp_pat
     model = make_model().eval()
     rows = [{"input_ids": ids} for ids in ([2, 10, 3], [2, 11, 12, 13, 14, 3], [2, 3])]
     tokens = Tokens(tokenizer, Recipe(epochs=1, lr=1, batch_size=2, max_length=9))
-    prefix = Prefix(model, 2, torch.float32)
+    prefix = Prefix(model, 2, "float32")
     done = []
     prefix.compute(rows, tokens, tmp_path, done.append)
-    assert prefix.nbytes(rows) == (3 + 6 + 2) * 24 * 4
+    assert states_nbytes(rows, find_blocks(model), 2, "float32") == (3 + 6 + 2) * 24 * 4
     assert sum(done) == 3
     found = prefix.batch([2, 1])
     assert found.shape == (2, 6, 24)
@@ -192,7 +193,7 @@ def test_shards_are_cut_and_mapped(make_model, tokenizer, tmp_path, monkeypatch)
     model = make_model().eval()
     rows = [{"input_ids": [2, *range(10, 10 + n), 3]} for n in range(9)]
     tokens = Tokens(tokenizer, Recipe(epochs=1, lr=1, batch_size=2, max_length=20))
-    mapped, held = (Prefix(model, 1, torch.bfloat16) for _ in range(2))
+    mapped, held = (Prefix(model, 1, "bfloat16") for _ in range(2))
     mapped.compute(rows, tokens, tmp_path, lambda n: None)
     held.compute(rows, tokens, None, lambda n: None)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
@@ -387,6 +388,16 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(failure, base, files, tmp_p
     run("mnli", base, files, out, resume=True)
 
 
+def test_a_full_disk_names_the_checkpoint_that_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(resuming, "_is_whole", lambda checkpoint: True)
+    for step in (9, 12):  # the best one, and the last one
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(OSError, match="from checkpoint-12"), resuming.telling_full_disks(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert resuming.open_checkpoints(tmp_path, {}, resume=True) == tmp_path / "checkpoint-12"
+
+
 def test_the_head_has_its_own_rate(make_model):
     from bertft.finetuning.training import parameter_groups
 
@@ -568,6 +579,40 @@ def test_a_run_is_not_replaced_unasked(base, files, tmp_path):
     (out / "provenance.json").write_text("{}")
     with pytest.raises(ValueError, match=r"folder must hold a fine-tuned model"):
         Finetuned.load(out)
+
+
+def test_an_interrupted_replacement_of_a_run_goes_on(base, files, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    before = run("mnli", base, files, out, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("bertft.progress.Bar.follow", stop_after(4))
+        with pytest.raises(InterruptionError):
+            run("mnli", base, files, out, epochs=3, overwrite=True)
+    assert Finetuned.load(out).table.equals(before.table)
+    tuned = run("mnli", base, files, out, epochs=3, resume=True)
+    assert tuned.provenance["times"]["resumed_from_step"] == 3
+    assert Finetuned.load(out).provenance["recipe"]["epochs"] == 3
+    assert not (out / "checkpoints").exists()
+
+
+def test_a_run_killed_once_it_was_saved_is_finished(base, files, tmp_path, monkeypatch):
+    from bertft import results
+
+    save, out = results.save_run, tmp_path / "out"
+
+    def die(*args, **options):
+        save(*args, **options)
+        raise InterruptionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "save_run", die)
+        with pytest.raises(InterruptionError):
+            run("mnli", base, files, out)
+    saved = Finetuned.load(out)
+    again = run("mnli", base, files, out, resume=True)
+    assert again.table.equals(saved.table)
+    assert again.provenance["times"]["resumed_from_step"] == 6
+    assert not (out / "checkpoints").exists()
 
 
 def test_bfloat16_trains_float32_weights(base, files, tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 from bertft.checkpoints import Checkpoint
 from bertft.finetuning.examples import Examples
-from bertft.finetuning.prefix import GIB, Prefix, place_for
+from bertft.finetuning.prefix import GIB, Prefix, place_for, states_nbytes
 from bertft.finetuning.resuming import open_checkpoints
 from bertft.finetuning.tasks import Features, Predict, Scores, Task, Tokens
 from bertft.models import encoder_of, find_blocks, freeze, truncate
@@ -168,16 +168,15 @@ class Fitting:
         if k == 0 or self.cache is None:
             return None, 0.0, "off" if k else "nothing is frozen"
         began = time.perf_counter()
-        recipe = self.tokens.recipe
-        dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
+        dtype = self.tokens.recipe.dtype
         prefix = Prefix(model, k, dtype)
-        size = prefix.nbytes(rows)
+        size = states_nbytes(rows, find_blocks(encoder_of(model)), k, dtype)
         folder = self.out / PREFIX_STATES
         shutil.rmtree(folder, ignore_errors=True)
         place = place_for(size, folder, *self.cache)
         told = (
             f"{size / GIB:.2f} GiB in {'memory' if place is None else 'shards on disk'}, "
-            f"{str(dtype).removeprefix('torch.')}; dropout inside the frozen prefix was off"
+            f"{dtype}; dropout inside the frozen prefix was off"
         )
         self.display.note(f"frozen prefix, computed once: {told}")
         with self.display.bar("frozen prefix", len(rows), "inputs") as bar:

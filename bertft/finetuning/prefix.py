@@ -5,6 +5,7 @@ needs it once and not once an epoch. Dropout inside the prefix is then off. Owns
 are kept (in memory, or as memory-mapped shards) and how a model is made to start from them.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from bertft.files import load_tensors, save_tensors
 from bertft.finetuning.tasks import Features, Tokens, autocast, by_length, pad_inputs
-from bertft.models import PassEnded, encoder_of, find_blocks, first_tensor, inference
+from bertft.models import Blocks, PassEnded, encoder_of, find_blocks, first_tensor, inference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,19 +38,15 @@ class Prefix:
             rounds the states once, which products under autocast do too, but residual sums do not.
     """
 
-    def __init__(self, model: "PreTrainedModel", k: int, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+    def __init__(self, model: "PreTrainedModel", k: int, dtype: str) -> None:
+        self._dtype: torch.dtype = getattr(torch, dtype)
         self._encoder = encoder_of(model)
         blocks = find_blocks(self._encoder)
         self._calls = blocks.calls[:k]
         self._entry = blocks.entry
-        self._width = blocks.widths[k] if k < blocks.depth else blocks.widths[k - 1]
+        self._width = _width(blocks, k)
         self._returns_tuple = False
         self._states: list[Tensor] = []
-
-    def nbytes(self, rows: Sequence[Features]) -> int:
-        """Return the bytes that the states of all rows take."""
-        return sum(len(row["input_ids"]) for row in rows) * self._width * self._dtype.itemsize
 
     def compute(
         self,
@@ -149,8 +146,19 @@ class Prefix:
             self._states[i] = states
 
 
+def states_nbytes(rows: Sequence[Features], blocks: Blocks, k: int, dtype: str) -> int:
+    """Return the bytes that the states of all rows take after block k."""
+    itemsize: int = getattr(torch, dtype).itemsize
+    return sum(len(row["input_ids"]) for row in rows) * _width(blocks, k) * itemsize
+
+
+def _width(blocks: Blocks, k: int) -> int:
+    # Layer L may be narrower than what the last block returns.
+    return blocks.widths[min(k, blocks.depth - 1)]
+
+
 def place_for(nbytes: int, folder: Path, memory_gib: float, disk_gib: float) -> Path | None:
-    """Return where states of a size go: None for memory, else the folder.
+    """Return where states of a size go: None for memory, else the folder, which need not be there.
 
     Raises:
         ValueError: they fit neither budget.
@@ -161,11 +169,11 @@ def place_for(nbytes: int, folder: Path, memory_gib: float, disk_gib: float) -> 
     if nbytes > disk_gib * GIB:
         raise ValueError(
             f"[finetune] prefix cache must fit {memory_gib:g} GiB of memory or {disk_gib:g} GiB of "
-            f"disk, got {nbytes / GIB:.2f} GiB; raise cache_disk_gib (--cache-disk), or compute "
-            "the prefix anew in every epoch (--no-prefix-cache)."
+            f"disk, got {nbytes / GIB:.2f} GiB; raise cache_disk_gib (--cache-disk "
+            f"{math.ceil(nbytes / GIB)}), or run frozen blocks in every step (--no-prefix-cache)."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(parent).free
     if nbytes > free:
         raise OSError(
             f"[finetune] disk must have room for the prefix cache, got {free / GIB:.2f} GiB in "

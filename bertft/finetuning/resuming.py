@@ -42,8 +42,13 @@ def open_checkpoints(folder: Path, described: Mapping[str, Any], *, resume: bool
         ) from error
     require_same(found, described, folder)
     drop_partial(folder)
-    whole = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    return whole[-1] if whole else None
+    return last_checkpoint(folder)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint of the most steps, None where there is none."""
+    steps = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-*")}
+    return steps[max(steps)] if steps else None
 
 
 def require_same(found: Mapping[str, Any], described: Mapping[str, Any], folder: Path) -> None:
@@ -93,9 +98,9 @@ def telling_full_disks(folder: Path) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         drop_partial(folder)
-        kept = sorted(path.name for path in folder.glob("checkpoint-*"))
+        kept = last_checkpoint(folder)
         raise OSError(
             f"[finetune] disk must have room for checkpoints and the model, got a full one at "
             f"{str(folder.parent)!r}; free some, and resume (--resume; ablate does by itself) from "
-            f"{kept[-1] if kept else 'the beginning'}."
+            f"{kept.name if kept else 'the beginning'}."
         ) from error

@@ -6,7 +6,6 @@ folder that holds the model, its scores and how they came about.
 
 import dataclasses
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,14 +17,12 @@ import pandas as pd
 import torch
 
 from bertft import results
-from bertft.checkpoints import Checkpoint, fingerprint
-from bertft.devices import find_device
 from bertft.files import locked, write_text
-from bertft.finetuning.examples import Source, named
+from bertft.finetuning.examples import Source
 from bertft.finetuning.fitting import CHECKPOINTS, Fitting
-from bertft.finetuning.recipe import Recipe
+from bertft.finetuning.preparing import prepare
 from bertft.finetuning.resuming import require_same, telling_full_disks
-from bertft.finetuning.tasks import Scores, Tokens, task_of
+from bertft.finetuning.tasks import Scores
 from bertft.progress import Display
 from bertft.quiet import quiet
 
@@ -146,67 +143,55 @@ def finetune(
     """
     out, started = Path(out), results.now()
     display = Display(progress)
-    job = task_of(task)
-    if skip_bad and task != "squad":
-        raise ValueError(
-            f"[finetune] skip_bad must be off for {task}, got True; it is for answers of squad "
-            "whose offsets are wrong."
-        )
-    recipe = job.recipe.with_settings(**settings)
     _require_free(out, resume=resume, overwrite=overwrite)
-    where = find_device(device, "finetune")
-    checkpoint, recipe = _opened(model, tokenizer, recipe, settings.get("max_length"))
-    train_set = job.read(os.fspath(train), skip_bad=skip_bad).drawn(limit)
-    dev_sets = {
-        name: job.read(path, skip_bad=skip_bad).every(dev_every)
-        for name, path in named(dev).items()
-    }
-    for name, found in {"train": train_set, **dev_sets}.items():
+    run = prepare(
+        task,
+        model,
+        train,
+        dev,
+        freeze=freeze,
+        keep=keep,
+        limit=limit,
+        dev_every=dev_every,
+        device=device,
+        tokenizer=tokenizer,
+        prefix_cache=prefix_cache,
+        cache_memory_gib=cache_memory_gib,
+        cache_disk_gib=cache_disk_gib,
+        skip_bad=skip_bad,
+        **settings,
+    )
+    for name, found in {"train": run.train, **run.dev}.items():
         for what, count in found.left_out.items():
             if count:
                 display.note(f"{name}: {count:,} {what} left out")
-    labels = job.labels(train_set)
-    depth = checkpoint.blocks.depth
-    first = next(iter(dev_sets.values()))
-    described = {
-        "task": task,
-        **dataclasses.asdict(recipe),
-        "limit": limit,
-        "freeze": freeze,
-        "keep": _require_layers(depth, freeze, keep),
-        "prefix_cache": prefix_cache,
-        "pretrained": fingerprint(checkpoint.encoder),
-        "labels": list(labels),
-        "train": train_set.fingerprint,
-        # Early stopping looks at it.
-        "stopping": first.fingerprint if recipe.patience is not None else None,
-    }
+    described, depth = run.described(), run.checkpoint.blocks.depth
     # Checkpoints may go on with other dev sets; results are of these.
     finishing = {
         **described,
         "dev_every": dev_every,
-        "dev": {name: found.fingerprint for name, found in dev_sets.items()},
+        "dev": {name: found.fingerprint for name, found in run.dev.items()},
         "save_model": save_model,
     }
-    if resume and _is_run(out):
+    # Checkpoints beside a finished run are of one that is to replace it.
+    if resume and _is_run(out) and not (out / CHECKPOINTS).exists():
         finished = Finetuned.load(out)
         require_same(finished.provenance["run"], finishing, out)
         display.note(f"{out} is finished already")
         return finished
-    cache = (cache_memory_gib, cache_disk_gib) if prefix_cache else None
-    fitting = Fitting(job, Tokens(checkpoint.tokenizer, recipe), labels, out, where, display, cache)
+    fitting = Fitting(run.task, run.tokens, run.labels, out, run.device, display, run.cache)
     with _alone(out), telling_full_disks(out / CHECKPOINTS):
-        fit = fitting.fit(checkpoint, train_set, first, described, resume=resume)
+        fit = fitting.fit(run.checkpoint, run.train, run.first, described, resume=resume)
         began = time.perf_counter()
-        scores = {name: fitting.score(fit.model, found, name) for name, found in dev_sets.items()}
+        scores = {name: fitting.score(fit.model, found, name) for name, found in run.dev.items()}
         table = _tidy(
             scores,
             task=task,
-            model=checkpoint.name,
+            model=run.checkpoint.name,
             freeze=freeze,
             keep=described["keep"],
             depth=depth,
-            seed=recipe.seed,
+            seed=run.recipe.seed,
         )
         provenance = {
             "kind": KIND,
@@ -214,20 +199,18 @@ def finetune(
             "command": command,
             "versions": results.versions(),
             "model": {
-                "name": checkpoint.name,
+                "name": run.checkpoint.name,
                 "fingerprint": described["pretrained"],
-                "architecture": type(checkpoint.encoder).__name__,
+                "architecture": type(run.checkpoint.encoder).__name__,
             },
             **{key: described[key] for key in ("task", "labels", "freeze", "keep")},
             "depth": depth,
-            "recipe": dataclasses.asdict(recipe),
-            "train": {**train_set.describe(), "cut": fit.cut_inputs},
-            "dev": {name: found.describe() for name, found in dev_sets.items()},
+            "recipe": dataclasses.asdict(run.recipe),
+            "train": {**run.train.describe(), "cut": fit.cut_inputs},
+            "dev": {name: found.describe() for name, found in run.dev.items()},
             "options": {
-                "limit": limit,
-                "dev_every": dev_every,
-                "skip_bad": skip_bad,
-                "device": str(where),
+                **run.options,
+                "device": str(run.device),
                 "threads": torch.get_num_threads(),
             },
             "prefix_cache": fit.prefix_cache,
@@ -241,13 +224,15 @@ def finetune(
             if save_model:
                 with quiet():
                     fit.model.save_pretrained(folder)
-                    checkpoint.tokenizer.save_pretrained(folder)
+                    run.checkpoint.tokenizer.save_pretrained(folder)
             for name, file in _prediction_files(scores).items():
                 lines = [json.dumps(line, ensure_ascii=False) for line in scores[name].predictions]
                 write_text(folder / file, "\n".join(lines) + "\n")
 
-        results.save_run(out, table, provenance, write, overwrite=overwrite)
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        results.save_run(out, table, provenance, write, overwrite=overwrite or resume)
+        # In one step, so that a kill leaves none of them or all: they would be gone on with.
+        (out / CHECKPOINTS).rename(out / f".{out.name}.{CHECKPOINTS}")
+        _clear_leftovers(out)
         return Finetuned(out, table, provenance)
 
 
@@ -294,43 +279,13 @@ def _alone(out: Path) -> Iterator[None]:
                 f"[finetune] out must be free, got {str(out)!r}, into which another process "
                 "trains; wait for it, or pass another folder."
             )
-        for leftover in out.glob(f".{out.name}.*"):
-            shutil.rmtree(leftover)
+        _clear_leftovers(out)
         yield
 
 
-def _require_layers(depth: int, frozen: int, keep: int | None) -> int:
-    kept = depth if keep is None else keep
-    if not 1 <= kept <= depth:
-        raise ValueError(
-            f"[finetune] keep must be in 1..{depth} for a model of {depth} blocks, got {kept}; "
-            "pass fewer."
-        )
-    if not 0 <= frozen <= kept:
-        raise ValueError(
-            f"[finetune] freeze must be in 0..{kept} for a model of {kept} blocks, got {frozen}; "
-            "pass fewer."
-        )
-    return kept
-
-
-def _opened(
-    model: "str | Path | PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase | None",
-    recipe: Recipe,
-    asked: int | None,
-) -> tuple[Checkpoint, Recipe]:
-    checkpoint = Checkpoint.open(model, tokenizer=tokenizer)
-    most = checkpoint.max_length
-    if most is not None and recipe.max_length > most:
-        if asked is not None:
-            raise ValueError(
-                f"[finetune] max_length must be at most the {most} tokens that "
-                f"{checkpoint.name!r} takes, got {asked}; pass fewer."
-            )
-        stride = recipe.doc_stride and min(recipe.doc_stride, most // 4)
-        recipe = recipe.with_settings(max_length=most, doc_stride=stride)
-    return checkpoint, recipe
+def _clear_leftovers(out: Path) -> None:
+    for leftover in out.glob(f".{out.name}.*"):
+        shutil.rmtree(leftover)
 
 
 def _prediction_files(corpora: Iterable[str]) -> dict[str, str]:
