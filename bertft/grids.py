@@ -89,8 +89,8 @@ def taken(
                     idle = False
                     # Nobody replaces it now: that takes the locks of the cells.
                     theirs = read_plans(out).get(task, {}).get("same", {})
-                    for key in _differing(theirs, same):
-                        raise _disagreement(out, key, theirs.get(key), same[key])
+                    if _differing(theirs, same):
+                        raise _disagreement(out, theirs, same)
                     tried.add(cell)
                     yield cell
         if idle and not waiting:
@@ -228,8 +228,8 @@ def _outdated(
         ValueError: one of them is done, or in other hands.
     """
     # The cells of another task must agree in the model alone.
-    wanted = same if name == task else {"model": same["model"]}
-    differing = _differing(found["same"], wanted)
+    theirs, wanted = found["same"], same if name == task else {"model": same["model"]}
+    differing = _differing(theirs, wanted)
     cells = [
         cell
         for cell in (Cell(**each) for each in found["cells"])
@@ -238,8 +238,7 @@ def _outdated(
     for cell in cells:
         held = locks.enter_context(locked(out / LOCKS / cell.name(name), wait=False))
         if not held or is_done(out, name, cell):
-            key = differing[0]
-            raise _disagreement(out, key, found["same"].get(key), same[key])
+            raise _disagreement(out, theirs, wanted)
     return cells
 
 
@@ -247,8 +246,9 @@ def _differing(theirs: Mapping[str, Any], same: Mapping[str, Any]) -> list[str]:
     return [key for key, value in same.items() if theirs.get(key) != value]
 
 
-def _disagreement(out: Path, key: str, theirs: Any, ours: Any) -> ValueError:
+def _disagreement(out: Path, theirs: Mapping[str, Any], same: Mapping[str, Any]) -> ValueError:
+    key = _differing(theirs, same)[0]
     return ValueError(
-        f"[ablate] out must hold cells of the same {key}, got {theirs} in {str(out)!r} where this "
-        f"run has {ours}; pass another out."
+        f"[ablate] out must hold cells of the same {key}, got {theirs.get(key)} in {str(out)!r} "
+        f"where this run has {same[key]}; pass another out."
     )
