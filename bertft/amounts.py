@@ -6,6 +6,8 @@ from numbers import Integral
 def require_integers(function: str, **values: object) -> None:
     """Refuse values, under the names of their parameters, that are no integers; None is left out.
 
+    Truth values count nothing, whatever Python makes of them.
+
     Raises:
         TypeError: one of them is something else.
 

@@ -15,6 +15,7 @@ from bertft.ops import trees
 from bertft.ops.native import kernels_only
 from bertft.probing.bank import Schedule, fit
 from bertft.probing.examples import Examples, Inputs
+from bertft.probing.options import tasks_of
 from bertft.probing.scores import intervals, resampled
 from bertft.probing.structural import (
     KINDS,
@@ -418,6 +419,8 @@ def test_treebanks_that_are_no_task(tmp_path):
         StructuralTask.read(tmp_path, limit=0)
     with pytest.raises(ValueError, match=r"punctuation must be one of upos, xpos, got 'penn'"):
         StructuralTask.read(tmp_path, punctuation="penn")
+    with pytest.raises(ValueError, match=r"punctuation must be one of upos, xpos, got ''"):
+        tasks_of({"structural": tmp_path}, None, "")
     task = StructuralTask.read(tmp_path)
     with pytest.raises(ValueError, match="dev trees must be at least one, got none; pass a"):
         StructuralTask.of(task.train, [])

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -217,6 +218,9 @@ def test_bad_options(base, task, options, told):
         ({"rank": 4.5}, "rank must be an integer, got 4.5"),
         ({"epochs": 2.0}, "epochs must be an integer, got 2.0"),
         ({"limit": "3"}, "limit must be an integer, got '3'"),
+        ({"rank": True}, "rank must be an integer, got True"),
+        ({"seeds": True}, "seeds must be an integer, got True"),
+        ({"seeds": [False]}, "seeds must be an integer, got False"),
         ({"seeds": 1.0}, "seeds must be an integer, got 1.0"),
         ({"seeds": [0, 1.5]}, "seeds must be an integer, got 1.5"),
         ({"max_length": 9.5}, "max_length must be an integer, got 9.5"),
@@ -306,6 +310,9 @@ def test_a_score_tells_how_many_correlations_it_is_the_mean_of(base, task):
     of = [f"structural: {count} rank corr" for count in ("6", "1")]
     told = [note[: len(start)] for start, note in zip(of, mixed.provenance["notes"], strict=True)]
     assert told == of
+    # The lexical layer has the probes of layer 0.
+    both = run(base, StructuralTask.of(task.train, [*task.dev, same]), layers="0,lexical")
+    assert both.provenance["notes"] == mixed.provenance["notes"]
 
 
 def test_a_run_is_saved_with_its_pictures(base, checkpoint, task, tmp_path):
@@ -453,19 +460,41 @@ def test_arcs_of_both_trees_are_drawn():
     assert [text.get_text() for text in ax.texts] == [*PICTURE["words"], "some/model, layer 3"]
     [lexical] = tree_figure([PICTURE | {"layer": "lexical"}]).axes
     assert lexical.texts[-1].get_text() == "model, embeddings"
-    arcs = [(arc.theta1, arc.get_edgecolor(), arc.get_linestyle()) for arc in ax.patches]
-    above, below = ([arc for arc in arcs if arc[0] == side] for side in (0, 180))
+    ranges = [(arc.theta1, arc.theta2) for arc in ax.patches]
+    above, below = (
+        [arc for arc, own in zip(ax.patches, ranges, strict=True) if own == half]
+        for half in ((0, 180), (180, 360))
+    )
     assert len(above) == len(below) == 2
     # One edge is in both trees, whichever way round it is given.
-    assert len({arc[1] for arc in arcs}) == 2
-    assert sorted(arc[1] for arc in above) == sorted(arc[1] for arc in below)
+    assert len({arc.get_edgecolor() for arc in ax.patches}) == 2
+    colors, others = (sorted(arc.get_edgecolor() for arc in half) for half in (above, below))
+    assert colors == others
     places = [text.get_position()[0] for text in ax.texts[:4]]
     ends = {(arc.center[0] - arc.width / 2, arc.center[0] + arc.width / 2) for arc in ax.patches}
     expected = {(places[0], places[1]), (places[1], places[2]), (places[0], places[2])}
     assert {tuple(np.round(end, 6)) for end in ends} == {tuple(np.round(e, 6)) for e in expected}
-    tall = {round(arc.height / arc.width, 9) for arc in ax.patches}
-    assert len(tall) >= 1
+    # Halves of ellipses that begin above and below the words; an arc over another is twice as high.
+    baseline = ax.texts[0].get_position()[1]
+    [up], [down] = ({arc.center[1] - baseline for arc in half} for half in (above, below))
+    assert up == pytest.approx(-down)
+    assert up > 0
+    by_width = sorted(below, key=lambda arc: arc.width)
+    low, high = (arc.height for arc in by_width)
+    assert {arc.height for arc in above} == {low}
+    assert high == pytest.approx(2 * low)
     assert ax.texts[3].get_color() != ax.texts[0].get_color()
+
+
+def test_words_of_any_characters_are_drawn():
+    """XML forbids most control characters, and U+FFFE in whatever form."""
+    odd = ["a\x0bb", "\ufffe", "\x1b[0m", "two\nlines"]
+    pictures = [PICTURE | {"model": "mo\x0cdel", "words": odd}]
+    for draw in (tree_figure, distance_figure):
+        root = ElementTree.fromstring(svg_text(draw(pictures)))
+        found = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert {"a b", " [0m", "two lines"} <= set(found)
+        assert "mo del, layer 3" in found
 
 
 def test_tables_of_distances_have_one_scale():

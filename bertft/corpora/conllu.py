@@ -168,9 +168,16 @@ def is_given(field: str) -> bool:
 
 
 class _Sentence(NamedTuple):
+    """The columns of each line that is no comment, numbered by line."""
+
     id: str
     line: int
-    words: list[tuple[int, list[str]]]
+    rows: list[tuple[int, list[str]]]
+
+    @property
+    def words(self) -> list[tuple[int, list[str]]]:
+        """The lines that are words."""
+        return [row for row in self.rows if row[1][_ID].isdecimal()]
 
     def at(self, path: Path, line: int) -> str:
         """Where an error is, in words."""
@@ -184,21 +191,18 @@ def _place(source: str, line: int, name: str) -> str:
 
 
 def _sentences(path: Path) -> Iterator[_Sentence]:
-    """Sentences with a line or more, the columns of their words checked and numbered by line."""
-    name, first, words = "", 0, []
+    """Sentences with a line or more, their columns checked."""
+    name, rows = "", []
     for number, line in enumerate([*read_lines(path), ""], start=1):
         if line.startswith("#"):
             named = _SENT_ID.fullmatch(line)
             name = named[1] if named else name
         elif line.strip():
-            first = first or number
-            columns = _columns(path, number, line)
-            if columns[_ID].isdecimal():
-                words.append((number, columns))
+            rows.append((number, _columns(path, number, line)))
         else:
-            if first:
-                yield _Sentence(name, first, words)
-            name, first, words = "", 0, []
+            if rows:
+                yield _Sentence(name, rows[0][0], rows)
+            name, rows = "", []
 
 
 def _columns(path: Path, number: int, line: str) -> list[str]:
@@ -217,10 +221,10 @@ def _columns(path: Path, number: int, line: str) -> list[str]:
 
 
 def _tree(path: Path, sentence: _Sentence) -> Tree:
-    size = len(sentence.words)
-    numbers = {str(number): number for number in range(size + 1)}
+    words = sentence.words
+    numbers = {str(number): number for number in range(len(words) + 1)}
     heads, labels = [], []
-    for expected, (line, columns) in enumerate(sentence.words, start=1):
+    for expected, (line, columns) in enumerate(words, start=1):
         head, label = columns[_HEAD], columns[_DEPREL]
         if columns[_ID] != str(expected):
             raise ValueError(
@@ -229,8 +233,8 @@ def _tree(path: Path, sentence: _Sentence) -> Tree:
             )
         if head not in numbers:
             raise ValueError(
-                f"[corpora] {sentence.at(path, line)} must have a head from 0 to {size}, got "
-                f"{head!r}; mend the line."
+                f"[corpora] {sentence.at(path, line)} must have a head from 0 to {len(words)}, "
+                f"got {head!r}; mend the line."
             )
         if not is_given(label):
             raise ValueError(
@@ -239,14 +243,32 @@ def _tree(path: Path, sentence: _Sentence) -> Tree:
             )
         heads.append(numbers[head])
         labels.append(label)
-    words, tags, xpos = (
-        tuple(columns[place] for _, columns in sentence.words) for place in (_FORM, _UPOS, _XPOS)
+    _check_tokens(path, sentence)
+    forms, tags, xpos = (
+        tuple(columns[place] for _, columns in words) for place in (_FORM, _UPOS, _XPOS)
     )
     tree = Tree(
-        words, tags, tuple(heads), tuple(labels), sentence.id, sentence.line, xpos, str(path)
+        forms, tags, tuple(heads), tuple(labels), sentence.id, sentence.line, xpos, str(path)
     )
     check_tree(tree, tree.where)
     return tree
+
+
+def _check_tokens(path: Path, sentence: _Sentence) -> None:
+    """Refuse multi-word tokens that do not begin with the next word, or end beyond the last."""
+    size, words, covered = len(sentence.words), 0, 0
+    for line, columns in sentence.rows:
+        first, _, last = columns[_ID].partition("-")
+        if last:
+            if not covered <= words < int(last) <= size or int(first) != words + 1:
+                raise ValueError(
+                    f"[corpora] {sentence.at(path, line)} must have a multi-word token from word "
+                    f"{words + 1} to one of the {size}, and no other there, got {columns[_ID]}; "
+                    "mend the line."
+                )
+            covered = int(last)
+        elif first.isdecimal():
+            words += 1
 
 
 def _check_heads(heads: Sequence[int], where: str) -> None:

@@ -167,7 +167,7 @@ def _read_one(
     if isinstance(task, Task):
         return _named(name, task, limit, punctuation)
     if name == STRUCTURAL:
-        return StructuralTask.read(task, limit, punctuation or "upos")
+        return StructuralTask.read(task, limit, "upos" if punctuation is None else punctuation)
     return EdgeTask.read(name, task, limit)
 
 

@@ -3,7 +3,6 @@
 Owns the way from features, which come from the caller, to a trained bank and its scores.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -201,7 +200,6 @@ class StructuralAssignment:
         everything = self._tally(counts)
         rows: list[Row] = []
         tallies: Tallies = {}
-        notes: Counter[str] = Counter()
         for kind in KINDS:
             for name, place in layers.items():
                 own = everything.of(
@@ -209,11 +207,16 @@ class StructuralAssignment:
                 )
                 tallies[kind, name] = own
                 rows += self._rows(kind, name, own)
-                notes[kind] += own.undefined(METRICS[kind][1])
+        undefined = {
+            kind: everything.of([k for k, p in enumerate(probes) if p.kind == kind]).undefined(
+                METRICS[kind][1]
+            )
+            for kind in KINDS
+        }
         told = [
             f"{self.task.name}: {n} rank correlations of {kind} probes have no value, since all "
             "words of a sentence are in one place, and are in no mean."
-            for kind, n in notes.items()
+            for kind, n in undefined.items()
             if n
         ]
         best = max(layers, key=lambda name: tallies["distance", name].score("uuas")[0])

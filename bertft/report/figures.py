@@ -295,9 +295,14 @@ def layer_ticks(layers: Sequence[int], room: int) -> list[int]:
     return [layer for layer in range(layers[0], layers[-1] + 1) if layer % step == 0]
 
 
+def on_one_line(text: str) -> str:
+    """The text with a space for each character that has no glyph: XML forbids some of these."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def elide(text: str, room: int) -> str:
     """At most `room` characters on one line; the middle goes first, the end of a path stays."""
-    line = "".join(char if char.isprintable() else " " for char in text)
+    line = on_one_line(text)
     if len(line) <= room:
         return line
     tail = (room - 1) * 2 // 3

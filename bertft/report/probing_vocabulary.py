@@ -69,8 +69,8 @@ METRICS = {
     ),
     "dspr": Metric(
         "DSpr (x 100)", 100, 2, -1, 1, "-100 to 100", "higher",
-        "How well does the probe rank the other words by their distance in the tree, on average "
-        "over words and lengths of sentences?",
+        "How well does the probe rank all words of a sentence by their distance in the tree from "
+        "one of them, itself among them, on average over words and lengths of sentences?",
     ),
     "root_accuracy": Metric(
         "root accuracy (%)", 100, 2, 0, 1, "0 to 100", "higher",

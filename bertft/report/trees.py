@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc
 
-from bertft.report.figures import COLORS, STYLE, elide
+from bertft.report.figures import COLORS, STYLE, elide, on_one_line
 from bertft.report.probing_vocabulary import LEXICAL, labels_of
 
 FIELDS = ("model", "layer", "words", "kept", "gold", "predicted", "gold_edges", "predicted_edges")
@@ -38,7 +38,7 @@ def tree_figure(sentences: Sequence[Mapping[str, Any]]) -> Figure:
         ValueError: no sentence, one that lacks a field, or several with other words.
     """
     _check(sentences, "tree_figure")
-    words = sentences[0]["words"]
+    words = [on_one_line(str(word)) for word in sentences[0]["words"]]
     widths = [INCH_PER_LETTER * max(len(word), 2) + WORD_GAP for word in words]
     centers = MARGIN + np.cumsum(widths) - np.array(widths) / 2
     across = max(float(np.sum(widths)), 3.0) + 2 * MARGIN
@@ -57,7 +57,7 @@ def tree_figure(sentences: Sequence[Mapping[str, Any]]) -> Figure:
             ax = figure.add_axes(box, xlim=(0, across), ylim=(0, height))
             ax.set_axis_off()
             middle = ARC_HEIGHT * (_deepest(down) + 0.5) + LINE / 2
-            _draw_words(ax, own, centers, middle)
+            _draw_words(ax, words, own["kept"], centers, middle)
             _draw_arcs(ax, up, centers, middle + LINE / 2, set(down))
             _draw_arcs(ax, down, centers, middle - LINE / 2, set(up), below=True)
             title = ax.text(MARGIN, height - 0.06, _title(own, sentences), parse_math=False)
@@ -125,7 +125,7 @@ def _check(sentences: Sequence[Mapping[str, Any]], function: str) -> None:
 def _title(own: Mapping[str, Any], sentences: Sequence[Mapping[str, Any]]) -> str:
     labels = labels_of([str(other["model"]) for other in sentences])
     layer = "embeddings" if own["layer"] == LEXICAL else f"layer {own['layer']}"
-    return f"{labels[str(own['model'])]}, {layer}"
+    return on_one_line(f"{labels[str(own['model'])]}, {layer}")
 
 
 def _levels(edges: Sequence[Sequence[int]]) -> dict[tuple[int, int], int]:
@@ -142,10 +142,12 @@ def _deepest(levels: Mapping[tuple[int, int], int]) -> int:
     return max(levels.values(), default=0)
 
 
-def _draw_words(ax: Axes, own: Mapping[str, Any], centers: Any, y: float) -> None:
-    for word, kept, x in zip(own["words"], own["kept"], centers, strict=True):
-        color = "#33373d" if kept else "#a4a9b1"
-        text = ax.text(x, y, str(word), parse_math=False, color=color)
+def _draw_words(
+    ax: Axes, words: Sequence[str], kept: Sequence[bool], centers: Any, y: float
+) -> None:
+    for word, is_kept, x in zip(words, kept, centers, strict=True):
+        color = "#33373d" if is_kept else "#a4a9b1"
+        text = ax.text(x, y, word, parse_math=False, color=color)
         text.set(horizontalalignment="center", verticalalignment="center")
 
 
