@@ -106,9 +106,18 @@ def _assign_labels(task: EdgeTask, asked: Asked, sides: Mapping[str, Checkpoint]
             f"{int((learned & held_out).sum())}; pass other sentences, or a larger "
             "max_length or limit."
         )
-    control, code_length = asked.control, asked.code_length
     return Assignment(
-        task, training, train, dev, asked.seeds, control, code_length, list(sides), asked.device
+        task,
+        training,
+        train,
+        dev,
+        asked.seeds,
+        asked.control,
+        asked.code_length,
+        list(sides),
+        single=asked.wanted.has_single,
+        mixed=asked.wanted.has_mixtures,
+        device=asked.device,
     )
 
 

@@ -21,7 +21,7 @@ from bertft.checkpoints import fingerprint
 from bertft.devices import find_device
 from bertft.files import write_text
 from bertft.probing.assignments import Row
-from bertft.probing.differences import DIFFERENCES, differences
+from bertft.probing.differences import DIFFERENCES, differences, missing_intervals
 from bertft.probing.families import Training
 from bertft.probing.options import Task, Wanted, require_use, seeds_of, symmetric_of, tasks_of
 from bertft.probing.scores import Scored
@@ -54,7 +54,8 @@ class Probing:
     Attributes:
         table: tidy pandas table with the columns `model, task, probe, layer, seed, metric, value,
             low, high, n`; `layer` is a number, "mix", "cumulative-3", "lexical" or "chain" (no
-            model, beside structural probes), as text.
+            model, beside structural probes), as text; `low` and `high` are missing where only one
+            dev sentence counts.
         differences: the same for each model beside the first one, over seeds, with the columns
             `model, base, task, probe, layer, metric, value, low, high, n_seeds, n`.
         provenance: models, tasks, options, versions and notes, as JSON types.
@@ -300,6 +301,7 @@ def probe(
                         tallies[name, work.task.name, kind, layer] = counts
         found += [row for name in subjects for row in own[name]]
     table = pd.DataFrame(found, columns=list(COLUMNS))
+    notes += missing_intervals(table)
     provenance = {
         "kind": "probe",
         "created": started,
@@ -314,16 +316,11 @@ def probe(
         "tasks": [work.describe() for of_task in works for work in of_task],
         "options": {
             "layers": list(wanted.names),
-            "probe": probe,
-            "rank": structural.rank,
             "controls": named,
             "code_length": code_length,
             "symmetric": alike,
             "seeds": chosen,
             "limit": limit,
-            "lr": training.lr,
-            "l2": training.l2,
-            "schedule": vars(training.schedule),
             "max_length": max_length,
             "batch_size": batch_size,
             "features_dtype": features_dtype,

@@ -147,7 +147,8 @@ def test_structural_banks_follow_their_features():
     found = []
     for device in (CPU, DEVICE):
         sentences = Sentences.of(Inputs(layers, device=device), gold)
-        bank, fitted = train_structural(probes, sentences, sentences, Schedule(6, 2, "sentences"))
+        schedule = Schedule(6, 2, "sentences", evaluate_every="epoch")
+        bank, fitted = train_structural(probes, sentences, sentences, schedule)
         assert bank.parameters["projection"].device == device
         found.append((here(fitted.loss), tally_structure(bank, sentences, 2)))
     (losses, counts), (others, other_counts) = found
@@ -177,7 +178,7 @@ def test_assignments_take_features_to_their_device(tokenizer):
     found = []
     for device in (CPU, DEVICE):
         training = Training.of("mlp", epochs=1)
-        own = Assignment(task, training, train, dev, [0, 1], True, True, ["m"], device)
+        own = Assignment(task, training, train, dev, [0, 1], True, True, ["m"], True, False, device)
         rows, _ = own.probe_layer("1", *(of[1] for of in layers))
         found.append(pd.DataFrame(rows + own.probe_mixtures(["mix", "cumulative-0"], *layers)[0]))
     pd.testing.assert_frame_equal(*found, rtol=1e-4)

@@ -15,7 +15,7 @@ from bertft.probing.controls import control_labels, word_types
 from bertft.probing.examples import Examples, Inputs
 from bertft.probing.labels import Labels
 from bertft.probing.layers import center_of_gravity, expected_layer
-from bertft.probing.scores import change, difference, intervals, resampled, tally
+from bertft.probing.scores import Tally, change, difference, intervals, resampled, tally
 
 N, K, C, SENTENCES = 120, 3, 4, 40
 
@@ -117,6 +117,33 @@ def test_differences_are_paired():
     found = difference(other, own, "accuracy", weights, 0)
     assert found.value == pytest.approx((other.accuracy() - own.accuracy()).mean())
     assert 0 < found.low < found.value < found.high
+
+
+@pytest.mark.parametrize("metric", ["micro_f1", "accuracy"])
+def test_a_score_of_one_sentence_has_no_interval(metric):
+    bank, dev = said(exclusive=True)
+    own = tally(bank, dev, EVERY, SENTENCES, 17, "targets")
+    weights = resampled(SENTENCES, 0)
+    for alone in (2, 1):
+        own.counts[alone:] = 0
+        assert own.sentences(metric).tolist() == [alone] * K
+        found = intervals(own, metric, weights) + change(own, own, metric, weights)
+        found.append(difference(own, own, metric, weights, 0))
+        assert np.isfinite([interval.value for interval in found]).all()
+        ends = [(interval.low, interval.high) for interval in found]
+        assert np.isnan(ends).all() if alone == 1 else np.isfinite(ends).all()
+
+
+def test_micro_f1_is_of_sentences_with_a_scored_label():
+    """A sentence of labels that are not scored, and for which none is predicted, does not count."""
+    counts = np.zeros((3, 1, 5))
+    counts[:, 0, 4] = 2
+    counts[0, 0, :3] = 1
+    own = Tally(counts)
+    assert (own.sentences("micro_f1"), own.sentences("accuracy")) == (1, 3)
+    [interval] = intervals(own, "micro_f1", resampled(3, 0))
+    assert interval.value == 1
+    assert math.isnan(interval.low)
 
 
 def test_control_labels_belong_to_words():

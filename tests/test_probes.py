@@ -877,7 +877,6 @@ def test_provenance_is_whole(base, folder):
     assert provenance["kind"] == "probe"
     assert provenance["options"]["controls"] == ["randomized"]
     assert provenance["options"]["seeds"] == [4]
-    assert provenance["options"]["schedule"]["epochs"] == 2
     [of] = provenance["tasks"]
     assert of["labels"] == ["D", "N", "P", "V"]
     assert of["train"] == {
@@ -887,6 +886,28 @@ def test_provenance_is_whole(base, folder):
         "dropped_words": 0,
         "dropped": 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "recorded"),
+    [
+        ({"layers": "1"}, None, {"probe", "l2"}),
+        ({"layers": "mix"}, 2, {"probe", "lr", "schedule"}),
+        ({"layers": "1,mix"}, 2, {"probe", "l2", "lr", "schedule"}),
+        ({"layers": "1", "probe": "mlp"}, 2, {"probe", "lr", "schedule"}),
+    ],
+    ids=str,
+)
+def test_provenance_has_the_training_that_ran(base, folder, options, epochs, recorded):
+    done = probe(base, {"kinds": folder}, epochs=epochs, **options)
+    every = {"probe", "l2", "lr", "schedule", "rank"}
+    assert not every & set(done.provenance["options"])
+    [of] = json.loads(json.dumps(done.provenance["tasks"]))
+    assert every & set(of) == recorded
+    assert of["probe"] == options.get("probe", "linear")
+    if epochs:
+        # 180 targets make one batch: evaluations wait for more steps than there are.
+        assert (of["schedule"]["epochs"], of["schedule"]["evaluate_every"]) == (2, 100)
 
 
 def command(*argv):

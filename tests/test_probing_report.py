@@ -604,8 +604,29 @@ def test_trees_are_summed_up_beside_the_chain():
     assert list(by_layer) == ["0", "1", "2", "lexical", "linear chain"]
     assert "<strong>linear chain</strong>" in page
     assert "<strong>linear chain</strong>" not in page_of(grid(["pos"]))
+    assert "from one of them, itself among them" in page
     assert "Merchant" not in page
     assert "Merchant" in page_of(grid(["pos"]))
+
+
+def test_the_page_says_what_its_probes_are():
+    labels, structural = grid(["pos"]), trees()
+    told = {
+        "probe</strong> is a small classifier trained": (True, False, False),
+        "probe</strong> is a linear map trained": (False, True, False),
+        "probe</strong> is a small classifier or a linear map trained": (False, False, True),
+        "how easily a label can be": (True, False, False),
+        "how easily a tree can be": (False, True, False),
+        "how easily a label or a tree can be": (False, False, True),
+        "made the label harder to read": (True, False, False),
+        "made the tree harder to read": (False, True, False),
+        "made the label or the tree harder to read": (False, False, True),
+        "<strong>Distance and depth probes</strong>": (False, True, True),
+    }
+    both = pd.concat([labels, structural], ignore_index=True)
+    pages = [page_of(table) for table in (labels, structural, both)]
+    for text, expected in told.items():
+        assert tuple(text in page for page in pages) == expected, text
 
 
 def test_the_chain_is_a_line_across_the_panel():

@@ -339,9 +339,11 @@ def test_scores_are_means_over_lengths_and_shares_of_all_edges():
     inside = (words >= 5) & (words <= 50)
     for metric in ("uuas", "root_accuracy"):
         assert tally.numbers(metric).tolist() == counts[:, :, 1].sum(0).tolist()
+        assert tally.sentences(metric).tolist() == (counts[:, :, 1] > 0).sum(0).tolist()
     for metric, possible in (("dspr", words[inside].sum()), ("nspr", inside.sum())):
         found = counts[inside, :, 3].sum(0)
         assert tally.numbers(metric).tolist() == found.tolist()
+        assert tally.sentences(metric).tolist() == (counts[inside, :, 3] > 0).sum(0).tolist()
         assert tally.undefined(metric) == (possible - found).sum()
     [interval, _, _] = intervals(tally, "uuas", resampled(60, 0))
     assert interval.low < interval.value < interval.high

@@ -79,8 +79,12 @@ def test_a_run_has_the_rows_of_its_options(base, checkpoint, task):
         expected = means[key] - means[(names[0], *key[1:])]
         assert of[key] == pytest.approx(expected, abs=1e-12)
     assert done.provenance["notes"] == []
-    assert done.provenance["options"]["rank"] == 6
     [about] = done.provenance["tasks"]
+    assert about["rank"] == 6
+    assert about["probe"] == ["distance", "depth"]
+    # 40 sentences, 20 in a batch, and an evaluation after each pass.
+    assert (about["schedule"]["epochs"], about["schedule"]["evaluate_every"]) == (2, 2)
+    assert not {"probe", "rank", "lr", "l2", "schedule"} & set(done.provenance["options"])
     assert about["punctuation"] == "upos"
     assert about["dev"]["words"] == sum(len(tree.words) for tree in task.dev)
 
@@ -185,6 +189,21 @@ def test_scores_that_no_sentence_counts_for_are_told(base, task, tags, lacking):
     empty = done.table.set_index("metric").query("n == 0")
     assert empty[["value", "low", "high"]].isna().all(axis=None)
     assert set(empty.index) == {name for scores in lacking for name in scores.split(" and ")}
+
+
+def test_scores_of_one_sentence_have_no_interval(base, checkpoint, task):
+    alone = task.dev[int(np.argmax([len(tree.words) for tree in task.dev]))]
+    few = Tree(("cat", "."), ("X", "PUNCT"), (0, 1), ("root", "dep"), "", 1)
+    models = [base, checkpoint("tuned", seed=1)]
+    done = run(models, StructuralTask.of(task.train, [alone, few]), seeds=2)
+    assert done.provenance["notes"] == [
+        "structural: no interval of uuas, dspr, nspr where only one dev sentence counts."
+    ]
+    for table in (done.table, done.differences):
+        of_two = table["metric"] == "root_accuracy"
+        assert table["value"].notna().all()
+        assert table["low"].notna().equals(of_two)
+        assert table["high"].notna().equals(of_two)
 
 
 @pytest.mark.parametrize(

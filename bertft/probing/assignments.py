@@ -46,6 +46,8 @@ class Assignment:
         control: whether each seed has a control task too.
         measure_code: whether to measure the online code length.
         models: names of the models.
+        single: whether there are probes of one layer.
+        mixed: whether there are probes of mixtures.
         device: where the probes are trained.
     """
 
@@ -57,6 +59,8 @@ class Assignment:
     control: bool
     measure_code: bool
     models: Sequence[str]
+    single: bool
+    mixed: bool
     device: torch.device = CPU
 
     @property
@@ -111,6 +115,8 @@ class Assignment:
 
     def describe(self) -> dict[str, Any]:
         """Return the record of the task for the provenance."""
+        schedule = self.training.schedule
+        steps = self.train.examples.steps(schedule.batch_size, schedule.unit)
         return {
             "name": self.task.name,
             "models": list(self.models),
@@ -120,6 +126,7 @@ class Assignment:
             "exclusive": self.task.exclusive,
             "symmetric": self.training.symmetric,
             "unknown": self.task.unknown,
+            **self.training.describe(steps, single=self.single, mixed=self.mixed),
             **{
                 part: {
                     "sentences": len(records),

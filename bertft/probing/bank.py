@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,8 +53,8 @@ class Schedule:
         least_steps: passes go on until so many steps are made.
         batch_size: targets or sentences of a batch.
         unit: what `batch_size` counts.
-        evaluate_every: steps between two evaluations on dev; None for the largest of 1000, 500 and
-            100 that is no more than an epoch (100 where an epoch is shorter).
+        evaluate_every: steps between two evaluations on dev, or "epoch"; None for the largest of
+            1000, 500 and 100 that is no more than an epoch (100 where an epoch is shorter).
         reduce_after: evaluations without gain after which a probe's rate is reduced.
         factor: what the rate is multiplied by then.
         stop_after: evaluations without gain after which a probe stops.
@@ -67,13 +67,27 @@ class Schedule:
     batch_size: int
     unit: Unit
     least_steps: int = 0
-    evaluate_every: int | None = None
+    evaluate_every: int | Literal["epoch"] | None = None
     reduce_after: int = 5
     factor: float = 0.5
     stop_after: int = 20
     clip: float | None = None
     amsgrad: bool = False
     order_seed: int = 0
+
+    def passes(self, steps: int) -> int:
+        """Return the most passes over training targets that make so many steps each."""
+        return max(self.epochs, math.ceil(self.least_steps / steps))
+
+    def interval(self, steps: int) -> int:
+        """Return the steps between two evaluations where a pass makes so many."""
+        if self.evaluate_every == "epoch":
+            return steps
+        return self.evaluate_every or next((e for e in EVERY if e <= steps), EVERY[-1])
+
+    def describe(self, steps: int) -> dict[str, Any]:
+        """Return the record of what this comes to where a pass makes so many steps."""
+        return vars(self) | {"epochs": self.passes(steps), "evaluate_every": self.interval(steps)}
 
 
 @dataclass(frozen=True)
@@ -180,11 +194,10 @@ def fit(bank: Trainable[Given], train: Given, dev: Given, schedule: Schedule) ->
         ValueError: a loss that is not finite.
     """
     size, unit = schedule.batch_size, schedule.unit
-    an_epoch = sum(1 for _ in train.examples.batches(size, unit, None))
-    every = schedule.evaluate_every or next((e for e in EVERY if e <= an_epoch), EVERY[-1])
+    an_epoch = train.examples.steps(size, unit)
+    every, epochs = schedule.interval(an_epoch), schedule.passes(an_epoch)
     order = torch.Generator().manual_seed(schedule.order_seed)
     adam, best = _Adam(bank, schedule), _Best(bank)
-    epochs = max(schedule.epochs, math.ceil(schedule.least_steps / an_epoch))
     passes = (train.examples.batches(size, unit, order) for _ in range(epochs))
     for step, index in enumerate(chain.from_iterable(passes), start=1):
         adam.step(bank.gradients(train, index), step)

@@ -1,4 +1,7 @@
-"""The table of differences between the probes of two encoders, paired over sentences and seeds."""
+"""What the tables of probes tell: differences of two encoders, and which intervals they lack.
+
+Differences are paired over sentences and seeds.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -43,3 +46,14 @@ def differences(
         about = (model, base, task, kind, layer, metric)
         rows.append((*about, *found, len(own), int(own["n"].min())))
     return pd.DataFrame(rows, columns=list(DIFFERENCES)).astype(DIFFERENCES)
+
+
+def missing_intervals(table: pd.DataFrame) -> list[str]:
+    """Return a note for each task with scores of a single sentence, which have no interval."""
+    own = table[table["metric"].isin([*SCORES, "selectivity"])]
+    alone = own[own["value"].notna() & own["low"].isna()]
+    return [
+        f"{task}: no interval of {', '.join(of['metric'].unique())} where only one dev sentence "
+        "counts."
+        for task, of in alone.groupby("task", sort=False)
+    ]

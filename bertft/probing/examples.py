@@ -38,6 +38,11 @@ class Examples:
         """Return the targets on a device."""
         return Examples(self.starts.to(device), self.stops.to(device), self.sentence.to(device))
 
+    def steps(self, size: int, unit: Unit) -> int:
+        """Return how many batches of `size` targets or sentences all of them make."""
+        n = len(self) if unit == "targets" else len(torch.unique_consecutive(self.sentence))
+        return -(-n // size)
+
     def batches(self, size: int, unit: Unit, order: torch.Generator | None) -> Iterator[Tensor]:
         """Yield the indices of targets, `size` targets or sentences at a time.
 

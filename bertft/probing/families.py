@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from bertft.ops.native import kernels_only
 from bertft.probing.bank import Bank, Fit, Probe, Schedule, Split, fit
@@ -54,6 +54,21 @@ class Training:
         if epochs is not None:
             schedule = replace(schedule, epochs=epochs, least_steps=0)
         return replace(found, schedule=schedule, lr=lr or found.lr)
+
+    def describe(self, steps: int, *, single: bool, mixed: bool) -> dict[str, Any]:
+        """Return the record of how probes are trained.
+
+        Args:
+            steps: that a pass over the training targets makes.
+            single: whether there are probes of one layer.
+            mixed: whether there are probes of mixtures.
+        """
+        record: dict[str, Any] = {"probe": self.family}
+        if self.family == "linear" and single:
+            record["l2"] = self.l2
+        if self.family != "linear" or mixed:
+            record |= {"lr": self.lr, "schedule": self.schedule.describe(steps)}
+        return record
 
     @property
     def softmax(self) -> bool:

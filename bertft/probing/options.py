@@ -54,6 +54,16 @@ class Wanted:
         lexical = {LEXICAL: 0} if LEXICAL in self.names else {}
         return lexical | {str(number): number for number in sorted(numbers)}
 
+    @property
+    def has_single(self) -> bool:
+        """Whether there are layers that are probed one at a time."""
+        return not {MIX, CUMULATIVE}.issuperset(self.names)
+
+    @property
+    def has_mixtures(self) -> bool:
+        """Whether there are mixtures."""
+        return not {MIX, CUMULATIVE}.isdisjoint(self.names)
+
     def mixtures(self, depth: int) -> list[str]:
         """Return the names of the mixtures that are probed."""
         mix = [MIX] if MIX in self.names else []

@@ -39,6 +39,9 @@ class Scored(Protocol):
     def score(self, metric: str, weights: Floats | None = None) -> Floats:
         """Return the scores under the name of a metric; see `Tally.micro_f1`."""
 
+    def sentences(self, metric: str) -> npt.NDArray[np.int64]:
+        """Return how many sentences each score is made of, `(K,)`."""
+
     def has_targets_of(self, other: Any) -> bool:
         """Return if both count the same targets."""
 
@@ -76,6 +79,11 @@ class Tally:
     def score(self, metric: str, weights: Floats | None = None) -> Floats:
         """Return the scores under the name of a metric, "micro_f1" or "accuracy"."""
         return self.accuracy(weights) if metric == "accuracy" else self.micro_f1(weights)
+
+    def sentences(self, metric: str) -> npt.NDArray[np.int64]:
+        """Return how many sentences each score is made of, `(K,)`."""
+        parts = self.counts[..., 4:] if metric == "accuracy" else self.counts[..., 1:3]
+        return np.asarray(parts.any(2).sum(0), np.int64)
 
     def has_targets_of(self, other: "Tally") -> bool:
         """Return if both count the same number of targets in every sentence."""
@@ -144,16 +152,18 @@ def resampled(sentences: int, seed: int, draws: int = DRAWS) -> Floats:
 
 
 def intervals(own: Scored, metric: str, weights: Floats) -> list[Interval]:
-    """Return each probe's score with its percentile interval over draws of sentences."""
-    values, drawn = own.score(metric), own.score(metric, weights)
-    return [_interval(float(value), drawn[:, k]) for k, value in enumerate(values)]
+    """Return each probe's score with its percentile interval over draws of sentences.
+
+    A score of one sentence has no interval: all draws of it are alike.
+    """
+    return _intervals(own.score(metric), own.score(metric, weights), own.sentences(metric))
 
 
 def change(own: Scored, base: Scored, metric: str, weights: Floats) -> list[Interval]:
     """Return by how much each probe's score is above that of a base, with its interval."""
     values = own.score(metric) - base.score(metric)
     drawn = own.score(metric, weights) - base.score(metric, weights)
-    return [_interval(float(value), drawn[:, k]) for k, value in enumerate(values)]
+    return _intervals(values, drawn, _common(own, base, metric))
 
 
 def difference(own: Scored, base: Scored, metric: str, weights: Floats, seed: int) -> Interval:
@@ -173,12 +183,24 @@ def difference(own: Scored, base: Scored, metric: str, weights: Floats, seed: in
     value = float((own.score(metric) - base.score(metric)).mean())
     drawn = own.score(metric, weights) - base.score(metric, weights)
     seeds = np.random.default_rng(seed).integers(k, size=(len(weights), k))
-    return _interval(value, np.take_along_axis(drawn, seeds, 1).mean(1))
+    drawn = np.take_along_axis(drawn, seeds, 1).mean(1)
+    return _interval(value, drawn, _common(own, base, metric).min())
 
 
-def _interval(value: float, drawn: Floats) -> Interval:
+def _common(own: Scored, base: Scored, metric: str) -> npt.NDArray[np.int64]:
+    return np.minimum(own.sentences(metric), base.sentences(metric))
+
+
+def _intervals(values: Floats, drawn: Floats, sentences: npt.NDArray[np.int64]) -> list[Interval]:
+    return [
+        _interval(float(value), *of_probe)
+        for value, *of_probe in zip(values, drawn.T, sentences, strict=True)
+    ]
+
+
+def _interval(value: float, drawn: Floats, sentences: int) -> Interval:
+    if sentences < 2 or not np.isfinite(drawn).any():
+        return Interval(value, np.nan, np.nan)
     tail = (1 - LEVEL) / 2
-    low, high = (
-        np.nanquantile(drawn, [tail, 1 - tail]) if np.isfinite(drawn).any() else (np.nan,) * 2
-    )
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return Interval(value, float(low), float(high))

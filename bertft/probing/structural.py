@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, NamedTuple, TypeVar
 
@@ -23,7 +23,13 @@ Kind = Literal["distance", "depth"]
 KINDS: tuple[Kind, ...] = ("distance", "depth")
 START = 0.05
 SCHEDULE = Schedule(
-    epochs=40, batch_size=20, unit="sentences", reduce_after=1, factor=0.1, stop_after=5
+    epochs=40,
+    batch_size=20,
+    unit="sentences",
+    evaluate_every="epoch",
+    reduce_after=1,
+    factor=0.1,
+    stop_after=5,
 )
 
 
@@ -204,7 +210,7 @@ def train_structural(
     dev: Sentences,
     schedule: Schedule = SCHEDULE,
 ) -> tuple[StructuralBank, Fit]:
-    """Train structural probes together, with an evaluation after every epoch.
+    """Train structural probes together.
 
     Args:
         probes: what tells them apart; see `StructuralBank`.
@@ -217,5 +223,4 @@ def train_structural(
     """
     with kernels_only():
         bank = StructuralBank(probes, train.inputs)
-        steps = -(-(len(train.gold.offsets) - 1) // schedule.batch_size)
-        return bank, fit(bank, train, dev, replace(schedule, evaluate_every=steps))
+        return bank, fit(bank, train, dev, schedule)

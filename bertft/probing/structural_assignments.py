@@ -155,14 +155,17 @@ class StructuralAssignment:
 
     def describe(self) -> dict[str, Any]:
         """Return the record of the task for the provenance."""
+        schedule = self.training.schedule
+        steps = -(-len(self.train.kept) // schedule.batch_size)
         return {
             "name": self.task.name,
             "models": list(self.models),
             "fingerprint": self.task.fingerprint,
             "punctuation": self.task.punctuation,
+            "probe": list(KINDS),
             "rank": self.training.rank,
             "lr": self.training.lr,
-            "schedule": vars(self.training.schedule),
+            "schedule": schedule.describe(steps),
             **{
                 name: {
                     "sentences": len(part.words),

@@ -60,15 +60,23 @@ class StructuralTally:
 
     def numbers(self, metric: str) -> npt.NDArray[np.int64]:
         """Return how many edges, roots, or correlations each score is made of, `(K,)`."""
-        if metric in ("uuas", "root_accuracy"):
-            return np.asarray(self.counts[..., 1].sum(0), np.int64)
-        return np.asarray(self.counts[self._counted, :, 3].sum(0), np.int64)
+        return np.asarray(self._parts(metric).sum(0), np.int64)
+
+    def sentences(self, metric: str) -> npt.NDArray[np.int64]:
+        """Return how many sentences each score is made of, `(K,)`."""
+        return np.asarray((self._parts(metric) > 0).sum(0), np.int64)
 
     def undefined(self, metric: str) -> int:
         """Return how many correlations have no value, because a probe maps words to one place."""
         words = self.words[self._counted]
         possible = words.sum() if metric == "dspr" else len(words)
         return int((possible - self.numbers(metric)).sum())
+
+    def _parts(self, metric: str) -> Floats:
+        """How many edges, roots, or correlations of each sentence count, `(.., K)`."""
+        if metric in ("uuas", "root_accuracy"):
+            return self.counts[..., 1]
+        return self.counts[self._counted, :, 3]
 
     @property
     def _counted(self) -> npt.NDArray[np.bool_]:

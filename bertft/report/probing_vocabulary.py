@@ -104,7 +104,9 @@ METRICS = {
         "It has no value where the layers together bring no gain.",
     ),
 }  # fmt: skip
-SCORES = ("micro_f1", "accuracy", "uuas", "dspr", "root_accuracy", "nspr")
+LABEL_SCORES = ("micro_f1", "accuracy")
+TREE_SCORES = ("uuas", "dspr", "root_accuracy", "nspr")
+SCORES = (*LABEL_SCORES, *TREE_SCORES)
 CORRELATIONS = ("dspr", "nspr")
 CODES = ("code_length_bits", "compression")
 LAYERWISE = ("selectivity", *CODES)
