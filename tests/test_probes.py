@@ -621,7 +621,8 @@ def test_a_dev_part_need_not_have_every_label(base, tmp_path):
     dev = [Record(("the", "dog"), (Target(((1, 2),), ("N",)),))]
     done = run(base, {"t": EdgeTask.of("t", made.train, dev)}, layers="all,mix", code_length=True)
     assert (values(done.table, metric="accuracy")[:1] == 1).all()
-    assert done.provenance["notes"] == [SOLVED]
+    alone = "t: no interval of micro_f1, accuracy where only one dev sentence counts."
+    assert done.provenance["notes"] == [SOLVED, alone]
     done.save(tmp_path / "out")
 
 
@@ -747,7 +748,11 @@ def test_the_least_tasks(base, tmp_path, family):
     assert (coded[coded["task"] == "one"]["value"] == 2).all()
     assert np.isfinite(coded["value"]).all()
     assert set(done.table["n"][done.table["metric"] == "micro_f1"]) == {1}
-    assert told(done) == ["one: no selectivity, which wants one label for each target."]
+    assert told(done) == [
+        "one: no selectivity, which wants one label for each target.",
+        "one: no interval of micro_f1 where only one dev sentence counts.",
+        "two: no interval of micro_f1, accuracy, selectivity where only one dev sentence counts.",
+    ]
     done.save(tmp_path / "out")
 
 
