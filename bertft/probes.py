@@ -35,8 +35,11 @@ from bertft.subjects import (
     captured,
     check_amounts,
     controls_of,
+    layers_for,
     open_subjects,
     probe_subject,
+    require_stores,
+    store_of,
 )
 
 if TYPE_CHECKING:
@@ -256,6 +259,7 @@ def probe(
     )
     # All of them before the first is trained, so that a bad task does not end a long run.
     works = [assign(task, asked, groups) for task in read]
+    require_stores(works, groups, wanted, features, features_dtype)
     found: list[Row] = []
     tallies: dict[tuple[str, ...], Scored] = {}
     notes: list[str] = []
@@ -272,15 +276,12 @@ def probe(
             for note in work.notes:
                 notes.append(note + whose)
                 display.note(notes[-1])
-            store = Path(features) if features is not None else None
-            if store is not None and number > 1:
-                store /= f"tokenizer-{number}"
-            single = wanted.alone() if isinstance(work, StructuralAssignment) else wanted
+            single = layers_for(work, wanted)
             with captured(
                 work,
                 sides,
                 single,
-                store,
+                store_of(features, work, number),
                 features_dtype,
                 memory_gib,
                 batch_size,
@@ -324,6 +325,7 @@ def probe(
             "max_length": max_length,
             "batch_size": batch_size,
             "features_dtype": features_dtype,
+            "device": str(bench),
             "threads": torch.get_num_threads(),
         },
         "training_s": seconds,

@@ -4,9 +4,8 @@ Rows stand in the order of the corpus, text by text, whatever the batches and sh
 the layout of shards and how a pass that was cut short goes on; reading them is for `features`.
 """
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,22 +17,14 @@ from torch import Tensor
 
 from bertft import ops
 from bertft.capture import capture
-from bertft.checkpoints import Checkpoint, fingerprint
+from bertft.checkpoints import Checkpoint
 from bertft.features import DTYPES, Features, Key, restored
 from bertft.files import is_disk_full, locked, save_tensors
 from bertft.models import PassEnded, inference
 from bertft.progress import Display
 from bertft.rows import Batch, Encoded, Rows, batches, pad
-from bertft.shards import (
-    FORMAT,
-    INDEX,
-    Shard,
-    checksum,
-    difference,
-    names_in,
-    read_index,
-    write_index,
-)
+from bertft.shards import FORMAT, INDEX, Shard, checksum, require_whole, write_index
+from bertft.stores import contents, matching, planned
 
 GIB = 2**30
 SHARD_BYTES = 256 * 2**20
@@ -104,6 +95,29 @@ def record(
         with display.bar("features", rows.n, "rows") as bar:
             tensors = a_pass.run(rows.texts, bar.advance)
         return Features(offsets, widths, kept, [Shard(rows.n, tensors)])
+
+
+def require_store(
+    folder: str | os.PathLike[str],
+    sides: Mapping[str, Checkpoint],
+    rows: Rows,
+    *,
+    layers: Mapping[str, Sequence[int]] | None = None,
+    dtype: str = "float32",
+) -> None:
+    """Refuse a folder that `record` would refuse or could not read, before any pass.
+
+    Raises:
+        ValueError: features of other models, data, layers or dtype, or a shard that is truncated or
+            altered.
+    """
+    folder = Path(folder)
+    if not (folder / INDEX).is_file():
+        return
+    found, _ = matching(folder, contents(sides, _widths(sides, layers), _dtype(dtype), rows))
+    for shard in found["shards"]:
+        if shard["crc32"] is not None:
+            require_whole(folder / shard["file"], shard["bytes"], shard["crc32"])
 
 
 class _Pass:
@@ -237,57 +251,15 @@ def _index(
     folder: Path, a_pass: _Pass, rows: Rows, offsets: Tensor, shard_bytes: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The index of a folder, new or with the same features, and its name for each side."""
-    wanted: dict[str, Any] = {
-        "dtype": str(a_pass.dtype).removeprefix("torch."),
-        "data": _data_fingerprint(rows.texts),
-        "models": {
-            side: {
-                "fingerprint": fingerprint(checkpoint.encoder),
-                "layers": {str(n): d for (own, n), d in a_pass.widths.items() if own == side},
-            }
-            for side, checkpoint in a_pass.sides.items()
-        },
-    }
-    stored = {side: side for side in a_pass.sides}
+    wanted = contents(a_pass.sides, a_pass.widths, a_pass.dtype, rows)
     if (folder / INDEX).is_file():
-        found = read_index(folder)
-        stored = names_in(found["models"], wanted["models"])
-        wanted["models"] = {stored[side]: model for side, model in wanted["models"].items()}
-        for shard in found["shards"]:
-            if not (folder / shard["file"]).is_file():
-                shard["crc32"] = None  # deleted, because it was damaged
-        whole = all(shard["crc32"] is not None for shard in found["shards"])
-        if differing := difference(found, wanted, whole):
-            raise ValueError(
-                f"[features] folder must hold features of the same models, layers, data and dtype, "
-                f"got {str(folder)!r}, {differing}; pass another folder."
-            )
-        if not whole:
-            write_index(folder, found)
-        return found, stored
-    wanted["offsets"] = offsets.tolist()
-    wanted["shards"] = [
-        {
-            "file": f"{number:05}.safetensors",
-            "texts": [first, last],
-            "rows": offsets[[first, last]].tolist(),
-            "crc32": None,
-            "bytes": None,
-        }
-        for number, (first, last) in enumerate(_cuts(offsets, shard_bytes // a_pass.row_bytes))
-    ]
-    write_index(folder, wanted)
-    return wanted, stored
-
-
-def _cuts(offsets: Tensor, most: int) -> Iterator[tuple[int, int]]:
-    """Ranges of texts with at most `most` rows, or of a single text with rows."""
-    first, ends = 0, offsets.tolist()
-    for text in range(1, len(ends) - 1):
-        if ends[first] < ends[text] < ends[text + 1] and ends[text + 1] - ends[first] > most:
-            yield first, text
-            first = text
-    yield first, len(ends) - 1
+        index, stored = matching(folder, wanted)
+    else:
+        index = planned(wanted, offsets, shard_bytes // a_pass.row_bytes)
+        stored = {side: side for side in a_pass.sides}
+    if any(shard["crc32"] is None for shard in index["shards"]):
+        write_index(folder, index)
+    return index, stored
 
 
 def _widths(
@@ -319,12 +291,3 @@ def _dtype(name: str) -> torch.dtype:
             f"[features] dtype must be one of {', '.join(DTYPES)}, got {name!r}; pass its name."
         )
     return DTYPES[name]
-
-
-def _data_fingerprint(texts: Iterable[Encoded]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        for part in (text.ids, text.starts, text.stops):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part.tobytes())
-    return digest.hexdigest()

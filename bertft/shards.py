@@ -42,25 +42,25 @@ class Shard:
         """Return the rows of a layer, mapped."""
         with self._opening:
             if self.tensors is None:
-                path = self._checked()
+                assert self.path is not None
+                require_whole(self.path, self.nbytes, self.crc32)
                 # Tensors of inference mode could not be used for training.
                 with torch.inference_mode(False):
-                    self.tensors, _ = load_tensors(path, FORMAT)
+                    self.tensors, _ = load_tensors(self.path, FORMAT)
         return self.tensors[name]
 
-    def _checked(self) -> Path:
-        """The file, once its size and its checksum are as they were."""
-        assert self.path is not None
-        size = self.path.stat().st_size if self.path.is_file() else 0
-        wanted, found = (f"{number} bytes" for number in (self.nbytes, size))
-        if wanted == found:
-            wanted, found = (f"the checksum {n:08x}" for n in (self.crc32, checksum(self.path)))
-        if wanted != found:
-            raise ValueError(
-                f"[features] shard {str(self.path)!r} must have {wanted}, got {found}; delete it "
-                "and capture into the folder again."
-            )
-        return self.path
+
+def require_whole(path: Path, nbytes: int, crc32: int) -> None:
+    """Refuse a shard whose size or checksum is not as it was."""
+    size = path.stat().st_size if path.is_file() else 0
+    wanted, found = (f"{number} bytes" for number in (nbytes, size))
+    if wanted == found:
+        wanted, found = (f"the checksum {n:08x}" for n in (crc32, checksum(path)))
+    if wanted != found:
+        raise ValueError(
+            f"[features] shard {str(path)!r} must have {wanted}, got {found}; delete it and "
+            "capture into the folder again."
+        )
 
 
 def checksum(path: Path) -> int:

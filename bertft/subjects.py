@@ -4,8 +4,11 @@ Owns the names of controls, which models share a pass, and where features are ke
 """
 
 import copy
+import math
+import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -20,8 +23,8 @@ from bertft.probing.assignments import Assignment, Row
 from bertft.probing.options import Wanted, split_names
 from bertft.probing.scores import Scored
 from bertft.probing.structural_assignments import StructuralAssignment, Structure
-from bertft.progress import Display
-from bertft.recording import GIB, feature_bytes, record
+from bertft.progress import Display, counted
+from bertft.recording import GIB, feature_bytes, record, require_store
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 RANDOMIZED, CONTROL_TASK = "randomized", "control-task"
 CONTROLS = (RANDOMIZED, CONTROL_TASK)
+# Metrics that divide by what there is to count.
+RATIOS = ("micro_f1", "accuracy")
 
 
 class Found(NamedTuple):
@@ -123,12 +128,50 @@ def by_tokens(subjects: Mapping[str, Checkpoint]) -> list[dict[str, Checkpoint]]
     return groups
 
 
+def layers_for(work: Work, wanted: Wanted) -> Wanted:
+    """Return the layers that a task's probes read: trees have no mixtures."""
+    return wanted.alone() if isinstance(work, StructuralAssignment) else wanted
+
+
+def store_of(features: str | os.PathLike[str] | None, work: Work, number: int) -> Path | None:
+    """Return where the features of a task are kept for the models of one of several tokenizers."""
+    if features is None:
+        return None
+    folder = Path(features) if number == 1 else Path(features) / f"tokenizer-{number}"
+    return folder / f"{work.task.name}-{work.row_kind}"
+
+
+def require_stores(
+    works: Sequence[Sequence[Work]],
+    groups: Sequence[Mapping[str, Checkpoint]],
+    wanted: Wanted,
+    features: str | os.PathLike[str] | None,
+    dtype: str,
+) -> None:
+    """Refuse kept features of other things, or damaged ones, before any probe is trained.
+
+    Raises:
+        ValueError: the first of them.
+    """
+    for of_task in works:
+        for number, (work, sides) in enumerate(zip(of_task, groups, strict=True), start=1):
+            store = store_of(features, work, number)
+            for name, part in (("train", work.train), ("dev", work.dev)):
+                if store is not None:
+                    layers = _captured_layers(sides, layers_for(work, wanted))
+                    require_store(store / name, sides, part.rows, layers=layers, dtype=dtype)
+
+
+def _captured_layers(sides: Mapping[str, Checkpoint], wanted: Wanted) -> dict[str, list[int]]:
+    return {name: wanted.captured(name, side.blocks.depth) for name, side in sides.items()}
+
+
 @contextmanager
 def captured(
     work: Work,
     sides: Mapping[str, Checkpoint],
     wanted: Wanted,
-    store: Path | None,
+    folder: Path | None,
     dtype: str,
     memory_gib: float,
     batch_size: int,
@@ -137,14 +180,13 @@ def captured(
 ) -> Iterator[tuple[Features, Features]]:
     """Yield the features of an assignment's training and dev rows.
 
-    They are in a folder that stays (`store`), or else in memory, or in a folder that goes with the
-    block where they need more than `memory_gib`.
+    They are in a folder that stays, or else in memory, or in a folder that goes with the block
+    where they need more than `memory_gib`.
     """
-    layers = {name: wanted.captured(name, side.blocks.depth) for name, side in sides.items()}
+    layers = _captured_layers(sides, wanted)
     parts = {"train": work.train.rows, "dev": work.dev.rows}
     need = sum(feature_bytes(sides, rows, layers, dtype) for rows in parts.values()) / GIB
     with ExitStack() as stack:
-        folder = store / f"{work.task.name}-{work.row_kind}" if store is not None else None
         if folder is None and need > memory_gib:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bertft-")))
         where = f"in {folder}" if folder is not None else "in memory"
@@ -218,7 +260,14 @@ def _probe_labels(
             tallies |= counts
             bar.advance(len(mixtures))
     kind = work.training.family
-    return Found(rows, {(kind, layer): tally for layer, tally in tallies.items()}, [])
+    notes = [
+        f"{work.task.name}: {metric} of {counted(count, 'probe')} has no value: dev has no label "
+        "that counts and none was predicted."
+        for metric, count in Counter(
+            row["metric"] for row in rows if row["metric"] in RATIOS and math.isnan(row["value"])
+        ).items()
+    ]
+    return Found(rows, {(kind, layer): tally for layer, tally in tallies.items()}, notes)
 
 
 def _probe_trees(

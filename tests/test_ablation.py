@@ -499,9 +499,18 @@ def test_files_that_cannot_be_written_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("command", "left"),
     [
-        ("finetune", "go on from the last checkpoint with --resume"),
-        ("ablate", "run it again to go on where it stopped"),
-        ("compare", "nothing was written"),
+        (["finetune"], "go on from the last checkpoint with --resume"),
+        (["ablate"], "run it again to go on where it stopped"),
+        (["compare"], "nothing was written"),
+        (["probe", "x", "--features-dtype", "float16"], "nothing was written"),
+        (
+            ["probe", "x", "--features=y"],
+            "features that are captured stay",
+        ),
+        (
+            ["probe", "x", "--features", "y"],
+            "features that are captured stay",
+        ),
     ],
 )
 def test_interrupted_commands_say_what_is_left(command, left, monkeypatch, capsys):
@@ -511,7 +520,7 @@ def test_interrupted_commands_say_what_is_left(command, left, monkeypatch, capsy
         raise SystemExit(cli.INTERRUPTED)
 
     monkeypatch.setattr(cli, "app", interrupt)
-    monkeypatch.setattr(sys, "argv", ["bertft", command])
+    monkeypatch.setattr(sys, "argv", ["bertft", *command])
     with pytest.raises(SystemExit):
         cli.main()
-    assert f"interrupted; {left}." in capsys.readouterr().err
+    assert f"interrupted; {left}" in capsys.readouterr().err

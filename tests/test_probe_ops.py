@@ -244,7 +244,7 @@ def test_linear_gradient(backend, shape, kind, has_biases):
     for own, of in ((of_weights, wide.grad), (of_biases, shift.grad)):
         if own is not None:
             largest = float(of.abs().max()) + 1e-6
-            torch.testing.assert_close(own.double(), of, rtol=0, atol=4e-6 * largest)
+            torch.testing.assert_close(own.double(), of, rtol=0, atol=2e-6 * largest)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])

@@ -63,6 +63,19 @@ def task(name, targets=tagged, n=30, dev=15):
     return EdgeTask.of(name, train, held_out)
 
 
+def other_on_dev():
+    """Dev words have the one label that micro-F1 leaves out, and probes learn to say it."""
+    train = [
+        Record(
+            words,
+            tuple(Target(t.spans, ("x" if "V" in t.labels else "Other",)) for t in tagged(words)),
+        )
+        for words in sentences(30)
+    ]
+    dev = [Record(("a", "cat"), (Target(((1, 2),), ("Other",)),))] * 3
+    return EdgeTask.of("t", train, dev)
+
+
 def write(folder, task):
     """Write a task to the files that it can be read from."""
     folder.mkdir(parents=True)
@@ -452,6 +465,29 @@ def test_kept_features_are_those_of_their_model(base, checkpoint, tmp_path):
         run(base, made, features=kept)
 
 
+def test_a_bad_store_of_any_task_is_told_before_the_first_is_trained(base, tmp_path, monkeypatch):
+    made, kept = {"t": task("t"), "u": task("u")}, tmp_path / "features"
+    run(base, made, features=kept)
+    monkeypatch.setattr("bertft.probes.probe_subject", None)
+    [shard] = kept.glob("u-spans/dev/*.safetensors")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match=rf"shard .*u-spans.* must have {len(whole)} bytes"):
+        run(base, made, features=kept)
+    shard.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"must hold features of .*u-spans.* data differs"):
+        run(base, {"t": task("t"), "u": task("u", n=4)}, features=kept)
+
+
+def test_a_score_without_a_value_has_its_reason(base):
+    found = run(base, {"t": other_on_dev()}, layers="0,mix")
+    f1 = found.table[found.table.metric == "micro_f1"].value
+    assert f1.isna().any()
+    [note] = [n for n in found.provenance["notes"] if "micro_f1" in n]
+    assert note.startswith(f"t: micro_f1 of {int(f1.isna().sum())} probe")
+    assert "no value" in note
+
+
 def test_runs_repeat_bit_for_bit(base, checkpoint):
     models = [base, checkpoint("other", seed=2)]
     options = {"layers": "2,mix", "controls": "randomized,control-task", "seeds": 2}
@@ -634,8 +670,8 @@ def test_targets_that_are_cut_off_are_counted(base):
     assert (of["train"]["cut"], of["train"]["targets"]) == (60, 120)
     assert (of["dev"]["cut"], of["dev"]["targets"]) == (30, 60)
     assert told(done) == [
-        "t, train: left out: 60 targets that reach beyond the maximal length.",
-        "t, dev: left out: 30 targets that reach beyond the maximal length.",
+        "t, train: left out: 60 targets beyond the maximal length.",
+        "t, dev: left out: 30 targets beyond the maximal length.",
     ]
     assert set(done.table["n"]) == {60}
     assert done.provenance["options"]["max_length"] == 6

@@ -51,6 +51,8 @@ def _root(
 
 def _left_by(command: list[str]) -> str:
     """What an interrupted command leaves behind."""
+    if command == ["probe"] and any(w.split("=")[0] == "--features" for w in sys.argv):
+        return "features that are captured stay, and the next run goes on from there"
     left = {
         "finetune": "go on from the last checkpoint with --resume",
         "ablate": "run it again to go on where it stopped",

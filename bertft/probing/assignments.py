@@ -76,7 +76,7 @@ class Assignment:
             where = f"{self.task.name}, {name}"
             if part.targets.cut:
                 cut = counted(part.targets.cut, "target")
-                notes.append(f"{where}: left out: {cut} that reach beyond the maximal length.")
+                notes.append(f"{where}: left out: {cut} beyond the maximal length.")
             if part.rows.dropped_words:
                 words = counted(part.rows.dropped_words, "word")
                 lost = counted(part.targets.dropped, "target")
