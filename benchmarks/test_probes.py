@@ -323,8 +323,8 @@ def test_an_epoch_of_edge_probes(benchmark, who):
         aim(
             benchmark,
             least=3,
-            why="Products take a third to a half of the bank's time, and are near the peak where "
-            "spans are many; the rest is Adam on weights beyond the cache and small torch calls.",
+            why="Products take a quarter to a half of the bank's time, the step of Adam a tenth; "
+            "most of the rest is Python between small operations, which no second thread helps.",
         )
     if who == "one by one, the encoder in every step":
         aim(benchmark, least=15)

@@ -1,6 +1,7 @@
 """Which module runs an operation: the table of backends, and what each asks of tensors."""
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -63,7 +64,7 @@ def choose_backend(call: Call, name: str | None, tensors: Sequence[Tensor]) -> M
             f'.{move}() or pass backend="{(*takers, "reference")[0]}".',
             RuntimeError,
         )
-    return import_module(f"bertft.ops.{chosen}")
+    return _module(chosen)
 
 
 def choose_trainer(
@@ -86,6 +87,11 @@ def choose_trainer(
     ):
         name = "eager"
     return choose_backend(call, name, tensors)
+
+
+@cache
+def _module(backend: str) -> ModuleType:
+    return import_module(f"bertft.ops.{backend}")
 
 
 def device_of_sums(devices: Iterable[torch.device], backend: str | None) -> torch.device:
