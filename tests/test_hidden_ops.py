@@ -41,7 +41,7 @@ def expected(x, bias, gain, shift, kept, gradient, factor=1.25):
 def check(given, backend):
     for own, other in zip(differentiated(*given, backend), expected(*given), strict=True):
         size = max(1.0, float(other.abs().max()))
-        torch.testing.assert_close(own.double(), other, rtol=0, atol=4e-6 * size)
+        torch.testing.assert_close(own.double(), other, rtol=0, atol=2e-6 * size)
 
 
 @pytest.mark.parametrize("backend", ["native", "eager", "reference"])
@@ -56,7 +56,7 @@ def test_hidden_units(backend, shape, dropped):
     rows=st.integers(1, 70),
     probes=st.integers(1, 4),
     width=st.integers(8, 150),
-    scale=st.sampled_from([0.01, 1.0, 3.0]),
+    scale=st.sampled_from([0.01, 1.0]),
     isa=st.sampled_from(native.available_isas()),
     seed=st.integers(0, 99),
 )

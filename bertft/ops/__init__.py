@@ -14,7 +14,7 @@
 | distance_gradient | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
 | depth_gradient    | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
 | attend_spans      | x (N, K, h), spans -> means (B, K, h) | native, triton, eager | 1e-5 / 1e-12 |
-| tanh_norm         | x (B, K, h) -> units (B, K, h)        | native, eager         | 4e-6         |
+| tanh_norm         | x (B, K, h) -> units (B, K, h)        | native, eager         | 2e-6         |
 | adam              | P x (R, c), moments -> next ones      | native, triton, eager | 2e-6         |
 
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by

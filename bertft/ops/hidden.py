@@ -69,6 +69,8 @@ def tanh_norm_gradient(
 ) -> None:
     """Turn the gradient of what `tanh_norm` wrote into the gradients of what it read.
 
+    Units near 1 keep fewer digits: the slope of tanh is `1 - hidden^2`, from rounded units.
+
     Args:
         hidden: `(B, K, H)` float32, what it left in `x`.
         bias: as for `tanh_norm`, like `gain`, `shift`, `kept`, `scale`, `epsilon` and `backend`.
