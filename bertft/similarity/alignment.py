@@ -10,7 +10,14 @@ from torch import Tensor
 
 from bertft.arrays import as_rows
 from bertft.moments import Moments
-from bertft.similarity.arguments import Rows, TwoSided, in_range, require_varied, two_sided
+from bertft.similarity.arguments import (
+    Rows,
+    TwoSided,
+    geometric_mean,
+    in_range,
+    require_varied,
+    two_sided,
+)
 
 Kernel = Literal["linear", "rbf"]
 
@@ -89,7 +96,7 @@ def _debiased(two: TwoSided) -> float:
             f"and {own_y:.3g} at n={two.n}; pass more rows, or check that no layer is collapsed."
         )
     cross = math.fsum(_hsic(two, two.x, two.y))
-    size = math.sqrt(own_x) * math.sqrt(own_y)  # the product under one root may underflow
+    size = geometric_mean(own_x, own_y)
     return two.in_range(cross / size, -1.0, 1.0)
 
 

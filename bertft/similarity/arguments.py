@@ -181,3 +181,12 @@ def is_round_off(two: TwoSided, side: str) -> bool:
 def _noise(dtype: torch.dtype) -> float:
     """Relative spread that rounding alone gives to equal values."""
     return 4 * torch.finfo(dtype).eps
+
+
+def geometric_mean(a: float, b: float) -> float:
+    """Return `sqrt(a b)` of positive numbers, whose product may underflow; exactly a where a is b.
+
+    >>> geometric_mean(2e-200, 2e-200)
+    2e-200
+    """
+    return a * math.sqrt(b / a)

@@ -16,7 +16,7 @@ from bertft.arrays import as_rows
 from bertft.moments import Moments
 from bertft.ops import Correlation, PairedRows, RowMap
 from bertft.ops.row_maps import map_rows
-from bertft.similarity.arguments import Rows, TwoSided, two_sided
+from bertft.similarity.arguments import Rows, TwoSided, geometric_mean, two_sided
 
 Covariance = Callable[[TwoSided, str, str], list[float]]
 """From two sides to the terms of the covariance of their pairs of rows, times the pairs."""
@@ -93,7 +93,7 @@ def rsa(
         )
     if not isinstance(x, Moments) and y is not None and correlation != "pearson":
         return _by_rank(as_rows(x, "x"), as_rows(y, "y"), kernel, correlation)
-    size = math.sqrt(own_x) * math.sqrt(own_y)  # the product under one root may underflow
+    size = geometric_mean(own_x, own_y)
     value = math.fsum(covariance(two, two.x, two.y)) / size
     return two.in_range(value, -1.0, 1.0)
 
