@@ -92,6 +92,7 @@ class Fitting:
             model = self._with_head(checkpoint)
             truncate(model, described["keep"])
             freeze(model, described["freeze"])
+            # What transformers wraps `to` in hides its types.
             model.to(self.device)  # type: ignore[arg-type]
             rows = self.task.features(self.tokens, train.items, self.labels)
             last = open_checkpoints(folder, described, resume=resume)

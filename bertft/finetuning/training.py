@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -24,9 +25,6 @@ from bertft.finetuning.prefix import Prefix
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import Features
 from bertft.models import encoder_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class FineTuning(Trainer):
@@ -95,7 +93,7 @@ class FineTuning(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW in four groups: encoder and head, with and without weight decay."""
         if self.optimizer is None:
-            assert self.model is not None
+            assert isinstance(self.model, PreTrainedModel)
             groups = parameter_groups(self.model, self._recipe)
             self.optimizer = torch.optim.AdamW(groups, lr=self._recipe.lr, fused=True)
         return self.optimizer
@@ -130,9 +128,9 @@ class FineTuning(Trainer):
         return metrics
 
 
-def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+def parameter_groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameters that train, by learning rate and weight decay: only matrices decay."""
-    encoder = {id(p) for p in encoder_of(model).parameters()}  # type: ignore[arg-type]
+    encoder = {id(p) for p in encoder_of(model).parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:

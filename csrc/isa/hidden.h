@@ -2,8 +2,6 @@
 #pragma once
 
 #include "isa/losses.h"
-#include "isa/relative.h"
-#include "isa/spans.h"
 #include "isa/table.h"
 
 namespace bertft::isa {

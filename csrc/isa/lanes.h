@@ -141,6 +141,25 @@ inline double fold(Wide lanes) {
   return sum;
 }
 
+inline float total_of(Floats x) {
+#if BERTFT_VECTOR_BYTES == 64
+  return _mm512_reduce_add_ps(x);
+#else
+  float total = 0.0f;
+  for (std::int64_t j = 0; j < Vector<float>::kSize; ++j) total += x[j];
+  return total;
+#endif
+}
+
+// Calls visit(j, count) for all columns, a register of them at a time.
+template <class Visit>
+inline void for_each_vector(std::int64_t columns, const Visit& visit) {
+  constexpr std::int64_t lanes = Vector<float>::kSize;
+  std::int64_t j = 0;
+  for (; j + lanes <= columns; j += lanes) visit(j, lanes);
+  if (j < columns) visit(j, columns - j);
+}
+
 // sum_j term(j), where term(j, wide) gives the terms of the kWide columns from j on and
 // term(j, 0.0) one; four partial sums hide the latency of an addition.
 template <class Term>

@@ -7,15 +7,6 @@
 namespace bertft::isa {
 namespace {
 
-// Calls visit(j, count) for all columns, a register of them at a time.
-template <class Visit>
-inline void for_each_vector(std::int64_t columns, const Visit& visit) {
-  constexpr std::int64_t lanes = Vector<float>::kSize;
-  std::int64_t j = 0;
-  for (; j + lanes <= columns; j += lanes) visit(j, lanes);
-  if (j < columns) visit(j, columns - j);
-}
-
 void subtract_last(const float* x, std::int64_t count, std::int64_t columns, float* out) {
   const float* last = x + (count - 1) * columns;
   for_each_vector(columns, [&](std::int64_t j, std::int64_t some) {

@@ -2,21 +2,10 @@
 #pragma once
 
 #include "isa/losses.h"
-#include "isa/relative.h"
 #include "isa/table.h"
 
 namespace bertft::isa {
 namespace {
-
-inline float total_of(Floats x) {
-#if BERTFT_VECTOR_BYTES == 64
-  return _mm512_reduce_add_ps(x);
-#else
-  float total = 0.0f;
-  for (std::int64_t j = 0; j < kLanes; ++j) total += x[j];
-  return total;
-#endif
-}
 
 inline float dot(const float* x, const float* y, std::int64_t columns) {
   Floats sum = {};
