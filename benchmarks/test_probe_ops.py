@@ -265,3 +265,44 @@ def hidden_units(rows, probes, width):
 def test_hidden_units(benchmark, race, rows, who):
     benchmark.group = f"hidden units: {rows} rows of 256, 3 probes, with dropout"
     race(("hidden", rows), lambda: hidden_units(rows, 3, 256), who)
+
+
+def edge_probes(targets, probes, spans, labels):
+    """Calls that leave the gradients of edge probes of 256 units on rows of 384."""
+    torch.manual_seed(0)
+    n, d, h = 2 * targets, 384, 256
+    shapes = [(probes, d, h), (probes, h), (probes, h)] * spans
+    shapes += [(probes, spans * h, h), *[(probes, h)] * 3, (probes, h, labels), (probes, labels)]
+    own = ops.EdgeProbes.of([torch.randn(shape) * 0.05 for shape in shapes])
+    found, composed = (ops.EdgeProbes.of([torch.empty_like(t) for t in own.tensors]) for _ in "12")
+    x = torch.randn(n, d)
+    rows = []
+    for _ in range(spans):
+        starts = torch.randint(n - 3, (targets,))
+        rows.append(ops.SpanRows(x, starts, starts + torch.randint(1, 4, (targets,))))
+    wanted = torch.randint(2, (probes * labels, targets), dtype=torch.uint8)
+    kept = torch.randint(2, (targets, probes, h), dtype=torch.uint8)
+    scales, losses = torch.full((probes,), 1 / (targets * labels)), torch.zeros(probes).double()
+
+    def call(gradients, backend):
+        given = (own, rows, wanted, scales, losses, gradients)
+        ops.edge_gradient(*given, kept=kept, scale=2.0, backend=backend)
+
+    call(found, "native")
+    call(composed, "composed")
+    for first, second in zip(found.tensors, composed.tensors, strict=True):
+        size = float(second.abs().max())
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-5 * size)
+    return {
+        "bertft": lambda: call(found, "native"),
+        "composed of operations": lambda: call(composed, "composed"),
+    }
+
+
+@pytest.mark.parametrize("who", ["bertft", "composed of operations"])
+@pytest.mark.parametrize("targets", [32, 200])
+def test_edge_gradient(benchmark, race, targets, who):
+    benchmark.group = f"gradients of 3 edge probes, {targets} targets of two spans, 20 labels"
+    # Projected, its gradient; the hidden layer and two gradients.
+    flops = 2.0 * 3 * 2 * (2 * 2 * targets * 384 * 256 + 3 * targets * 256 * 256)
+    race(("edges", targets), lambda: edge_probes(targets, 3, 2, 20), who, flops=flops)

@@ -20,11 +20,11 @@ from bertft.corpora.edges import Record, Target
 from bertft.models import inference
 from bertft.ops.native import kernels_only
 from bertft.probing.bank import Probe, Schedule, Split, fit
+from bertft.probing.edge import EdgeBank
 from bertft.probing.examples import Examples, Inputs
 from bertft.probing.labels import Labels
 from bertft.probing.linear import LinearBank
 from bertft.probing.logistic import solve
-from bertft.probing.neural import EdgeBank
 from bertft.probing.parts import Part
 from bertft.probing.tasks import EdgeTask
 from bertft.recording import record

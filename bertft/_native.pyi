@@ -118,6 +118,21 @@ def tanh_norm_gradient(
     of_shift: View,
     threads: int,
 ) -> None: ...
+def edge_gradient(
+    projections: Sequence[Sequence[View]],
+    head: Sequence[View],
+    spans: Sequence[Sequence[View]],
+    targets: View,
+    scales: View,
+    kept: View | None,
+    scale: float,
+    epsilon: float,
+    losses: View,
+    of_projections: Sequence[Sequence[View]],
+    of_head: Sequence[View],
+    of_x: Sequence[View] | None,
+    threads: int,
+) -> bool: ...
 def adam(
     weights: Sequence[View],
     gradients: Sequence[View],

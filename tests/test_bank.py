@@ -9,13 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bertft.ops import composed
 from bertft.ops.native import kernels_only, threads_now
+from bertft.probing import edge
 from bertft.probing.bank import Probe, Schedule, Split, fit
+from bertft.probing.edge import SCALE, EdgeBank, _probes_of
 from bertft.probing.examples import Examples, Inputs
 from bertft.probing.families import DEFAULTS, Training, train_bank
 from bertft.probing.labels import Labels
 from bertft.probing.linear import LinearBank
-from bertft.probing.neural import EdgeBank, MlpBank
+from bertft.probing.neural import MlpBank
 
 C, D, LAYERS = 5, 12, 3
 
@@ -67,28 +70,6 @@ def test_a_probe_is_the_same_alone_and_in_a_bank(family, mixed, spans):
         for name, own in alone.parameters.items():
             torch.testing.assert_close(own[0], bank.parameters[name][k], rtol=1e-3, atol=1e-4)
     assert not torch.equal(*next(iter(bank.parameters.values()))[[0, 3]])
-
-
-@pytest.mark.parametrize("kind", [EdgeBank, MlpBank])
-def test_a_bank_may_have_probes_of_several_layers(kind):
-    exclusive = kind is MlpBank
-    layers, examples, classes = planted(pooled=exclusive)
-    every = Split(Inputs(layers), examples, Labels([one_hot(classes)], exclusive))
-    index = torch.arange(5, 60)
-    probes = [Probe(seed, layer=layer) for layer in (0, 2) for seed in (0, 1)]
-    bank = kind(probes, C, exclusive, every.inputs, 2, False)
-    if kind is EdgeBank:
-        bank._kept = lambda count, device: None
-    gradients = bank.gradients(every, index)
-    for k, probe in enumerate(probes):
-        single = every._replace(inputs=Inputs([layers[probe.layer]]))
-        alone = kind([Probe(probe.seed)], C, exclusive, single.inputs, 2, False)
-        if kind is EdgeBank:
-            alone._kept = bank._kept
-        for name, own in alone.gradients(single, index).items():
-            torch.testing.assert_close(gradients[name][k], own[0], rtol=1e-4, atol=1e-6)
-    bank.select(torch.tensor([1, 3]))
-    assert bank.logits(every, index).shape == (2, C, len(index))
 
 
 @pytest.mark.parametrize("family", ["mlp", "edge"])
@@ -188,6 +169,7 @@ class PlainEdgeProbe(nn.Module):
 def test_edge_probes_compute_what_the_paper_says(mixed, monkeypatch):
     train, _ = splits("edge", mixed, n=40)
     monkeypatch.setattr(EdgeBank, "_kept", lambda self, count, device: None)
+    monkeypatch.setattr(edge, "SCALE", 1.0)
     bank = EdgeBank([Probe(seed) for seed in range(2)], C, False, train.inputs, 2, mixed)
     # Away from 0 and 1, so that no parameter can be left out.
     for p in bank.parameters.values():
@@ -227,9 +209,16 @@ def test_dropout_keeps_the_mean_of_units():
     train, _ = splits("edge", mixed=False)
     bank = EdgeBank([Probe(0)], C, False, train.inputs, 2, False)
     index = torch.arange(20)
-    whole = bank._forward(bank.parameters, train, index, False)
-    draws = [bank._forward(bank.parameters, train, index, True) for _ in range(400)]
-    mean, spread = torch.stack(draws).mean(0), torch.stack(draws).std(0) / 20
+    whole = bank.logits(train, index)
+    probes, (_, spans) = _probes_of(bank.parameters), bank._read(train, index)
+
+    def dropped():
+        out = torch.empty_like(whole)
+        composed.edge_logits(probes, spans, bank._kept(20, CPU), SCALE, 1e-5, out)
+        return out
+
+    draws = torch.stack([dropped() for _ in range(400)])
+    mean, spread = draws.mean(0), draws.std(0) / 20
     assert ((mean - whole).abs() < 6 * spread).all()
     assert not torch.equal(draws[0], draws[1])
 
@@ -287,9 +276,12 @@ def test_dev_without_a_known_label_is_an_error():
         LinearBank([Probe()], C, True, 2 * D).losses(nothing, 10, "targets")
 
 
-def test_a_linear_bank_has_one_layer():
-    with pytest.raises(ValueError, match=r"the one layer of their inputs, 0, got \[0, 1\]"):
-        LinearBank([Probe(), Probe(layer=1)], C, True, 2 * D)
+@pytest.mark.parametrize("kind", [EdgeBank, MlpBank])
+def test_only_mixtures_have_several_layers(kind):
+    with pytest.raises(
+        ValueError, match=rf"\[{kind.__name__}\] inputs must have one layer, .* got 2;"
+    ):
+        kind([Probe()], C, False, Inputs([torch.zeros(3, D)] * 2), 2, False)
 
 
 @pytest.mark.parametrize(

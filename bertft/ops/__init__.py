@@ -15,17 +15,19 @@
 | depth_gradient    | words (N, K r), K probes -> gradients | native, triton, eager | 2e-6         |
 | attend_spans      | x (N, K, h), spans -> means (B, K, h) | native, triton, eager | 1e-5 / 1e-12 |
 | tanh_norm         | x (B, K, h) -> units (B, K, h)        | native, eager         | 2e-6         |
+| edge_gradient     | spans of K probes -> gradients        | native, composed      | 1e-5         |
 | adam              | P x (R, c), moments -> next ones      | native, triton, eager | 2e-6         |
 
 Every op has the backend `reference`, the definition (torch, float64), which is never chosen by
 itself. `native` takes CPU tensors and `triton` those on a GPU; `eager` is torch as it is, on any
-device. Rows are float64, float32, float16 or bfloat16, factors and attended rows float64 or
-float32, and what else probes are trained with float32; structural losses and Adam take float64
-too, by `eager`. Tolerances are relative to the largest entry, for types up to float32 and for
-float64. Each has a file in `benchmarks/`. Callers allocate all outputs. The choice is made in
-`backends`, the checks are in `checks`, the operations of probes in `probes`, `attention`,
-`hidden` and `structure`, the arithmetic in the backends. `trees`, decoding and scores of dependency
-trees by numba, has no second backend and is imported on its own.
+device, and `composed` is made of other operations. Rows are float64, float32, float16 or bfloat16,
+factors and attended rows float64 or float32, and what else probes are trained with float32;
+structural losses and Adam take float64 too, by `eager`. Tolerances are relative to the largest
+entry, for types up to float32 and for float64. Each has a file in `benchmarks/`. Callers allocate
+all outputs. The choice is made in `backends`, the checks are in `checks`, the operations of probes
+in `probes`, `attention`, `hidden`, `edges` and `structure`, the arithmetic in the backends.
+`trees`, decoding and scores of dependency trees by numba, has no second backend and is imported on
+its own.
 """
 
 from collections.abc import Sequence
@@ -42,6 +44,7 @@ from bertft.ops.checks import (
     check_rows,
     check_sums,
 )
+from bertft.ops.edges import edge_gradient, edge_logits
 from bertft.ops.hidden import tanh_norm, tanh_norm_gradient
 from bertft.ops.probes import (
     adam,
@@ -55,10 +58,12 @@ from bertft.ops.structure import depth_gradient, distance_gradient
 from bertft.ops.types import (
     Correlation,
     Cross,
+    EdgeProbes,
     MappedSums,
     PairedRows,
     RowFault,
     RowMap,
+    SpanRows,
     UnusableRowError,
 )
 
@@ -66,10 +71,12 @@ __all__ = [
     "MOST_RANKED",
     "Correlation",
     "Cross",
+    "EdgeProbes",
     "MappedSums",
     "PairedRows",
     "RowFault",
     "RowMap",
+    "SpanRows",
     "UnusableRowError",
     "accumulate",
     "adam",
@@ -80,6 +87,8 @@ __all__ = [
     "device_of_sums",
     "distance_gradient",
     "dot_precision",
+    "edge_gradient",
+    "edge_logits",
     "eigh",
     "linear_gradient",
     "multiply",

@@ -30,9 +30,10 @@ BACKENDS = {
     "tanh_norm_gradient": ("native", "eager"),
     "attend_spans": ("native", "triton", "eager"),
     "attend_spans_gradient": ("native", "triton", "eager"),
+    "edge_gradient": ("native", "composed"),
 }
 # None stands for any device.
-DEVICES = {"native": "cpu", "triton": "cuda", "eager": None, "reference": None}
+DEVICES = {"native": "cpu", "triton": "cuda", "eager": None, "composed": None, "reference": None}
 
 
 def choose_backend(call: Call, name: str | None, tensors: Sequence[Tensor]) -> ModuleType:

@@ -87,3 +87,77 @@ class UnusableRowError(ValueError):
     def __init__(self, message: str, fault: RowFault) -> None:
         super().__init__(message)
         self.fault = fault
+
+
+class EdgeProjection(NamedTuple):
+    """What K edge probes read the rows of a span by.
+
+    Attributes:
+        weight: `(K, d, P)`.
+        bias: `(K, P)`.
+        attention: `(K, P)`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    attention: Tensor
+
+
+class EdgeProbes(NamedTuple):
+    """Parameters of K edge probes, or their gradients.
+
+    Attributes:
+        projections: one for all S spans of a target, or one for each.
+        hidden: `(K, S P, H)`.
+        hidden_bias: `(K, H)`, as are `gain` and `shift`, of the normalization.
+        gain: see there.
+        shift: see there.
+        weight: `(K, H, C)`.
+        bias: `(K, C)`.
+    """
+
+    projections: tuple[EdgeProjection, ...]
+    hidden: Tensor
+    hidden_bias: Tensor
+    gain: Tensor
+    shift: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "EdgeProbes":
+        """Return the probes whose `tensors` these are."""
+        *first, hidden, hidden_bias, gain, shift, weight, bias = tensors
+        projections = zip(first[::3], first[1::3], first[2::3], strict=True)
+        return cls(
+            tuple(EdgeProjection(*own) for own in projections),
+            hidden,
+            hidden_bias,
+            gain,
+            shift,
+            weight,
+            bias,
+        )
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them: those of each projection, then the others, in order."""
+        return [*(t for own in self.projections for t in own), *self[1:]]
+
+    def projection(self, s: int) -> EdgeProjection:
+        """Return the projection of a span."""
+        return self.projections[min(s, len(self.projections) - 1)]
+
+
+class SpanRows(NamedTuple):
+    """One span of each of B targets, as ranges of rows.
+
+    Attributes:
+        x: `(N, d)` rows that all probes read, or `(K, N, d)` with rows for each.
+        starts: `(B,)` int64, the first row of each span.
+        stops: `(B,)` int64, one past its last row.
+    """
+
+    x: Tensor
+    starts: Tensor
+    stops: Tensor

@@ -17,7 +17,7 @@ from bertft.probing.code_length import code_length
 from bertft.probing.controls import control_arcs, control_labels
 from bertft.probing.families import Training, train_bank
 from bertft.probing.layers import center_of_gravity, expected_layer
-from bertft.probing.neural import NeuralBank
+from bertft.probing.mixtures import MixingBank
 from bertft.probing.parts import Part
 from bertft.probing.scores import Interval, Tally, change, intervals, resampled, tally
 from bertft.probing.tasks import EdgeTask
@@ -170,7 +170,7 @@ class Assignment:
         layers = [depth if name == MIX else int(name.partition("-")[2]) + 1 for name in names]
         rows, counts, bank = self._probed(dict(zip(names, layers, strict=True)), train, dev)
         if MIX in counts:
-            assert isinstance(bank, NeuralBank)
+            assert isinstance(bank, MixingBank)
             first = k * names.index(MIX)
             shares = bank.mix_weights()[first : first + k].tolist()
             rows += self._plain(

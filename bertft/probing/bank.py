@@ -1,7 +1,8 @@
 """The bank: many probes trained in lockstep on the same batches, each as if it were alone.
 
 Owns the loop, the optimizer and the rules by which a probe's rate falls, its best weights are
-kept and it stops. What a probe computes is for the families (`linear`, `neural`, `structural`).
+kept and it stops. What a probe computes is for the families (`linear`, `neural`, `edge`,
+`structural`).
 """
 
 import math
@@ -32,7 +33,6 @@ class Probe:
         lr: learning rate.
         weight_decay: decoupled from the gradient (AdamW).
         labels: which of the bank's sets of labels it learns.
-        layer: the layer that it reads, by its place among the inputs' layers.
         mixes: how many of the inputs' layers, from the lowest, a mixture has; None for all of them.
     """
 
@@ -40,7 +40,6 @@ class Probe:
     lr: float = 1e-4
     weight_decay: float = 0.0
     labels: int = 0
-    layer: int = 0
     mixes: int | None = None
 
 

@@ -7,9 +7,10 @@ from typing import Any, Literal, get_args
 
 from bertft.ops.native import kernels_only
 from bertft.probing.bank import Bank, Fit, Probe, Schedule, Split, fit
+from bertft.probing.edge import EdgeBank
 from bertft.probing.linear import LinearBank
 from bertft.probing.logistic import Optimum, solve
-from bertft.probing.neural import EdgeBank, MixedLinearBank, MlpBank
+from bertft.probing.neural import MixedLinearBank, MlpBank
 
 Family = Literal["linear", "mlp", "edge"]
 FAMILIES: tuple[Family, ...] = get_args(Family)

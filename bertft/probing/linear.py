@@ -33,11 +33,6 @@ class LinearBank(Bank):
         device: torch.device | None = None,
     ) -> None:
         super().__init__(probes, classes, exclusive)
-        if any(probe.layer for probe in probes):
-            raise ValueError(
-                f"[LinearBank] probes must read the one layer of their inputs, 0, got "
-                f"{[probe.layer for probe in probes]}; make a bank for each layer."
-            )
         draws = [Draw(probe.seed) for probe in probes]
         weights = torch.stack([draw(classes, width, inputs=width) for draw in draws])
         biases = torch.stack([draw(classes, inputs=width) for draw in draws])

@@ -38,11 +38,13 @@ class StructuralProbe(Probe):
     """One structural probe.
 
     Attributes:
+        layer: the layer that it reads, by its place among the inputs' layers.
         kind: "distance" or "depth".
         rank: rows of its map.
     """
 
     lr: float = 1e-3
+    layer: int = 0
     kind: Kind = "distance"
     rank: int = 64
 

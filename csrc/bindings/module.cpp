@@ -11,6 +11,7 @@ PYBIND11_MODULE(_native, module) {
   bertft::register_multiply(module);
   bertft::register_probe_losses(module);
   bertft::register_span_attention(module);
+  bertft::register_edge_probes(module);
   bertft::register_hidden_units(module);
   bertft::register_structural_losses(module);
   bertft::register_adam(module);

@@ -1,8 +1,8 @@
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <optional>
 
+#include "bindings/targets.h"
 #include "bindings/view.h"
 #include "kernels/probe_losses.h"
 
@@ -26,41 +26,6 @@ Logits logits_of(const Checker& check, const View& logits, const View& offsets) 
                " that do not; give every probe its rows.");
   }
   return {as<float>(logits), x.columns, rows, probes};
-}
-
-std::string place(std::int64_t probe, std::int64_t target) {
-  return " for target " + std::to_string(target) + " of probe " + std::to_string(probe);
-}
-
-// Classes of `count` targets, each -1 or one of the probe's labels.
-void require_classes(const Checker& check, const std::int64_t* classes, std::int64_t probe,
-                     std::int64_t labels, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t got = classes[probe * count + i];
-    if (got < -1 || got >= labels) {
-      check.fail("targets must be -1 or below the " + std::to_string(labels) +
-                 " labels of their probe, got " + std::to_string(got) + place(probe, i) +
-                 "; check the labels.");
-    }
-  }
-}
-
-// Rows of labels for `count` targets, each 0, 1 or 255.
-void require_labels(const Checker& check, const std::uint8_t* labels, std::int64_t probe,
-                    std::int64_t first, std::int64_t last, std::int64_t count) {
-  for (std::int64_t c = first; c < last; ++c) {
-    const std::uint8_t* row = labels + c * count;
-    // One more than 255, 0 and 1 is 0, 1 and 2 in a byte; vectors have a maximum of bytes.
-    std::uint8_t most = 0;
-    for (std::int64_t i = 0; i < count; ++i) {
-      most = std::max(most, static_cast<std::uint8_t>(row[i] + 1));
-    }
-    if (most <= 2) continue;
-    std::int64_t i = 0;
-    while (static_cast<std::uint8_t>(row[i] + 1) <= 2) ++i;
-    check.fail("targets must be 0, 1 or 255 for none, got " + std::to_string(row[i]) +
-               place(probe, i) + "; check the labels.");
-  }
 }
 
 bool softmax_gradient_of(const View& logits, const View& offsets, const View& targets,
@@ -117,10 +82,7 @@ bool linear_gradient_of(const View& rows, const View& weights, const std::option
     check.fail("biases and of_biases must be given both or neither, got one; allocate both.");
   }
   const std::int64_t labels = w.rows / probes;
-  const bool has_classes = targets.dtype == DType::kInt64;
   check.contiguous(weights, "weights", DType::kFloat32, {w.rows, w.columns});
-  check.contiguous(targets, "targets", has_classes ? DType::kInt64 : DType::kUInt8,
-                   {has_classes ? probes : w.rows, x.rows});
   check.contiguous(scales, "scales", DType::kFloat32, {probes});
   check.contiguous(losses, "losses", DType::kFloat64, {probes});
   check.contiguous(of_weights, "of_weights", DType::kFloat32, {w.rows, w.columns});
@@ -135,14 +97,7 @@ bool linear_gradient_of(const View& rows, const View& weights, const std::option
   }
   check.disjoint(outputs, inputs);
   check.threads(threads);
-  for (std::int64_t k = 0; k < probes; ++k) {
-    if (has_classes) {
-      require_classes(check, as<const std::int64_t>(targets), k, labels, x.rows);
-    } else {
-      require_labels(check, as<const std::uint8_t>(targets), k, k * labels, (k + 1) * labels,
-                     x.rows);
-    }
-  }
+  const bool has_classes = require_targets(check, targets, probes, labels, x.rows);
   const LinearProbes linear = {static_cast<const float*>(x.address),
                                x.rows,
                                x.columns,

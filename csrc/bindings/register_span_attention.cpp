@@ -1,3 +1,4 @@
+#include "bindings/targets.h"
 #include "bindings/view.h"
 #include "kernels/span_attention.h"
 
@@ -12,23 +13,14 @@ AttendedSpans spans_of(const Checker& check, const View& x, const View& weight, 
   check.contiguous(x, "x", DType::kFloat32, {x.shape[0], x.shape[1], x.shape[2]});
   check.contiguous(weight, "weight", DType::kFloat32, {x.shape[1], x.shape[2]});
   const std::int64_t rows = x.shape[0], spans = starts.shape[0];
-  check.contiguous(starts, "starts", DType::kInt64, {spans});
-  check.contiguous(stops, "stops", DType::kInt64, {spans});
-  const auto *first = as<const std::int64_t>(starts), *last = as<const std::int64_t>(stops);
-  for (std::int64_t b = 0; b < spans; ++b) {
-    if (first[b] < 0 || first[b] >= last[b] || last[b] > rows) {
-      check.fail("spans must be non-empty and inside x of " + std::to_string(rows) +
-                 " rows, got [" + std::to_string(first[b]) + ", " + std::to_string(last[b]) +
-                 ") at " + std::to_string(b) + "; drop it.");
-    }
-  }
+  require_spans(check, starts, stops, spans, rows);
   return {as<const float>(x),
           as<const float>(weight),
           rows,
           x.shape[1],
           x.shape[2],
-          first,
-          last,
+          as<const std::int64_t>(starts),
+          as<const std::int64_t>(stops),
           spans};
 }
 

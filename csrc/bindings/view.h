@@ -57,6 +57,7 @@ void register_spectra(pybind11::module_& module);
 void register_multiply(pybind11::module_& module);
 void register_probe_losses(pybind11::module_& module);
 void register_span_attention(pybind11::module_& module);
+void register_edge_probes(pybind11::module_& module);
 void register_hidden_units(pybind11::module_& module);
 void register_structural_losses(pybind11::module_& module);
 void register_adam(pybind11::module_& module);

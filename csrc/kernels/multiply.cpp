@@ -23,11 +23,13 @@ constexpr double kWorthThreads = 2e6;
 template <class T>
 class Multiplication {
  public:
-  Multiplication(const Matrices& a, const Matrices& b, const Matrices& out, int threads)
+  Multiplication(const Matrices& a, const Matrices& b, const Matrices& out, int threads,
+                 bool is_added)
       : kernels_(product_kernels<T>()),
         count_(a.count),
         all_(a.first.columns),
         out_(out),
+        is_added_(is_added),
         // Rows of a that lie in one piece are as near as packed ones.
         is_a_packed_(a.first.column_stride != 1),
         is_b_packed_(!can_stay(a.first, b.first)) {
@@ -138,7 +140,7 @@ class Multiplication {
     product.depth = depth;
     product.height = std::min(a.width, a.columns - row);
     product.width = std::min(b.width, b.columns - column);
-    product.is_added = first + k > 0;
+    product.is_added = is_added_ || first + k > 0;
     product.out = const_cast<T*>(address(out_, i)) + row * out_.first.row_stride + column;
     product.out_row = out_.first.row_stride;
     kernels_.multiply_tile(product);
@@ -150,6 +152,7 @@ class Multiplication {
   const std::int64_t all_;  // columns of a, rows of b
   std::int64_t depth_ = 0;  // how many of them are packed at a time
   const Matrices out_;
+  const bool is_added_;
   const bool is_a_packed_, is_b_packed_;
   int threads_ = 1;
   Workspace workspace_;
@@ -167,19 +170,21 @@ void fill_zeros(const Matrices& out) {
 }
 
 template <class T>
-void multiply_in(const Matrices& a, const Matrices& b, const Matrices& out, int threads) {
+void multiply_in(const Matrices& a, const Matrices& b, const Matrices& out, int threads,
+                 bool is_added) {
   if (out.count == 0 || out.first.rows == 0 || out.first.columns == 0) return;
-  if (a.first.columns == 0) return fill_zeros<T>(out);
-  Multiplication<T>(a, b, out, threads).run();
+  if (a.first.columns > 0) return Multiplication<T>(a, b, out, threads, is_added).run();
+  if (!is_added) fill_zeros<T>(out);
 }
 
 }  // namespace
 
-void multiply(const Matrices& a, const Matrices& b, const Matrices& out, int threads) {
+void multiply(const Matrices& a, const Matrices& b, const Matrices& out, int threads,
+              bool is_added) {
   if (a.first.dtype == DType::kFloat64) {
-    multiply_in<double>(a, b, out, threads);
+    multiply_in<double>(a, b, out, threads, is_added);
   } else {
-    multiply_in<float>(a, b, out, threads);
+    multiply_in<float>(a, b, out, threads, is_added);
   }
 }
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from bertft import _native
 from bertft.ops.native.running import threads_now, view, views
+from bertft.ops.types import EdgeProbes, SpanRows
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -158,6 +159,36 @@ def tanh_norm_gradient(
         view(of_bias),
         view(of_gain),
         view(of_shift),
+        threads_now(),
+    )
+
+
+def edge_gradient(
+    probes: EdgeProbes,
+    spans: Sequence[SpanRows],
+    targets: Tensor,
+    scales: Tensor,
+    kept: Tensor | None,
+    scale: float,
+    epsilon: float,
+    losses: Tensor,
+    gradients: EdgeProbes,
+    of_x: Sequence[Tensor] | None,
+) -> bool:
+    """See `bertft.ops.edge_gradient`."""
+    return _native.edge_gradient(
+        [views(own) for own in probes.projections],
+        views(probes[1:]),
+        [views(span) for span in spans],
+        view(targets),
+        view(scales),
+        None if kept is None else view(kept),
+        scale,
+        epsilon,
+        view(losses),
+        [views(own) for own in gradients.projections],
+        views(gradients[1:]),
+        None if of_x is None else views(of_x),
         threads_now(),
     )
 
