@@ -120,6 +120,11 @@ def bert_base():
 
 @pytest.fixture(scope="session")
 def letters():
+    """See `letters_tokenizer`."""
+    return letters_tokenizer()
+
+
+def letters_tokenizer():
     """A tokenizer that knows single letters: a word of k letters has k pieces."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

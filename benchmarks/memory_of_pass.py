@@ -6,9 +6,8 @@ import threading
 
 import psutil
 import torch
-from conftest import sentences
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from conftest import letters_tokenizer, sentences
+from transformers import BertConfig, BertModel
 
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Corpus, Text
@@ -20,14 +19,7 @@ from bertft.streaming import stream
 
 
 def tiny_checkpoint():
-    """A small encoder with random weights and a tokenizer that knows letters."""
-    names = ["[PAD]", "[UNK]"] + [m + chr(97 + i) for m in ("", "##") for i in range(26)]
-    vocabulary = {name: i for i, name in enumerate(names)}
-    rules = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    rules.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=rules, unk_token="[UNK]", pad_token="[PAD]"
-    )
+    """A small encoder with random weights."""
     config = BertConfig(
         vocab_size=60,
         hidden_size=128,
@@ -35,7 +27,7 @@ def tiny_checkpoint():
         num_attention_heads=2,
         intermediate_size=256,
     )
-    return Checkpoint.open(BertModel(config), None, tokenizer)
+    return Checkpoint.open(BertModel(config), None, letters_tokenizer())
 
 
 def prepared(sides, name, rows):

@@ -12,21 +12,30 @@ from pathlib import Path
 import pytest
 
 
+def measured(script, *arguments):
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name(script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
 @pytest.mark.benchmark(group="memory of the pass by rows, tiny model")
 @pytest.mark.parametrize("rows", [10_000, 200_000])
 def test_memory(benchmark, rows):
-    def measure():
-        done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("memory_of_pass.py"), str(rows)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return json.loads(done.stdout)
-
-    found = benchmark.pedantic(measure, rounds=1)
+    found = benchmark.pedantic(measured, ("memory_of_pass.py", rows), rounds=1)
     assert found["rows"] == rows
     grown = found["peak"] - found["before"]
     # Far below the rows themselves: 13 x 2 layers of 200,000 rows would take gigabytes.
     assert grown < 64
     benchmark.extra_info.update(found, grown_mib=grown)
+
+
+@pytest.mark.benchmark(group="intervals of BERT-base from 20 groups, 25,000 words")
+@pytest.mark.parametrize("pairs", ["same"])
+def test_memory_of_intervals(benchmark, pairs):
+    found = benchmark.pedantic(measured, ("memory_of_intervals.py", pairs, 25_000), rounds=1)
+    assert found["peak_gib"] < 8
+    benchmark.extra_info.update(found)
