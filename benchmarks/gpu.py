@@ -18,8 +18,8 @@ import torch
 import triton
 
 from bertft import Moments, ops
+from bertft.blocks import find_blocks
 from bertft.capture import RowBlock, capture
-from bertft.models import find_blocks
 from bertft.ops import Cross, MappedSums, PairedRows
 from bertft.ops.triton.tilings import TILINGS, Precision, using
 from bertft.rows import Batch

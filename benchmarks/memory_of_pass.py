@@ -11,11 +11,11 @@ from transformers import BertConfig, BertModel
 
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Corpus, Text
-from bertft.models import inference
 from bertft.planning import FINETUNED, PRETRAINED, Options
 from bertft.preparing import prepare
 from bertft.progress import Display
 from bertft.streaming import stream
+from bertft.traces import inference
 
 
 def tiny_checkpoint():

@@ -12,7 +12,6 @@ from conftest import aim, sentences, shared
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Corpus, Text, corpora_of
 from bertft.gathering import Gathered
-from bertft.models import inference
 from bertft.moments import BLOCK_ROWS
 from bertft.planning import FINETUNED, PRETRAINED, Options
 from bertft.preparing import prepare
@@ -20,6 +19,7 @@ from bertft.progress import Display
 from bertft.rows import batches, pad
 from bertft.solving import solve
 from bertft.streaming import stream
+from bertft.traces import inference
 
 QUIET = Display(False)
 # Most that a pass may take by the time of the bare forward passes.
@@ -115,6 +115,31 @@ def test_pass(benchmark, race, work, who):
     if who in MOST:
         aim(benchmark, most=MOST[who])
     race("pass", make, who, rounds=2)
+
+
+@pytest.mark.parametrize("who", ["all layers", "--layers 0,1"])
+def test_some_layers(benchmark, race, bert_base, letters, who):
+    benchmark.group = "the pass of compare over 12 layers, 3,000 words"
+
+    def make():
+        corpus = Corpus.of("sentences", [Text.of(text) for text in sentences(3_000)])
+        work = Work(bert_base, letters, corpus)
+        few = prepare(corpus, work.sides, Options(layers=(0, 1)), torch.device("cpu"))
+
+        def some():
+            return stream(few, work.sides, 32, None, QUIET)
+
+        both = [work.inferring(call)() for call in (work.stream, some)]
+        tables = [
+            solve({task.name: kept}, [task], work.sides, QUIET).table.query("pretrained_layer < 2")
+            for kept, task in zip(both, (work.task, few), strict=True)
+        ]
+        assert tables[0]["value"].tolist() == tables[1]["value"].tolist()
+        return {"all layers": work.inferring(work.stream), "--layers 0,1": work.inferring(some)}
+
+    if who == "--layers 0,1":
+        aim(benchmark, most=0.2)
+    race("some layers", make, who, rounds=4)
 
 
 def test_solving(benchmark, race, bert_base, letters):

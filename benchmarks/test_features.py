@@ -15,10 +15,10 @@ from bertft.checkpoints import Checkpoint
 from bertft.corpora import Text
 from bertft.features import Features
 from bertft.files import save_tensors
-from bertft.models import inference
 from bertft.recording import record
 from bertft.rows import batches, encode, pad
 from bertft.shards import Shard, checksum
+from bertft.traces import inference
 
 LAYERS, WIDTH, SHARD_ROWS, SHARDS = 7, 384, 12_000, 4
 WORDS, DTYPES = 20_000, {"float32": 4, "float16": 2}

@@ -17,7 +17,6 @@ from torch.nn import functional
 from bertft.checkpoints import Checkpoint
 from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import Record, Target
-from bertft.models import inference
 from bertft.ops.native import kernels_only
 from bertft.probing.bank import Probe, Schedule, Split, fit
 from bertft.probing.edge import EdgeBank
@@ -28,6 +27,7 @@ from bertft.probing.logistic import solve
 from bertft.probing.parts import Part
 from bertft.probing.tasks import EdgeTask
 from bertft.recording import record
+from bertft.traces import inference
 
 LAYERS, TASKS, SEEDS = 13, 5, 5
 N, D, BATCH = 50_000, 768, 256

@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import pad_sequence
 from bertft import ops
 from bertft.checkpoints import Checkpoint
 from bertft.corpora.conllu import read_trees
-from bertft.models import inference
 from bertft.ops import trees
 from bertft.ops.native import kernels_only
 from bertft.probing.bank import Schedule, fit
@@ -27,6 +26,7 @@ from bertft.probing.structural import KINDS, Sentences, StructuralBank, Structur
 from bertft.probing.structural_parts import StructuralPart
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.recording import record
+from bertft.traces import inference
 
 RANK, BATCH, LAYERS, SEEDS = 64, 20, 7, 3
 TIMES = {}

@@ -4,70 +4,88 @@ Owns the hooks on a model and the blocks of rows that products run on. Nothing h
 state longer than its layer's hook, nor more rows than one block for each side.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bertft import ops
+from bertft.blocks import Blocks, Layer, Site
 from bertft.devices import SideStream, handed_over
-from bertft.models import Blocks, first_tensor, input_tensor, last_hidden_state
+from bertft.models import PassEnded
 from bertft.rows import Batch
+from bertft.traces import first_tensor, input_tensor, last_hidden_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Receive = Callable[[int, Tensor], None]
+Receive = Callable[[Layer, Tensor], None]
 
 
 def capture(
-    encoder: "PreTrainedModel", blocks: Blocks, ids: Tensor, mask: Tensor, receive: Receive
+    encoder: "PreTrainedModel",
+    blocks: Blocks,
+    ids: Tensor,
+    mask: Tensor,
+    receive: Receive,
+    wanted: Collection[Layer] | None = None,
 ) -> None:
-    """Run an encoder on a batch and hand every layer on as it appears.
+    """Run an encoder on a batch and hand layers on as they appear.
 
-    `receive(layer, hidden)` is called in the order of layers 0..L, during the run; `hidden` is
-    `(batch, length, d)`, the same as that entry of `hidden_states`.
+    `receive(layer, hidden)` is called during the run, once for each layer and in the order in which
+    they come; `hidden` is `(batch, length, d)` and, of an output, the same as that entry of
+    `hidden_states`. The run ends after the last one that is wanted.
 
     Args:
         encoder: in eval mode.
         blocks: where its layers come from (`find_blocks`).
         ids: `(batch, length)` token ids.
         mask: `(batch, length)`, 1 for tokens and 0 for padding.
-        receive: takes a layer's number and hidden states.
+        receive: takes a layer and its hidden states.
+        wanted: layers to hand on; by default the outputs 0..L.
 
     Raises:
         RuntimeError: a layer whose hook did not fire.
     """
-    fired = 0
+    missing = set(blocks.layers() if wanted is None else wanted)
+    begun = 0
+
+    def hand_on(layer: Layer, hidden: Tensor | None) -> None:
+        if layer in missing and hidden is not None:
+            missing.remove(layer)
+            receive(layer, hidden.view(*ids.shape, -1))
+            if not missing:
+                raise PassEnded
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        hidden = input_tensor(args, kwargs)
-        if fired == 0 and hidden is not None:
-            receive(0, hidden)
+        nonlocal begun
+        if begun < blocks.depth and module is blocks.calls[begun]:
+            hand_on(Layer(begun), input_tensor(args, kwargs))
+            begun += 1
 
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        nonlocal fired
-        hidden = first_tensor(output)
-        if fired < blocks.depth and module is blocks.calls[fired] and hidden is not None:
-            fired += 1
-            if fired < blocks.depth:
-                receive(fired, hidden)
+    with ExitStack() as hooks, suppress(PassEnded):
+        for module in dict.fromkeys(blocks.calls):
+            hooks.enter_context(module.register_forward_pre_hook(before, with_kwargs=True))
+        for site in {layer.site for layer in missing} & blocks.sublayers.keys():
 
-    handles = [blocks.calls[0].register_forward_pre_hook(before, with_kwargs=True)]
-    handles += [module.register_forward_hook(after) for module in dict.fromkeys(blocks.calls)]
-    try:
+            def after(module: nn.Module, args: Any, output: Any, site: Site = site) -> None:
+                hand_on(Layer(begun, site), first_tensor(output))
+
+            for module in dict.fromkeys(blocks.sublayers[site]):
+                hooks.enter_context(module.register_forward_hook(after))
         device = encoder.device
         last = last_hidden_state(encoder, handed_over(ids, device), handed_over(mask, device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if fired != blocks.depth:
+        if begun == blocks.depth:
+            hand_on(Layer(begun), last)
+    if missing:
+        number, site = min(missing)
+        absent = f"block {begun + 1}" if begun < blocks.depth else f"{site} of block {number}"
         raise RuntimeError(
-            f"[capture] layer {fired + 1} of {type(encoder).__name__} must fire once in a pass, "
-            "got none; the model skips it (LayerDrop?), or modules were replaced after it was read."
+            f"[capture] {absent} of {type(encoder).__name__} must fire once in a pass, got none; "
+            "the model skips it (LayerDrop?), or modules were replaced after it was read."
         )
-    receive(fired, last)
 
 
 class RowBlock:

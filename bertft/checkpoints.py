@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from bertft.models import Blocks, encoder_of, find_blocks, positions
+from bertft.adapters import base_of, merged, suffix_of
+from bertft.blocks import Blocks, find_blocks
+from bertft.models import encoder_of, positions
 from bertft.quiet import quiet
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {
@@ -40,16 +43,19 @@ class Checkpoint:
     @classmethod
     def open(
         cls,
-        model: "str | Path | PreTrainedModel",
+        model: "str | Path | PreTrainedModel | PeftModel",
         dtype: torch.dtype | None = None,
         tokenizer: "PreTrainedTokenizerBase | None" = None,
+        layers: str | None = None,
     ) -> "Checkpoint":
         """Open a checkpoint by name or path, or a model that is in memory already.
 
         Args:
-            model: a folder, `NAME`, `NAME@revision`, or a `PreTrainedModel` with any head.
+            model: a folder, `NAME`, `NAME@revision`, or a `PreTrainedModel` with any head; an
+                adapter's folder, or a `PeftModel`, counts as its base with the adapter.
             dtype: of the weights; float32 by default, and that of a model in memory.
             tokenizer: by default the one beside the weights.
+            layers: path of the blocks' module list, where they are not found by themselves.
 
         Raises:
             FileNotFoundError: no such model or tokenizer.
@@ -57,11 +63,12 @@ class Checkpoint:
         """
         if isinstance(model, (str, Path)):
             name = str(model)
-            encoder = load_encoder(name, dtype or torch.float32)
+            encoder = load_encoder(name, dtype or torch.float32, layers)
         else:
             encoder = encoder_of(model)
-            name = encoder.name_or_path or type(model).__name__
-            if tokenizer is None and not encoder.name_or_path:
+            home = encoder.name_or_path
+            name = (home or type(model).__name__) + suffix_of(model)
+            if tokenizer is None and not home:
                 raise ValueError(
                     f"[Checkpoint.open] model must come with a tokenizer, got {name}, which was "
                     "loaded from nowhere; pass tokenizer=."
@@ -71,7 +78,8 @@ class Checkpoint:
                     f"[Checkpoint.open] dtype must be that of a model in memory ({encoder.dtype}), "
                     f"got {dtype}; convert the model, or pass its path."
                 )
-        return cls(name, encoder, find_blocks(encoder), tokenizer or load_tokenizer(name))
+            tokenizer = tokenizer or load_tokenizer(str(home))
+        return cls(name, encoder, find_blocks(encoder, layers), tokenizer or load_tokenizer(name))
 
     @property
     def max_length(self) -> int | None:
@@ -87,7 +95,7 @@ class Checkpoint:
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer of a checkpoint.
+    """Load the tokenizer of a checkpoint; an adapter without one has that of its base.
 
     Raises:
         FileNotFoundError: there is none.
@@ -95,10 +103,13 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     source, revision = locate(name)
+    base = base_of(source, revision, name)
+    if base is not None and not (Path(source) / "tokenizer_config.json").is_file():
+        return load_tokenizer(base)
     try:
         with quiet():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                source, revision=revision
+                source, revision=revision, trust_remote_code=False
             )
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
@@ -156,20 +167,39 @@ def _rules(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any] | None:
     return {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
 
 
-def load_encoder(name: str, dtype: torch.dtype) -> "PreTrainedModel":
+def load_encoder(name: str, dtype: torch.dtype, layers: str | None = None) -> "PreTrainedModel":
     """Load the encoder of a checkpoint, whatever head it was saved with, in the dtype asked for.
 
     A pooler that the checkpoint lacks is left out: transformers would draw one at random.
 
     Args:
-        name: a folder, or a hub name as `NAME` or `NAME@revision`.
+        name: a folder, or a hub name as `NAME` or `NAME@revision`; an adapter is merged into its
+            base.
         dtype: of the weights in memory, whatever the files hold.
+        layers: path of the blocks' module list, where they are not found by themselves.
 
     Raises:
-        FileNotFoundError: no such folder or model.
-        ValueError: weights that exist only as pickles, or an encoder weight that is missing from
-            the checkpoint or has another shape there (transformers would draw it at random).
+        FileNotFoundError: no such folder or model, or none that an adapter names as its base.
+        ValueError: weights that exist only as pickles, code of its own, or an encoder weight that
+            is missing from the checkpoint or has another shape there (transformers would draw it at
+            random).
     """
+    source, revision = locate(name)
+    base = base_of(source, revision, name)
+    if base is None:
+        return _load_whole(name, dtype, layers)
+    try:
+        whole = _load_whole(base, dtype, layers)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"[load_encoder] adapter must have its base at hand, got {base!r}, which is what "
+            f"{name!r} names; download it, or set base_model_name_or_path in adapter_config.json."
+        ) from error
+    return merged(whole, source, revision, name)
+
+
+def _load_whole(name: str, dtype: torch.dtype, layers: str | None) -> "PreTrainedModel":
+    """The encoder of a checkpoint that is no adapter."""
     from safetensors import SafetensorError
     from transformers import AutoModel
 
@@ -183,6 +213,7 @@ def load_encoder(name: str, dtype: torch.dtype) -> "PreTrainedModel":
                 revision=revision,
                 dtype=dtype,
                 use_safetensors=True,
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
@@ -192,20 +223,27 @@ def load_encoder(name: str, dtype: torch.dtype) -> "PreTrainedModel":
             f"({_first_line(error)}); copy or download them again."
         ) from error
     except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"[load_encoder] model must run on code of transformers, got {name!r} with code of "
+                "its own; read that, load the model with trust_remote_code=True, and pass it."
+            ) from error
         raise ValueError(
             f"[load_encoder] model must be one that transformers knows, got {name!r} "
             f"({_first_line(error)}); check its config.json, or update transformers."
         ) from error
     except OSError as error:
+        which = f" and its revision {revision!r}" if revision is not None else ""
         raise FileNotFoundError(
             f"[load_encoder] model must be a folder or hub name with safetensors weights, got "
-            f"{name!r} ({_first_line(error)}); check the name, or download it first."
+            f"{name!r} ({_first_line(error)}); check the name{which}, or download it first."
         ) from error
     model, loading = loaded
-    late = find_blocks(model).late
-    _require_all_weights(name, late, loading)
-    _drop_drawn(model, late, loading)
-    return model
+    encoder = encoder_of(model)
+    late = find_blocks(encoder, layers).late
+    _require_all_weights(name, model, encoder, late, loading)
+    _drop_drawn(encoder, late, loading)
+    return encoder
 
 
 def locate(name: str) -> tuple[str, str | None]:
@@ -262,17 +300,27 @@ def _require_weights(folder: Path, name: str) -> None:
     )
 
 
-def _require_all_weights(name: str, late: Collection[str], loading: dict[str, Any]) -> None:
-    poolers = tuple(f"{module}." for module in late)
-    missing = sorted(key for key in loading["missing_keys"] if not key.startswith(poolers))
+def _require_all_weights(
+    name: str,
+    model: "PreTrainedModel",
+    encoder: "PreTrainedModel",
+    late: Collection[str],
+    loading: dict[str, Any],
+) -> None:
+    poolers = {p for module in late for p in encoder.get_submodule(module).parameters()}
+    read = set(encoder.parameters()) - poolers
+    named = dict(model.named_parameters(remove_duplicate=False))
+
+    def is_read(key: str) -> bool:
+        return key not in named or named[key] in read
+
+    missing = sorted(filter(is_read, loading["missing_keys"]))
     if missing:
         raise ValueError(
             f"[load_encoder] checkpoint must hold every encoder weight, got {name!r} without "
             f"{_some(missing)}; it is another architecture, or was saved in part."
         )
-    mismatched = sorted(
-        entry for entry in loading["mismatched_keys"] if not entry[0].startswith(poolers)
-    )
+    mismatched = sorted(entry for entry in loading["mismatched_keys"] if is_read(entry[0]))
     if mismatched:
         key, found, wanted = mismatched[0]
         raise ValueError(
@@ -281,13 +329,13 @@ def _require_all_weights(name: str, late: Collection[str], loading: dict[str, An
         )
 
 
-def _drop_drawn(model: nn.Module, late: Collection[str], loading: dict[str, Any]) -> None:
+def _drop_drawn(encoder: nn.Module, late: Collection[str], loading: dict[str, Any]) -> None:
     """Leave poolers out that the checkpoint lacks, as models do that are made without one."""
     drawn = [*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])]
     for module in late:
         parent, _, child = module.rpartition(".")
         if parent not in late and any(key.startswith(f"{module}.") for key in drawn):
-            setattr(model.get_submodule(parent), child, None)
+            setattr(encoder.get_submodule(parent), child, None)
 
 
 def _some(names: list[str]) -> str:

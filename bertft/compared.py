@@ -18,14 +18,14 @@ class Comparison:
     """Every measure of every pair of layers, with what it took to get there.
 
     Attributes:
-        table: tidy pandas table with the columns `pretrained, finetuned, corpus,
+        table: tidy pandas table with the columns `pretrained, finetuned, corpus, site,
             pretrained_layer, finetuned_layer, measure, value, low, high, n`, what the value stands
             on (`n_per_d`, and `rank_`, `condition_` and `left_out_` of both sides), `chance` (what
             unrelated rows would give on average), `unchanged` (what equal layers give: 1 or 0, but
             with a ridge), `p_value` and the rows that it is of, `p_value_n`, and `note`: why a
             value is missing, or what to mind about it.
-        geometry: the same for single layers: `model, role, corpus, layer, measure, value, low,
-            high, n, note`.
+        geometry: the same for single layers: `model, role, corpus, site, layer, measure, value,
+            low, high, n, note`.
         replicates: with intervals, the values without each group of sentences.
         provenance: models, corpora, options, versions, diagnostics and notes, as JSON types.
     """
@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def moments(self) -> Mapping[str, Moments]:
-        """The statistics of each corpus, with sides "pretrained.0", "finetuned.0", ..."""
+        """The statistics of each corpus; sides are "pretrained.0", "finetuned.3.attention", ..."""
         if isinstance(self._moments, Path):
             self._moments = load_moments(self._moments)
         return self._moments
@@ -79,7 +79,7 @@ class Comparison:
 
         Returns:
             A row for each corpus, pair of layers and measure that both have: `corpus, other_corpus,
-            pretrained_layer, finetuned_layer, measure, value, low, high, is_paired, n,
+            site, pretrained_layer, finetuned_layer, measure, value, low, high, is_paired, n,
             other_n, note`.
 
         Raises:
@@ -89,11 +89,24 @@ class Comparison:
 
         return difference(self, other, corpus, other_corpus)
 
+    @property
+    def facets(self) -> list[str]:
+        """The corpora, once for each site: "ewt", "ewt (attention)"."""
+        from bertft.report.vocabulary import by_site
+
+        return list(by_site(self.table)["corpus"].unique())
+
+    def rows_of(self, facet: str) -> pd.DataFrame:
+        """Return the rows of the table that belong to one of the `facets`."""
+        from bertft.report.vocabulary import by_site
+
+        return self.table[by_site(self.table)["corpus"] == facet]
+
     def summary(self, corpus: str | None = None) -> pd.DataFrame:
-        """Return layers by measures for a corpus (the first by default)."""
+        """Return layers by measures for one of the `facets` (the first by default)."""
         from bertft.report.html import summary_table
 
-        return summary_table(self.table, corpus or self.table["corpus"].iloc[0])
+        return summary_table(self.table, corpus or self.facets[0])
 
     def save(self, out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write table, provenance, moments, figure and report to a folder, whole or not at all.
@@ -148,13 +161,13 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         tables = []
-        for corpus in self.table["corpus"].unique():
+        for corpus in self.facets:
             frame = self.summary(corpus).style.format(precision=4, na_rep="")
             tables.append(frame.set_caption(str(corpus)).to_html())
         return "\n".join(tables)
 
     def __repr__(self) -> str:
         measures = ", ".join(self.table["measure"].unique())
-        corpora = ", ".join(self.table["corpus"].unique())
+        corpora = ", ".join(self.facets)
         layers = self.table["pretrained_layer"].nunique()
         return f"Comparison({layers} layers on {corpora}: {measures})"

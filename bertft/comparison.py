@@ -18,15 +18,24 @@ from bertft.checkpoints import DTYPES, Checkpoint, fingerprint, load_tokenizer
 from bertft.compared import Comparison
 from bertft.corpora import Data, corpora_of
 from bertft.devices import find_device
-from bertft.models import inference, original_depth
+from bertft.models import original_depth
 from bertft.ops import device_of_sums, dot_precision
-from bertft.planning import FINETUNED, PRETRAINED, Options, Pairs, known_measures
+from bertft.planning import (
+    FINETUNED,
+    PRETRAINED,
+    Options,
+    Pairs,
+    known_measures,
+    layers_asked,
+    sites_asked,
+)
 from bertft.preparing import prepare
 from bertft.progress import Display
 from bertft.rows import RowKind
 from bertft.similarity.sides import Ridge
 from bertft.solving import INFLATED, ROUND_OFF, Solved, solve
 from bertft.streaming import stream
+from bertft.traces import inference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,6 +52,8 @@ def compare(
     seed: int = 0,
     max_length: int | None = None,
     pairs: Pairs = "same",
+    sites: str | Sequence[str] = "output",
+    layers: str | Sequence[int] | None = None,
     intervals: Literal["jackknife"] | None = None,
     groups: int = 20,
     ridge: Ridge | None = None,
@@ -73,6 +84,11 @@ def compare(
         seed: of the draws of rows and of permutations.
         max_length: tokens of a text; by default what the models take.
         pairs: layers of one number ("same"), or "all" pairs of a layer of each model.
+        sites: where a layer is read, one or more of "output" (entries of `hidden_states`),
+            "attention" and "mlp" (what these sublayers of a block add to it).
+        layers: numbers of the layers to compare, `[0, 6, 12]` or "0,6,12", all by default: the pass
+            ends after the deepest. Or, for an architecture that cannot be read by itself, the path
+            of the module list that holds its blocks, "model.decoder.layers".
         intervals: "jackknife" for 95 % intervals that leave out a group of sentences at a time.
         groups: of sentences, at least 5.
         ridge: of measures that invert a scatter matrix; see `bertft.similarity.cca`.
@@ -103,6 +119,7 @@ def compare(
         raise ValueError(
             f"[compare] intervals must be 'jackknife' or None, got {intervals!r}; pass one."
         )
+    path, numbers = layers_asked(layers)
     options = Options(
         known_measures(measures),
         rows,
@@ -115,9 +132,11 @@ def compare(
         sample,
         permutations,
         memory_gib,
+        sites_asked(sites),
+        numbers,
     )
     corpora = corpora_of(data)
-    sides = _open_sides(pretrained, finetuned, dtype, tokenizer, pairs)
+    sides = _open_sides(pretrained, finetuned, dtype, tokenizer, options, path)
     cut = _note_on_truncation(sides) if pairs == "same" else []
     for note in cut:
         display.note(note)
@@ -154,6 +173,8 @@ def compare(
         "corpora": [task.describe() for task in work],
         "options": {
             **asdict(options),
+            "sites": list(options.sites),
+            "layers": path or (list(numbers) if numbers is not None else None),
             "intervals": intervals,
             "max_length": work[0].max_length,
             "batch_size": batch_size,
@@ -207,20 +228,28 @@ def _open_sides(
     finetuned: "str | Path | PreTrainedModel",
     dtype: str | None,
     tokenizer: "PreTrainedTokenizerBase | None",
-    pairs: Pairs,
+    options: Options,
+    layers: str | None,
 ) -> dict[str, Checkpoint]:
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(
             f"[compare] dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; pass its name."
         )
     wanted = DTYPES[dtype] if dtype is not None else None
-    a = Checkpoint.open(pretrained, wanted, tokenizer or _borrowed(pretrained, finetuned))
-    b = Checkpoint.open(finetuned, wanted, tokenizer or _borrowed(finetuned, pretrained))
+    a = Checkpoint.open(pretrained, wanted, tokenizer or _borrowed(pretrained, finetuned), layers)
+    b = Checkpoint.open(finetuned, wanted, tokenizer or _borrowed(finetuned, pretrained), layers)
+    if a.encoder is b.encoder and a.name != b.name:
+        raise ValueError(
+            f"[compare] models must be two, got {a.name!r} and {b.name!r} with one encoder, which "
+            "an adapter changes in place; pass the base by its name or path."
+        )
     sides = {PRETRAINED: a, FINETUNED: b}
-    if pairs == "same" and len({original_depth(s.encoder, s.blocks) for s in (a, b)}) > 1:
+    depths = {original_depth(side.encoder, side.blocks) for side in sides.values()}
+    if options.pairs == "same" and options.layers is None and len(depths) > 1:
         raise ValueError(
             f"[compare] models must have the same depth, got {a.blocks.depth} layers in {a.name!r} "
-            f"and {b.blocks.depth} in {b.name!r}; pass pairs='all' (--pairs all)."
+            f"and {b.blocks.depth} in {b.name!r}; pass pairs='all' (--pairs all), or "
+            "layers that both have."
         )
     if len({side.encoder.dtype == torch.float64 for side in (a, b)}) > 1:
         raise ValueError(
@@ -234,7 +263,8 @@ def _note_on_truncation(sides: Mapping[str, Checkpoint]) -> list[str]:
     """Which layers a truncated model has in common with the other one."""
     cut, whole = sorted(sides.values(), key=lambda side: side.blocks.depth)
     k = cut.blocks.depth
-    if k == whole.blocks.depth:
+    depths = {original_depth(side.encoder, side.blocks) for side in sides.values()}
+    if k == whole.blocks.depth or len(depths) > 1:
         return []
     note = (
         f"layers 0 to {k} are compared: {cut.name!r} was cut off above block {k}, and "

@@ -12,7 +12,7 @@ from bertft.similarity.intervals import Interval, interval
 from bertft.similarity.intervals import difference as independent_difference
 from bertft.similarity.scale import Scale
 
-KEY = ["pretrained_layer", "finetuned_layer", "measure"]
+KEY = ["site", "pretrained_layer", "finetuned_layer", "measure"]
 GROUPED_BY = ("fingerprint", "rows_used", "group_bounds")
 
 
@@ -71,7 +71,9 @@ def _rows(first: Tables, second: Tables, corpus: str, other: str) -> list[dict[s
         if key not in b:
             continue
         is_paired = (
-            (same_sample if key[2] in SAMPLED else same_groups) and key in left and key in right
+            (same_sample if row["measure"] in SAMPLED else same_groups)
+            and key in left
+            and key in right
         )
         found = _interval(row, b[key], left.get(key), right.get(key), is_paired)
         rows.append(
@@ -129,13 +131,16 @@ def _interval(
     return independent_difference(first, second, (len(a), len(b)))
 
 
-def _keyed(table: pd.DataFrame, corpus: str) -> dict[tuple[int, int, str], dict[str, Any]]:
+def _keyed(table: pd.DataFrame, corpus: str) -> dict[tuple[str, int, int, str], dict[str, Any]]:
     """The rows of a corpus about pairs of layers, by layers and measure."""
     if table.empty:
         return {}
     rows = table[(table["corpus"] == corpus) & table["pretrained_layer"].notna()]
     rows = rows[rows["finetuned_layer"].notna()]
-    keys = ((int(a), int(b), str(name)) for a, b, name in rows[KEY].itertuples(index=False))
+    keys = (
+        (str(site), int(a), int(b), str(name))
+        for site, a, b, name in rows[KEY].itertuples(index=False)
+    )
     records = rows.to_dict("records")
     return {key: cast(dict[str, Any], row) for key, row in zip(keys, records, strict=True)}
 

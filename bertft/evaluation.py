@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from bertft.blocks import Layer
 from bertft.moments import Moments
 from bertft.ops import RowMap
 from bertft.planning import FINETUNED, PERMUTED_ROWS, PRETRAINED, Task
@@ -36,7 +37,7 @@ from bertft.similarity.permutation import Tested
 from bertft.similarity.sides import condition, kept_rank, leading_rank, left_out, require_spectra
 from bertft.streaming import side_name
 
-Key = tuple[int | None, int | None, str]
+Key = tuple[Layer | None, Layer | None, str]
 """Layers of the pretrained and of the fine-tuned model, or one of them alone, and a measure."""
 
 UNDEFINED = (ValueError, torch.linalg.LinAlgError)
@@ -76,7 +77,7 @@ def evaluate(
 
 
 def _evaluate_together(
-    moments: Moments, chunk: Sequence[tuple[int, int]], task: Task, with_scale: bool
+    moments: Moments, chunk: Sequence[tuple[Layer, Layer]], task: Task, with_scale: bool
 ) -> dict[Key, Outcome]:
     """The measures of some pairs, which take 20 matrices each until this returns."""
     pairs = {
@@ -160,7 +161,7 @@ def evaluate_sample(rows: RowsOf, task: Task) -> dict[Key, Outcome]:
         measure = SAMPLED[name]
         prepare_after = lru_cache(held)(partial(_prepare, measure.prepare, rows, FINETUNED))
         # Pairs come by layers of the first model, one of which is enough to hold.
-        before_of = -1, Outcome(math.nan)
+        before_of: tuple[Layer | None, Any] = None, None
         for a, b in task.pairs:
             if before_of[0] != a:
                 before_of = a, _prepare(measure.prepare, rows, PRETRAINED, a)
@@ -169,7 +170,7 @@ def evaluate_sample(rows: RowsOf, task: Task) -> dict[Key, Outcome]:
     return found
 
 
-def _prepare(prepare: Callable[[Tensor], Any], rows: RowsOf, role: str, layer: int) -> Any:
+def _prepare(prepare: Callable[[Tensor], Any], rows: RowsOf, role: str, layer: Layer) -> Any:
     """What a measure needs of a layer, or the reason why it has none."""
     try:
         return prepare(rows(side_name(role, layer)))
@@ -214,7 +215,7 @@ def _p_value(x: Tensor, y: Tensor, name: Tested, task: Task) -> PValue:
     return PValue(tested.p_value, len(x))
 
 
-def describe_sides(moments: Moments, task: Task) -> dict[tuple[str, int], dict[str, Any]]:
+def describe_sides(moments: Moments, task: Task) -> dict[tuple[str, Layer], dict[str, Any]]:
     """Return columns, kept ranks, condition numbers and the variance left out, of every layer.
 
     Of rows as they are, or, where these are not summed, of those that are (unit rows for RSA). A
@@ -225,14 +226,14 @@ def describe_sides(moments: Moments, task: Task) -> dict[tuple[str, int], dict[s
 
 def describe_sample(
     rows: Mapping[str, Tensor], row_map: RowMap, task: Task
-) -> dict[tuple[str, int], dict[str, Any]]:
+) -> dict[tuple[str, Layer], dict[str, Any]]:
     """Return the same of the rows of a sample."""
     moments = Moments({side: x.shape[1] for side, x in rows.items()}, [], [row_map])
     moments.update(rows)
     return describe_sides(moments, task)
 
 
-def _described(moments: Moments, role: str, layer: int) -> dict[str, Any]:
+def _described(moments: Moments, role: str, layer: Layer) -> dict[str, Any]:
     side, row_map = side_name(role, layer), moments.row_maps[0]
     known: dict[str, Any] = {"columns": moments.widths[side]}
     with suppress(*UNDEFINED):
@@ -254,13 +255,13 @@ def _described(moments: Moments, role: str, layer: int) -> dict[str, Any]:
     return known
 
 
-def _side(moments: Moments, role: str, layer: int) -> TwoSided:
+def _side(moments: Moments, role: str, layer: Layer) -> TwoSided:
     """A layer beside itself."""
     side = side_name(role, layer)
     return TwoSided("describe", moments.under(moments.row_maps[0]), side, side, moments.dtype)
 
 
-def _layers(task: Task) -> Iterator[tuple[str, int]]:
-    for role, place in ((PRETRAINED, 0), (FINETUNED, 1)):
-        for layer in sorted({pair[place] for pair in task.pairs}):
+def _layers(task: Task) -> Iterator[tuple[str, Layer]]:
+    for role in (PRETRAINED, FINETUNED):
+        for layer in task.layers(role):
             yield role, layer

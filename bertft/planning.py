@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from bertft.amounts import require_integers
+from bertft.blocks import SITES, Layer, Site
 from bertft.budget import GROUP_BLOCK, Storage
 from bertft.checkpoints import Checkpoint
 from bertft.moments import BLOCK_ROWS
@@ -42,6 +43,8 @@ class Options:
     sample: int = 5000
     permutations: int = 0
     memory_gib: float | None = None
+    sites: tuple[Site, ...] = ("output",)
+    layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         least_of = {"limit": 2, "max_length": 1, "seed": 0, "sample": 4, "permutations": 0}
@@ -112,7 +115,7 @@ class Task:
     available: int
     measures: list[str]
     sampled: list[str]
-    pairs: list[tuple[int, int]]
+    pairs: list[tuple[Layer, Layer]]
     options: Options
     max_length: int | None
     bounds: list[int]
@@ -136,13 +139,27 @@ class Task:
         """Most rows of a block."""
         return block_rows(self.storage, len(self.bounds) - 1, self.device)
 
+    def layers(self, role: str) -> list[Layer]:
+        """Return the layers of a model that are in a pair, in order."""
+        place = (PRETRAINED, FINETUNED).index(role)
+        return sorted(
+            {pair[place] for pair in self.pairs}, key=lambda at: (SITES.index(at.site), at.number)
+        )
+
     def plan(self, nbytes: int) -> str:
         """Return the line that is printed before the pass."""
-        depth = max(layer for layer, _ in self.pairs)
+        numbers = sorted({layer.number for pair in self.pairs for layer in pair})
+        told = (
+            f"layers {numbers[0]} to {numbers[-1]}"
+            if len(numbers) > numbers[-1] - numbers[0]
+            else f"layers {', '.join(map(str, numbers))}"
+        )
+        if self.options.sites != ("output",):
+            told += f" ({', '.join(self.options.sites)})"
         kept = {None: "", "sums": ", and of each group", "rows": ", rows for groups on disk"}
         return (
             f"{self.name}: {self.rows.n:,} of {self.available:,} rows in "
-            f"{len(self.rows.texts):,} texts ({self.rows.tokens:,} tokens), layers 0 to {depth}, "
+            f"{len(self.rows.texts):,} texts ({self.rows.tokens:,} tokens), {told}, "
             f"{len(self.pairs)} pairs, statistics {nbytes / 2**20:,.0f} MiB{kept[self.storage]}"
         )
 
@@ -182,13 +199,71 @@ def known_measures(measures: Sequence[str] | None) -> list[str] | None:
     return list(dict.fromkeys(names))
 
 
-def layer_pairs(sides: Mapping[str, Checkpoint], which: Pairs) -> list[tuple[int, int]]:
-    """Return the pairs of a layer of each model that are compared."""
-    first, second = (range(side.blocks.depth + 1) for side in sides.values())
-    if which == "all":
-        return [(a, b) for a in first for b in second]
-    # A truncated model has fewer layers than the whole one: those that both have.
-    return list(zip(first, second, strict=False))
+def layers_asked(
+    layers: str | Sequence[int] | None,
+) -> tuple[str | None, tuple[int, ...] | None]:
+    """Return the path of a module list, or numbers of layers: `layers` is one or the other.
+
+    >>> layers_asked("0,6,12"), layers_asked([12, 0]), layers_asked("model.decoder.layers")
+    ((None, (0, 6, 12)), (None, (0, 12)), ('model.decoder.layers', None))
+    """
+    if isinstance(layers, str):
+        words = layers.split(",")
+        if not all(word.strip().isdecimal() for word in words):
+            return layers, None
+        layers = [int(word) for word in words]
+    return None, tuple(sorted(set(layers))) if layers is not None else None
+
+
+def sites_asked(sites: str | Sequence[str]) -> tuple[Site, ...]:
+    """Return the names of sites without repetition.
+
+    Raises:
+        ValueError: an unknown name, or none.
+    """
+    names = [name.strip() for name in (sites.split(",") if isinstance(sites, str) else sites)]
+    if not names or not set(names) <= set(SITES):
+        raise ValueError(
+            f"[compare] sites must be among {', '.join(SITES)}, got {', '.join(names) or 'none'}; "
+            "pass one or more of these."
+        )
+    return tuple(site for site in SITES if site in names)
+
+
+def layer_pairs(sides: Mapping[str, Checkpoint], options: Options) -> list[tuple[Layer, Layer]]:
+    """Return the pairs of a layer of each model that are compared, site by site.
+
+    Raises:
+        ValueError: a site that a model's blocks do not have, or a layer that a model or none of the
+            sites has.
+    """
+    pairs = []
+    for site in options.sites:
+        first, second = (_chosen(side, site, options.layers) for side in sides.values())
+        if options.pairs == "all":
+            pairs += [(a, b) for a in first for b in second]
+        else:
+            # A truncated model has fewer; other models of different depths, those that are named.
+            pairs += [(layer, layer) for layer in first if layer in second]
+    found = {layer.number for pair in pairs for layer in pair}
+    absent = sorted(set(options.layers or ()) - found)
+    if absent or not pairs:
+        depths = " and ".join(f"0..{side.blocks.depth} of {side.name!r}" for side in sides.values())
+        raise ValueError(
+            f"[compare] layers must be among {depths}, and only output has a layer 0, got "
+            f"{', '.join(map(str, absent)) or 'none'}; leave it out, or name others."
+        )
+    return pairs
+
+
+def _chosen(side: Checkpoint, site: Site, numbers: tuple[int, ...] | None) -> list[Layer]:
+    if site != "output" and site not in side.blocks.sublayers:
+        raise ValueError(
+            f"[compare] sites must be ones that the blocks have, got {site!r} for {side.name!r}, "
+            f"where no projection of its own ends it; pass sites=output (--sites output)."
+        )
+    layers = side.blocks.layers(site)
+    return [layer for layer in layers if numbers is None or layer.number in numbers]
 
 
 def row_maps_of(measures: Sequence[str]) -> list[RowMap]:

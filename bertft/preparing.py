@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import torch
 
+from bertft.blocks import Layer
 from bertft.budget import Need, Storage, available_memory, choose_storage, sums_bytes
 from bertft.checkpoints import Checkpoint, require_same_tokens
 from bertft.corpora import Corpus
@@ -35,7 +36,7 @@ def prepare(
             "pass more text, or a larger limit or max_length."
         )
     notes = _notes_on(corpus.name, rows, bound)
-    pairs = layer_pairs(sides, options.pairs)
+    pairs = layer_pairs(sides, options)
     chosen = _choose(options, rows.n, sides, pairs, corpus.name, notes)
     bounds = group_bounds(rows, options.groups, corpus.name) if options.groups else []
     notes += _notes_on_intervals(corpus.name, chosen, bounds, sides, options)
@@ -115,7 +116,7 @@ def _storage(
 
 def _needs(
     sides: Mapping[str, Checkpoint],
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[Layer, Layer]],
     measures: Sequence[str],
     sampled: Sequence[str],
     n: int,
@@ -123,12 +124,16 @@ def _needs(
     device: torch.device,
 ) -> dict[Storage, Need]:
     """What a pass needs with blocks of the usual size, and with those for sums of groups."""
-    first, second = (side.blocks.widths for side in sides.values())
+    columns = _columns(sides, pairs)
+    first, second = (
+        [side.blocks.width(layer) for layer in dict.fromkeys(layers)]
+        for side, layers in zip(sides.values(), zip(*pairs, strict=True), strict=True)
+    )
     widths = [*first, *second]
     is_wide = next(iter(sides.values())).encoder.dtype == torch.float64
     itemsize = 8 if is_wide else 4
     row_bytes = sum(widths) * itemsize
-    sums = sums_bytes(widths, [(first[a], second[b]) for a, b in pairs], len(row_maps_of(measures)))
+    sums = sums_bytes(widths, columns, len(row_maps_of(measures)))
     # A pair and its factorizations are some 20 matrices; what is kept of a layer are its whole and
     # its centered product under each row map, its eigenvectors and what whitens it.
     maps, matrix = len(row_maps_of(measures)), 8 * max(widths) ** 2
@@ -178,6 +183,14 @@ def _memory(options: Options, device: torch.device) -> int:
     if options.memory_gib is not None:
         return int(options.memory_gib * 2**30)
     return _free_memory(device)
+
+
+def _columns(
+    sides: Mapping[str, Checkpoint], pairs: Sequence[tuple[Layer, Layer]]
+) -> list[tuple[int, int]]:
+    """Columns of both layers of each pair."""
+    first, second = (side.blocks for side in sides.values())
+    return [(first.width(a), second.width(b)) for a, b in pairs]
 
 
 def _free_memory(device: torch.device) -> int:
@@ -236,13 +249,13 @@ def _choose(
     options: Options,
     n: int,
     sides: Mapping[str, Checkpoint],
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[Layer, Layer]],
     corpus: str,
     notes: list[str],
 ) -> list[str]:
     """The measures that these rows allow; one that was asked for by name must be among them."""
-    first, second = (side.blocks.widths for side in sides.values())
-    d = max(*first, *second)
+    columns = _columns(sides, pairs)
+    d = max(map(max, columns))
     default = [name for name, measure in MEASURES.items() if measure.default]
     chosen = list(options.measures or default)
     of_sums = [name for name in chosen if name in MEASURES]
@@ -252,7 +265,7 @@ def _choose(
     least = {name: SAMPLED[name].least_rows for name in chosen if name in SAMPLED}
     few_sampled = [name for name in least if sampled < least[name]]
     many_sampled = [name for name in least if sampled > SAMPLED[name].most_rows]
-    is_uneven = any(first[a] != second[b] for a, b in pairs)
+    is_uneven = any(a != b for a, b in columns)
     unequal = [name for name in of_sums if MEASURES[name].same_width and is_uneven]
     why = []
     if short:

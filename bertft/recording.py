@@ -6,7 +6,7 @@ the layout of shards and how a pass that was cut short goes on; reading them is 
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from bertft import ops
-from bertft.capture import capture
+from bertft.blocks import Layer
+from bertft.capture import Receive, capture
 from bertft.checkpoints import Checkpoint
 from bertft.features import DTYPES, Features, Key, restored
 from bertft.files import is_disk_full, locked, save_tensors
-from bertft.models import PassEnded, inference
 from bertft.progress import Display
 from bertft.rows import Batch, Encoded, Rows, batches, pad
 from bertft.shards import FORMAT, INDEX, Shard, checksum, require_whole, write_index
 from bertft.stores import contents, matching, planned
+from bertft.traces import inference
 
 GIB = 2**30
 SHARD_BYTES = 256 * 2**20
@@ -160,10 +161,15 @@ class _Pass:
             for side, checkpoint in self.sides.items():
                 receive = self._receiver(side, batch, place, out)
                 try:
-                    with suppress(PassEnded):
-                        capture(
-                            checkpoint.encoder, checkpoint.blocks, batch.ids, batch.mask, receive
-                        )
+                    wanted = [Layer(number) for own, number in self.widths if own == side]
+                    capture(
+                        checkpoint.encoder,
+                        checkpoint.blocks,
+                        batch.ids,
+                        batch.mask,
+                        receive,
+                        wanted,
+                    )
                 except ValueError as error:
                     error.add_note(f"(batch {number} of {len(texts)} texts; {checkpoint.name!r})")
                     raise
@@ -172,20 +178,15 @@ class _Pass:
 
     def _receiver(
         self, side: str, batch: Batch, place: Tensor, out: Mapping[str, Tensor]
-    ) -> Callable[[int, Tensor], None]:
-        last = max(layer for own, layer in self.widths if own == side)
-
-        def receive(layer: int, hidden: Tensor) -> None:
-            if (side, layer) in self.widths:
-                # Rows of a model on another device are copied to the CPU here, and only here.
-                flat = hidden.detach().reshape(-1, hidden.shape[-1]).to("cpu")
-                wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
-                pooled = torch.empty(len(place), flat.shape[1], dtype=wide)
-                finite = bool(ops.pool_rows(flat, batch.starts, batch.stops, pooled))
-                kept = self._kept(pooled, finite, side, layer)
-                out[f"{side}.{layer}"].index_copy_(0, place, kept)
-            if layer == last:
-                raise PassEnded
+    ) -> Receive:
+        def receive(layer: Layer, hidden: Tensor) -> None:
+            # Rows of a model on another device are copied to the CPU here, and only here.
+            flat = hidden.detach().reshape(-1, hidden.shape[-1]).to("cpu")
+            wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
+            pooled = torch.empty(len(place), flat.shape[1], dtype=wide)
+            finite = bool(ops.pool_rows(flat, batch.starts, batch.stops, pooled))
+            kept = self._kept(pooled, finite, side, layer.number)
+            out[f"{side}.{layer.number}"].index_copy_(0, place, kept)
 
         return receive
 

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bertft.blocks import Layer
 from bertft.checkpoints import Checkpoint
 from bertft.evaluation import (
     Key,
@@ -65,8 +66,8 @@ class _Found(NamedTuple):
     without: dict[Key, list[Outcome]]
     sizes: dict[Key, list[int]]
     p_values: dict[Key, PValue]
-    sides: dict[tuple[str, int], dict[str, Any]]
-    sampled_sides: dict[tuple[str, int], dict[str, Any]]
+    sides: dict[tuple[str, Layer], dict[str, Any]]
+    sampled_sides: dict[tuple[str, Layer], dict[str, Any]]
 
 
 def solve(
@@ -162,11 +163,13 @@ def _row(
     n = len(kept.sample.numbers) if of_sample and kept.sample is not None else kept.moments.n
     if name in GEOMETRY:
         role, layer = (PRETRAINED, before) if before is not None else (FINETUNED, after)
+        assert layer is not None
         return {
             "model": sides[role].name,
             "role": role,
             "corpus": task.name,
-            "layer": layer,
+            "site": layer.site,
+            "layer": layer.number,
             "measure": name,
             "value": outcome.value,
             "low": low,
@@ -182,8 +185,9 @@ def _row(
         "pretrained": sides[PRETRAINED].name,
         "finetuned": sides[FINETUNED].name,
         "corpus": task.name,
-        "pretrained_layer": before,
-        "finetuned_layer": after,
+        "site": before.site,
+        "pretrained_layer": before.number,
+        "finetuned_layer": after.number,
         "measure": name,
         "value": outcome.value,
         "low": low,
@@ -252,17 +256,17 @@ def _notes(
 def _replicates_row(
     row: dict[str, Any], without: Sequence[Outcome], sizes: Sequence[int]
 ) -> dict[str, Any]:
-    named = ("role", "corpus", "layer", "pretrained_layer", "finetuned_layer", "measure")
+    named = ("role", "corpus", "site", "layer", "pretrained_layer", "finetuned_layer", "measure")
     key = {name: row[name] for name in named if name in row}
     return {**key, "without": [outcome.value for outcome in without], "sizes": list(sizes)}
 
 
 def _records(
-    corpus: str, sides: Mapping[tuple[str, int], Mapping[str, Any]]
+    corpus: str, sides: Mapping[tuple[str, Layer], Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """A record for each number of a layer, with what is known of it in both models."""
-    for layer in sorted({layer for _, layer in sides}):
-        found = {"corpus": corpus, "layer": layer}
+    for layer in dict.fromkeys(layer for _, layer in sides):
+        found = {"corpus": corpus, "site": layer.site, "layer": layer.number}
         for role in (PRETRAINED, FINETUNED):
             for name, value in sides.get((role, layer), {}).items():
                 if name in ("constant_columns", "rank", "condition", "left_out"):

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bertft.blocks import Layer
 from bertft.capture import RowBlock, capture
 from bertft.checkpoints import Checkpoint
 from bertft.gathering import Gathered, RowSample, SpooledGroups, SummedGroups, no_fault
@@ -16,9 +17,14 @@ from bertft.progress import Display
 from bertft.rows import Batch, Encoded, batches, pad
 
 
-def side_name(role: str, layer: int) -> str:
-    """Return the name that a layer of a model has among the sides of the moments."""
-    return f"{role}.{layer}"
+def side_name(role: str, layer: Layer) -> str:
+    """Return the name that a layer of a model has among the sides of the moments.
+
+    >>> side_name("pretrained", Layer(3)), side_name("finetuned", Layer(3, "mlp"))
+    ('pretrained.3', 'finetuned.3.mlp')
+    """
+    name = f"{role}.{layer.number}"
+    return name if layer.site == "output" else f"{name}.{layer.site}"
 
 
 class Sink(Protocol):
@@ -112,13 +118,13 @@ class _FiniteRows:
     waits for the other.
     """
 
-    def __init__(self, refuse: Callable[[str, int, int], ValueError]) -> None:
+    def __init__(self, refuse: Callable[[str, Layer, int], ValueError]) -> None:
         self._refuse = refuse
-        self._layers: list[tuple[str, int, int]] = []
+        self._layers: list[tuple[str, Layer, int]] = []
         self._found: list[Tensor] = []
-        self._fetched: tuple[list[tuple[str, int, int]], Tensor, torch.cuda.Event] | None = None
+        self._fetched: tuple[list[tuple[str, Layer, int]], Tensor, torch.cuda.Event] | None = None
 
-    def expect(self, finite: Tensor, role: str, layer: int, batch: int) -> None:
+    def expect(self, finite: Tensor, role: str, layer: Layer, batch: int) -> None:
         """Note whether the rows of a layer are finite."""
         if finite.is_cuda:
             self._layers.append((role, layer, batch))
@@ -153,9 +159,9 @@ class _FiniteRows:
 
 def _empty_moments(task: Task, sides: Mapping[str, Checkpoint]) -> Moments:
     widths = {
-        side_name(role, layer): width
+        side_name(role, layer): side.blocks.width(layer)
         for role, side in sides.items()
-        for layer, width in enumerate(side.blocks.widths)
+        for layer in task.layers(role)
     }
     first, second = sides
     pairs = [(side_name(first, a), side_name(second, b)) for a, b in task.pairs]
@@ -183,7 +189,7 @@ def _run_all(
     parts.insert(0, parts.pop(len(parts) // 2))
     pad_id = next(iter(sides.values())).pad_id
 
-    def refuse(role: str, layer: int, number: int) -> ValueError:
+    def refuse(role: str, layer: Layer, number: int) -> ValueError:
         return ValueError(
             f"[compare] activations must be finite, got NaN or infinity in layer {layer} of the "
             f"{role} model {sides[role].name!r}, batch {number} of {task.name!r}; check its "
@@ -195,7 +201,7 @@ def _run_all(
         for number, part in enumerate(parts):
             started = time.perf_counter()
             batch = pad(part, pad_id)
-            _run(batch, number, sides, block, finite)
+            _run(batch, number, task, sides, block, finite)
             done = int(batch.mask.sum())
             if number == 0:
                 finite.end()  # a GPU has only been told what to do
@@ -209,6 +215,7 @@ def _run_all(
 def _run(
     batch: Batch,
     number: int,
+    task: Task,
     sides: Mapping[str, Checkpoint],
     block: RowBlock,
     finite: _FiniteRows,
@@ -216,9 +223,10 @@ def _run(
     block.open(batch)
     for role, side in sides.items():
 
-        def receive(layer: int, hidden: Tensor, role: str = role) -> None:
+        def receive(layer: Layer, hidden: Tensor, role: str = role) -> None:
             finite.expect(block.receive(side_name(role, layer), hidden), role, layer, number)
 
-        capture(side.encoder, side.blocks, batch.ids, batch.mask, receive)
+        wanted = task.layers(role)
+        capture(side.encoder, side.blocks, batch.ids, batch.mask, receive, wanted)
     block.close()
     finite.end_batch()

@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bertft.assigning import Work
+from bertft.blocks import find_blocks
 from bertft.checkpoints import Checkpoint, same_rules
 from bertft.features import DTYPES, Features
-from bertft.models import find_blocks, inference, randomize
+from bertft.models import randomize
 from bertft.probing.assignments import Assignment, Row
 from bertft.probing.options import Wanted, split_names
 from bertft.probing.scores import Scored
 from bertft.probing.structural_assignments import StructuralAssignment, Structure
 from bertft.progress import Display, counted
 from bertft.recording import GIB, feature_bytes, record, require_store
+from bertft.traces import inference
 
 if TYPE_CHECKING:
     import torch

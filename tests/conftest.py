@@ -66,38 +66,64 @@ def tokenizer(tmp_path_factory):
     return BertTokenizerFast(str(path), model_max_length=64)
 
 
+TINY = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 64,
+}
+DISTILBERT = {"dim": 24, "n_layers": 3, "n_heads": 2, "hidden_dim": 40} | {
+    "max_position_embeddings": 64
+}
+GPT2 = {"n_embd": 24, "n_layer": 3, "n_head": 2, "n_positions": 64}
+T5 = {"d_model": 24, "d_kv": 12, "d_ff": 40, "num_layers": 3, "num_heads": 2}
+GROUPED = {"num_key_value_heads": 1}
+# Each with what it does in its own way: a projection of embeddings, a convolution after block 1,
+# fewer heads for keys, a projection of the last layer, local attention.
+CONFIGS = {
+    "bert": ("Bert", TINY),
+    "albert": ("Albert", {**TINY, "embedding_size": 12}),
+    "albert-groups": (
+        "Albert",
+        {**TINY, "embedding_size": 12, "num_hidden_layers": 4, "num_hidden_groups": 2},
+    ),
+    "distilbert": ("DistilBert", DISTILBERT),
+    "gpt2": ("GPT2", {**GPT2, "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0}),
+    "roberta": ("Roberta", TINY),
+    "electra": ("Electra", {**TINY, "embedding_size": 12}),
+    "deberta-v2": (
+        "DebertaV2",
+        {**TINY, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "conv_kernel_size": 3}
+        | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True},
+    ),
+    "modernbert": (
+        "ModernBert",
+        {**TINY, "local_attention": 4, "global_attn_every_n_layers": 2}
+        | dict.fromkeys(("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id"), 1),
+    ),
+    "mpnet": ("MPNet", TINY),
+    "xlm-roberta": ("XLMRoberta", TINY),
+    "llama": ("Llama", {**TINY, **GROUPED}),
+    "mistral": ("Mistral", {**TINY, **GROUPED, "sliding_window": 4}),
+    "qwen2": ("Qwen2", {**TINY, **GROUPED}),
+    "opt": (
+        "OPT",
+        {**TINY, "ffn_dim": 40, "word_embed_proj_dim": 12},
+    ),
+    "gemma": ("Gemma", {**TINY, **GROUPED, "head_dim": 12}),
+    "t5": ("T5", T5),
+}
+KINDS = ("bert", "albert", "albert-groups", "distilbert", "gpt2")
+
+
 def tiny_config(kind, **options):
     """The configuration of a tiny model; `options` override its fields."""
-    from transformers import AlbertConfig, BertConfig, DistilBertConfig, GPT2Config
+    import transformers
 
-    common = {"vocab_size": 90, "pad_token_id": 0}
-    bert = {
-        "hidden_size": 24,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 40,
-        "max_position_embeddings": 64,
-    }
-    configs = {
-        "bert": lambda: BertConfig(**{**common, **bert, **options}),
-        "albert": lambda: AlbertConfig(**{**common, **bert, "embedding_size": 12, **options}),
-        "albert-groups": lambda: AlbertConfig(
-            **{**common, **bert, "embedding_size": 12, "num_hidden_layers": 4}
-            | {"num_hidden_groups": 2, **options}
-        ),
-        "distilbert": lambda: DistilBertConfig(
-            **{**common, "dim": 24, "n_layers": 3, "n_heads": 2, "hidden_dim": 40}
-            | {"max_position_embeddings": 64, **options}
-        ),
-        "gpt2": lambda: GPT2Config(
-            **{"vocab_size": 90, "n_embd": 24, "n_layer": 3, "n_head": 2, "n_positions": 64}
-            | {"bos_token_id": 0, "eos_token_id": 0, **options}
-        ),
-    }
-    return configs[kind]()
-
-
-KINDS = ("bert", "albert", "albert-groups", "distilbert", "gpt2")
+    name, own = CONFIGS[kind]
+    fields = {"vocab_size": 90, "pad_token_id": 0, **own, **options}
+    return getattr(transformers, f"{name}Config")(**fields)
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import bertft
+from bertft.blocks import find_blocks
 from bertft.checkpoints import load_encoder
-from bertft.models import encoder_of, find_blocks, freeze, inference, randomize, truncate
+from bertft.models import encoder_of, freeze, randomize, truncate
+from bertft.traces import inference
 from tests.conftest import KINDS
 
 CLASSIFIER = "AutoModelForSequenceClassification"

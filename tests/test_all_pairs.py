@@ -13,6 +13,7 @@ from scipy import stats
 
 import bertft
 from bertft import preparing, similarity
+from bertft.blocks import Blocks
 from bertft.budget import Need, available_memory, choose_storage
 from bertft.gathering import RowSample, SpooledGroups, SummedGroups
 from bertft.moments import Moments
@@ -534,14 +535,15 @@ def test_fewer_pairs_are_solved_at_once_where_memory_is_short():
 def test_bert_base_with_20_groups_fits_in_8_gib(pairs, threads, monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     encoder = type("Encoder", (), {"dtype": torch.float32})
-    blocks = type("Blocks", (), {"widths": [768] * 13, "depth": 12})
+    none: frozenset[str] = frozenset()
+    blocks = Blocks((torch.nn.Identity(),) * 12, (768,) * 13, None, None, {}, none, none, none)
     side = type("Side", (), {"encoder": encoder, "blocks": blocks})
     options = Options(pairs=pairs, groups=20)
     sides = {"pretrained": side, "finetuned": side}
     default = [name for name, measure in similarity.MEASURES.items() if measure.default]
     need = preparing._needs(
         sides,
-        layer_pairs(sides, pairs),
+        layer_pairs(sides, options),
         default,
         list(similarity.SAMPLED),
         20_000,

@@ -9,7 +9,8 @@ import torch
 import bertft
 from bertft.checkpoints import load_encoder
 from bertft.finetuning.biaffine import ARC_WIDTH, LABEL_WIDTH, BiaffineParser
-from bertft.models import encoder_of, freeze, inference, randomize, truncate
+from bertft.models import encoder_of, freeze, randomize, truncate
+from bertft.traces import inference
 from tests.conftest import KINDS, tiny_config
 
 LABELS = ("nsubj", "obj", "root", "det")

@@ -16,15 +16,17 @@ import torch
 import bertft
 from bertft import results
 from bertft.checkpoints import load_encoder
-from bertft.models import inference, truncate
+from bertft.models import truncate
 from bertft.results import require_free
 from bertft.similarity import MEASURES
+from bertft.traces import inference
 from tests.test_similarity import ORACLES
 
 COLUMNS = [
     "pretrained",
     "finetuned",
     "corpus",
+    "site",
     "pretrained_layer",
     "finetuned_layer",
     "measure",

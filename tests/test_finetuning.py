@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 import bertft
+from bertft.blocks import find_blocks
 from bertft.checkpoints import fingerprint, load_encoder
 from bertft.finetuning import Finetuned, finetune, resuming
 from bertft.finetuning.prefix import Prefix, place_for, states_nbytes
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import Tokens, task_of
-from bertft.models import find_blocks
 from tests.task_files import write_all
 
 TASKS = ("depparse", "mnli", "squad", "tagging")

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from bertft.blocks import find_blocks
 from bertft.capture import RowBlock, capture
 from bertft.checkpoints import Checkpoint, fingerprint, load_encoder, load_tokenizer, locate
-from bertft.models import encoder_of, find_blocks, inference
+from bertft.models import encoder_of
 from bertft.rows import Batch
+from bertft.traces import inference
 from tests.conftest import KINDS
 
 IDS = torch.tensor([[5, 9, 3, 17, 4, 8], [6, 7, 11, 0, 0, 0]])
@@ -20,8 +22,9 @@ MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
 def captured(model, ids=IDS, mask=MASK):
     encoder = encoder_of(model)
     states = []
+    blocks = find_blocks(encoder)
     with inference(encoder):
-        capture(encoder, find_blocks(encoder), ids, mask, lambda _, h: states.append(h.clone()))
+        capture(encoder, blocks, ids, mask, lambda _, h: states.append(h.clone()))
     return states
 
 
@@ -91,7 +94,7 @@ def test_a_layer_that_does_not_fire_is_named(make_model):
     model.encoder.layer = nn.ModuleList(list(model.encoder.layer)[:2])
     with (
         inference(model),
-        pytest.raises(RuntimeError, match=r"layer 3 of BertModel must fire once"),
+        pytest.raises(RuntimeError, match=r"block 3 of BertModel must fire once"),
     ):
         capture(model, blocks, IDS, MASK, lambda *_: None)
 
@@ -99,7 +102,9 @@ def test_a_layer_that_does_not_fire_is_named(make_model):
 def test_a_model_without_blocks_is_refused(make_model):
     model = make_model()
     model.encoder.layer = nn.ModuleList()
-    with pytest.raises(ValueError, match=r"\[find_blocks\] model must pass hidden states"):
+    with pytest.raises(
+        ValueError, match=r"\[find_blocks\] layers must be what a list of blocks receives"
+    ):
         find_blocks(model)
     with pytest.raises(TypeError, match="must be a name, a path or a PreTrainedModel, got Linear"):
         encoder_of(nn.Linear(1, 1))

@@ -7,8 +7,8 @@ import torch
 import bertft
 from bertft.checkpoints import load_encoder, load_tokenizer
 from bertft.corpora import read
-from bertft.models import inference
 from bertft.rows import draw, encode
+from bertft.traces import inference
 
 pytestmark = pytest.mark.real
 

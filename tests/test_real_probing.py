@@ -10,7 +10,6 @@ import torch
 from bertft.checkpoints import Checkpoint
 from bertft.corpora.conllu import read_trees
 from bertft.corpora.edges import from_arcs, from_tags
-from bertft.models import inference
 from bertft.probes import probe
 from bertft.probing.bank import Probe, Split
 from bertft.probing.examples import Inputs
@@ -20,6 +19,7 @@ from bertft.probing.parts import Part
 from bertft.probing.structural_tasks import StructuralTask
 from bertft.probing.tasks import EdgeTask
 from bertft.recording import record
+from bertft.traces import inference
 
 EDGES = ("ner_wnut17", "relations_semeval2010", "srl_ewt", "spr_uds", "coref_gap")
 BASE, PARSER, RANDOMIZED = "minilm", "minilm-dep", "randomized"

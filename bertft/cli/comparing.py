@@ -36,6 +36,13 @@ def compare(
     pairs: Annotated[
         str, typer.Option(help="same: layers of one number; all: every pair of layers.")
     ] = "same",
+    sites: Annotated[
+        str, typer.Option(help="Of a layer: output, attention, mlp; joined by commas.")
+    ] = "output",
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Numbers, 0,6,12; or the path of the blocks' list, decoder.layers."),
+    ] = None,
     intervals: Annotated[
         str | None, typer.Option(help="jackknife: 95 %, leaving out groups of sentences.")
     ] = None,
@@ -72,6 +79,8 @@ def compare(
         seed=seed,
         max_length=max_length,
         pairs=cast("Pairs", pairs),
+        sites=sites,
+        layers=layers,
         intervals=cast("Literal['jackknife'] | None", intervals),
         groups=groups,
         ridge=_ridge(ridge),

@@ -30,9 +30,9 @@ def show_comparison(comparison: "Comparison") -> None:
     from rich.text import Text
 
     console = Console()
-    for corpus in comparison.table["corpus"].unique():
+    for corpus in comparison.facets:
         summary = comparison.summary(corpus).T
-        inflated = _inflated(comparison.table, corpus)
+        inflated = _inflated(comparison.rows_of(corpus))
         names = max(map(len, summary.index)) + 2
         per_part = max(1, (console.width - names) // 8)
         for first in range(0, len(summary.columns), per_part):
@@ -50,9 +50,9 @@ def show_comparison(comparison: "Comparison") -> None:
             say("* inflated: much of it is what unrelated rows give (chance, in results.csv)")
 
 
-def _inflated(table: "pd.DataFrame", corpus: str) -> set[tuple[Hashable, Hashable]]:
+def _inflated(table: "pd.DataFrame") -> set[tuple[Hashable, Hashable]]:
     """Measures and numbers of layers of which chance alone makes much."""
-    rows = table[(table["corpus"] == corpus) & table["note"].str.contains("inflated")]
+    rows = table[table["note"].str.contains("inflated")]
     rows = rows[rows["pretrained_layer"] == rows["finetuned_layer"]]
     return set(zip(rows["measure"], rows["pretrained_layer"].astype(int), strict=True))
 

@@ -28,7 +28,7 @@ from bertft.finetuning.tasks import (
     pad_inputs,
     word_features,
 )
-from bertft.models import inference
+from bertft.traces import inference
 
 if TYPE_CHECKING:
     from bertft.finetuning.biaffine import BiaffineParser

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bertft.blocks import find_blocks
 from bertft.checkpoints import Checkpoint
 from bertft.finetuning.examples import Examples
-from bertft.finetuning.prefix import GIB, Prefix, place_for, states_nbytes
+from bertft.finetuning.prefix import GIB, Prefix, are_states_enough, place_for, states_nbytes
 from bertft.finetuning.resuming import open_checkpoints
 from bertft.finetuning.tasks import Features, Predict, Scores, Task, Tokens
-from bertft.models import encoder_of, find_blocks, freeze, truncate
+from bertft.models import encoder_of, freeze, truncate
 from bertft.progress import Display
 from bertft.quiet import quiet
 
@@ -171,7 +172,10 @@ class Fitting:
         began = time.perf_counter()
         dtype = self.tokens.recipe.dtype
         prefix = Prefix(model, k, dtype)
-        size = states_nbytes(rows, find_blocks(encoder_of(model)), k, dtype)
+        blocks = find_blocks(encoder_of(model))
+        if not are_states_enough(blocks):
+            return None, 0.0, "off: blocks hand on more than hidden states"
+        size = states_nbytes(rows, blocks, k, dtype)
         folder = self.out / PREFIX_STATES
         shutil.rmtree(folder, ignore_errors=True)
         place = place_for(size, folder, *self.cache)

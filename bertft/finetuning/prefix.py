@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bertft.blocks import Blocks, find_blocks
 from bertft.files import load_tensors, save_tensors
 from bertft.finetuning.tasks import Features, Tokens, autocast, by_length, pad_inputs
-from bertft.models import Blocks, PassEnded, encoder_of, find_blocks, first_tensor, inference
+from bertft.models import PassEnded, encoder_of
+from bertft.traces import first_tensor, inference, input_tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,9 +45,10 @@ class Prefix:
         self._encoder = encoder_of(model)
         blocks = find_blocks(self._encoder)
         self._calls = blocks.calls[:k]
+        self._next = blocks.calls[k] if k < blocks.depth else None
         self._entry = blocks.entry
+        self._further = blocks.further
         self._width = _width(blocks, k)
-        self._returns_tuple = False
         self._states: list[Tensor] = []
 
     def compute(
@@ -92,38 +95,62 @@ class Prefix:
     @contextmanager
     def standing_in(self, states: Tensor) -> Iterator[None]:
         """Make the model start at block k + 1, from the given states of its batch."""
-        value: Any = (states,) if self._returns_tuple else states
+        value: Any = states if self._further is None else (states, *self._further)
         returned = dict.fromkeys(self._calls, value)
         if self._entry is not None:
             returned[self._entry] = states
+
+        def replaced(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            handles.pop().remove()  # a module that several layers share is called again
+            received = input_tensor(args, kwargs)
+            swapped = (states if arg is received else arg for arg in args)
+            return tuple(swapped), {
+                name: states if arg is received else arg for name, arg in kwargs.items()
+            }
+
         for module, value in returned.items():
             # An attribute of the module hides the method of its class.
             module.forward = lambda *args, value=value, **kwargs: value
+        handles = []
+        if self._next is not None:
+            # Between blocks k and k + 1 there may be more (DeBERTa's convolution).
+            handles.append(self._next.register_forward_pre_hook(replaced, with_kwargs=True))
         try:
             yield
         finally:
+            for handle in handles:
+                handle.remove()
             for module in returned:
                 del module.forward
 
     def _run(self, rows: Sequence[Features], tokens: Tokens) -> Tensor:
-        """What block k returns for a batch; the blocks above it do not run."""
+        """What block k + 1 receives of a batch, or the last block returns; no other block runs."""
         found: list[Tensor] = []
+
+        def stop(hidden: Tensor | None) -> None:
+            assert hidden is not None
+            found.append(hidden)
+            raise PassEnded
+
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+            stop(input_tensor(args, kwargs))
+
         calls = 0
 
-        def stop_after(module: nn.Module, args: Any, output: Any) -> None:
+        def after(module: nn.Module, args: Any, output: Any) -> None:
             nonlocal calls
             calls += 1
             # A module that several layers share fires for each of them.
             if calls == self._calls.count(module):
-                self._returns_tuple = isinstance(output, tuple)
-                hidden = first_tensor(output)
-                assert hidden is not None
-                found.append(hidden)
-                raise PassEnded
+                stop(first_tensor(output))
 
         device = self._encoder.device
         batch = {key: value.to(device) for key, value in pad_inputs(rows, tokens.pad_id).items()}
-        handle = self._calls[-1].register_forward_hook(stop_after)
+        handle = (
+            self._next.register_forward_pre_hook(before, with_kwargs=True)
+            if self._next is not None
+            else self._calls[-1].register_forward_hook(after)
+        )
         try:
             with (
                 inference(self._encoder),
@@ -144,6 +171,11 @@ class Prefix:
     def _keep(self, shard: Mapping[int, Tensor]) -> None:
         for i, states in shard.items():
             self._states[i] = states
+
+
+def are_states_enough(blocks: Blocks) -> bool:
+    """Whether hidden states are all that a block hands on (T5's have a position bias too)."""
+    return not any(isinstance(value, Tensor) for value in blocks.further or ())
 
 
 def states_nbytes(rows: Sequence[Features], blocks: Blocks, k: int, dtype: str) -> int:

@@ -246,7 +246,7 @@ class Predict:
         Raises:
             RuntimeError: a score that is NaN.
         """
-        from bertft.models import inference
+        from bertft.traces import inference
 
         device, done = self.model.device, 0
         for numbers in by_length(rows, self._tokens.recipe.batch_size):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bertft.report.page import inline, interval, listed, number, template
-from bertft.report.vocabulary import MEASURES, is_shrunken, same_numbered
+from bertft.report.vocabulary import MEASURES, by_site, is_shrunken, same_numbered
 
 DECIMALS = 4
 
@@ -33,7 +33,7 @@ def summary_table(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
 
     Args:
         table: the tidy table of a comparison.
-        corpus: a name from its column `corpus`.
+        corpus: a name from its column `corpus`, with the site as in `by_site`.
 
     Returns:
         A float64 frame indexed by `layer`; a value that the table lacks is NaN.
@@ -296,7 +296,7 @@ def _unchanged(of_measure: pd.DataFrame) -> str:
 def _geometry_tables(geometry: pd.DataFrame) -> list[dict[str, Any]]:
     """For each corpus and model a table of layers by quantities."""
     tables = []
-    for (corpus, role), rows in geometry.groupby(["corpus", "role"], sort=False):
+    for (corpus, role), rows in by_site(geometry).groupby(["corpus", "role"], sort=False):
         layers = {
             layer: [
                 Cell(

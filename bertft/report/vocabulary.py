@@ -181,11 +181,22 @@ MEASURES = {
 }
 
 
+def by_site(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with every corpus named by its site too, "ewt (attention)", unless it is `output`.
+
+    What a report shows of a corpus it shows of each site; a table without sites stays as it is.
+    """
+    if "site" not in table:
+        return table
+    names = table["corpus"].astype(str) + " (" + table["site"].astype(str) + ")"
+    return table.assign(corpus=names.where(table["site"] != "output", table["corpus"]))
+
+
 def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
     """The rows of a tidy table that compare same-numbered layers, checked and in order.
 
-    Corpora keep the order of the table and layers ascend; the column `layer` holds the number,
-    `unchanged` what equal layers give.
+    Corpora are named by their sites (`by_site`) and keep the order of the table, layers ascend; the
+    column `layer` holds the number, `unchanged` what equal layers give.
 
     Args:
         table: a tidy table with `COLUMNS`.
@@ -196,7 +207,7 @@ def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
             cell occurs twice, or no row compares same-numbered layers.
     """
     _check_columns(table, function)
-    rows = table[table["pretrained_layer"] == table["finetuned_layer"]]
+    rows = by_site(table)[table["pretrained_layer"] == table["finetuned_layer"]]
     rows = rows.assign(layer=rows["finetuned_layer"].astype(int))
     if rows.empty:
         raise ValueError(
@@ -213,7 +224,7 @@ def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
 
 
 def pairs_of_layers(table: pd.DataFrame, function: str) -> pd.DataFrame:
-    """The rows of a tidy table, of same-numbered layers or not, checked.
+    """The rows of a tidy table, of same-numbered layers or not, checked; see `by_site`.
 
     Args:
         table: a tidy table with `COLUMNS`.
@@ -224,8 +235,9 @@ def pairs_of_layers(table: pd.DataFrame, function: str) -> pd.DataFrame:
             cell occurs twice, or there is no row.
     """
     _check_columns(table, function)
-    _check_rows(table, function, ["corpus", "pretrained_layer", "finetuned_layer", "measure"])
-    return _with_unchanged(table)
+    rows = by_site(table)
+    _check_rows(rows, function, ["corpus", "pretrained_layer", "finetuned_layer", "measure"])
+    return _with_unchanged(rows)
 
 
 def is_shrunken(rows: pd.DataFrame) -> bool:

@@ -1,0 +1,134 @@
+"""Checkpoints that are adapters (LoRA and alike): merged into the base that they name.
+
+Owns how the weights of an adapter, saved over a model with any head, are found in its encoder.
+Needs peft, which is loaded when it is used.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from bertft.blocks import find_blocks
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+CONFIG = "adapter_config.json"
+ROOT = "base_model.model."
+
+
+def base_of(source: str, revision: str | None, name: str) -> str | None:
+    """Return the name of the base of a checkpoint that is an adapter, or None of a whole model.
+
+    Raises:
+        ValueError: an adapter that names no base.
+    """
+    from transformers.utils import find_adapter_config_file
+
+    if (Path(source) / "config.json").is_file():
+        return None
+    path = find_adapter_config_file(source, revision=revision)
+    if path is None:
+        return None
+    config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    base, version = config.get("base_model_name_or_path"), config.get("revision")
+    if not base:
+        raise ValueError(
+            f"[load_encoder] adapter must name its base, got none in the {CONFIG} of {name!r}; set "
+            "base_model_name_or_path there."
+        )
+    return f"{base}@{version}" if version and not Path(base).exists() else str(base)
+
+
+def merged(
+    base: "PreTrainedModel", source: str, revision: str | None, name: str
+) -> "PreTrainedModel":
+    """Return an encoder with the weights of an adapter merged into its own.
+
+    Args:
+        base: the encoder that the adapter was trained on, which is changed.
+        source: folder or hub name of the adapter.
+        revision: of the adapter.
+        name: of the adapter, for messages.
+
+    Raises:
+        RuntimeError: peft is not installed.
+        ValueError: an adapter that changes no weights (prompt tuning), or none of this encoder.
+    """
+    try:
+        from peft import PeftConfig, get_peft_model
+        from peft.utils import load_peft_weights
+    except ImportError as error:
+        raise RuntimeError(
+            f"[load_encoder] peft must be installed to read an adapter, got {name!r} and no peft; "
+            "run: pip install 'bertft[peft]'."
+        ) from error
+    config = PeftConfig.from_pretrained(source, revision=revision)
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"[load_encoder] adapter must change weights, as LoRA does, got "
+            f"{config.peft_type.value} in {name!r}; its virtual tokens have no rows to compare."
+        )
+    weights: dict[str, Tensor] = load_peft_weights(source, device="cpu", revision=revision)
+    heads = [*_heads(base), ""]
+    head = next(head for head in heads if any(key.startswith(ROOT + head) for key in weights))
+    # Heads are left out: an encoder has none.
+    config.task_type, config.inference_mode = None, False
+    for patterns in ("rank_pattern", "alpha_pattern"):
+        given = getattr(config, patterns, None) or {}
+        setattr(config, patterns, {key.removeprefix(head): value for key, value in given.items()})
+    own = {
+        ROOT + key.removeprefix(ROOT + head): value
+        for key, value in weights.items()
+        if key.startswith(ROOT + head)
+    }
+    try:
+        with warnings.catch_warnings():
+            # peft asks models for what transformers has renamed.
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing")
+            adapted = get_peft_model(base, config)
+        _load(adapted, base, own, name)
+    except (ValueError, RuntimeError) as error:
+        if str(error).startswith("["):
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"[load_encoder] adapter must fit its base, got {name!r} ({first}); merge it into the "
+            "model it was trained on (merge_and_unload) and pass that."
+        ) from error
+    whole: PreTrainedModel = adapted.merge_and_unload()
+    return whole
+
+
+def suffix_of(model: Any) -> str:
+    """Return what tells the name of a model in memory with an adapter from that of its base."""
+    return f" + {model.active_adapter}" if hasattr(model, "get_base_model") else ""
+
+
+def _heads(encoder: "PreTrainedModel") -> list[str]:
+    """Where a model with a head may hold the encoder; T5's is inside of an encoder-decoder."""
+    prefix = f"{encoder.base_model_prefix}."
+    is_inner = encoder.config.is_encoder_decoder or encoder.get_encoder() is encoder
+    return [f"{prefix}encoder.", "encoder.", prefix] if is_inner else [prefix]
+
+
+def _load(
+    adapted: "PeftModel", encoder: "PreTrainedModel", weights: dict[str, Tensor], name: str
+) -> None:
+    """Set the weights of an adapter: each must have a place and, but for poolers, a value."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    set_peft_model_state_dict(adapted, weights)
+    wanted = get_peft_model_state_dict(adapted)
+    late = tuple(f"{ROOT}{module}." for module in find_blocks(encoder).late)
+    missing = {key for key in wanted.keys() - weights.keys() if not key.startswith(late)}
+    if differing := sorted(missing | (weights.keys() - wanted.keys())):
+        raise ValueError(
+            f"[load_encoder] adapter must hold the weights that its {CONFIG} tells, got "
+            f"{len(differing)} missing or unknown in {name!r}, such as {differing[0]!r}; its base "
+            "is another architecture, or it was saved in part."
+        )

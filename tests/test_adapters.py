@@ -1,0 +1,199 @@
+"""Adapters as the fine-tuned model: a folder, or a model in memory."""
+
+import json
+import sys
+
+import peft
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+
+import bertft
+from bertft.blocks import find_blocks
+from bertft.checkpoints import Checkpoint, load_encoder, load_tokenizer
+from bertft.models import encoder_of, randomize
+from bertft.traces import inference
+
+# peft asks models for what transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+
+IDS = torch.tensor([[5, 9, 3, 17, 4, 8], [6, 7, 11, 12, 2, 2]])
+MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+LORA = {"r": 3, "lora_alpha": 5, "init_lora_weights": False, "target_modules": ["query", "dense"]}
+HEADS = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+    None: "AutoModelForMaskedLM",
+}
+
+
+def adapted(base, head="AutoModelForSequenceClassification", task="SEQ_CLS", **options):
+    """A base checkpoint under a head with random adapter weights."""
+    import transformers
+
+    labels = {"num_labels": 3} if "Classification" in head else {}
+    model = getattr(transformers, head).from_pretrained(base, **labels)
+    torch.manual_seed(7)
+    return get_peft_model(model, LoraConfig(task_type=task, **{**LORA, **options})).eval()
+
+
+def layers_of(model):
+    encoder = encoder_of(model)
+    with inference(encoder):
+        found = encoder(input_ids=IDS, attention_mask=MASK, output_hidden_states=True)
+    return found.hidden_states
+
+
+@pytest.mark.parametrize(("task", "head"), HEADS.items())
+def test_an_adapter_is_merged_whatever_head_it_was_trained_with(checkpoint, tmp_path, task, head):
+    base = checkpoint("base")
+    model = adapted(str(base), head, task)
+    model.save_pretrained(tmp_path / "lora")
+    encoder = load_encoder(str(tmp_path / "lora"), torch.float32)
+    for own, other in zip(layers_of(encoder), layers_of(model), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+    # By hand: W + alpha / r B A.
+    layer = encoder_of(model).encoder.layer[1].attention.self.query
+    a, b = (getattr(layer, name)["default"].weight for name in ("lora_A", "lora_B"))
+    expected = layer.base_layer.weight + 5 / 3 * b @ a
+    torch.testing.assert_close(encoder.encoder.layer[1].attention.self.query.weight, expected)
+    assert not [name for name, _ in encoder.named_parameters() if "lora" in name]
+
+
+def test_patterns_of_ranks_are_kept(checkpoint, tmp_path):
+    names = {f"bert.encoder.layer.{i}.attention.self.query": i + 1 for i in range(2)}
+    model = adapted(str(checkpoint("base")), rank_pattern=names, alpha_pattern=names)
+    model.save_pretrained(tmp_path / "lora")
+    encoder = load_encoder(str(tmp_path / "lora"), torch.float32)
+    for own, other in zip(layers_of(encoder), layers_of(model), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_adapters_of_other_architectures(checkpoint, tmp_path, kind):
+    head = {"t5": "AutoModelForSeq2SeqLM", "llama": "AutoModelForCausalLM"}[kind]
+    base = checkpoint("base", kind=kind, head=head)
+    targets = {"t5": ["q", "wo"], "llama": ["q_proj", "down_proj"]}[kind]
+    options = {"target_modules": targets}
+    if kind == "t5":
+        options["target_modules"] = r"encoder.*\.(q|wo)"
+    model = adapted(str(base), head, None, **options)
+    model.save_pretrained(tmp_path / "lora")
+    if kind == "t5":
+        with pytest.raises(ValueError, match="adapter must fit its base, got"):
+            load_encoder(str(tmp_path / "lora"), torch.float32)
+        return
+    encoder = load_encoder(str(tmp_path / "lora"), torch.float32)
+    for own, other in zip(layers_of(encoder), layers_of(model), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_are_compared_by_folder_and_in_memory(checkpoint, tmp_path, texts):
+    base = str(checkpoint("base"))
+    model = adapted(base)
+    model.save_pretrained(tmp_path / "lora")
+    assert load_tokenizer(str(tmp_path / "lora")).get_vocab() == load_tokenizer(base).get_vocab()
+    options = {"measures": ["rsa", "cka"], "sites": "output,mlp"}
+    folder = bertft.compare(base, tmp_path / "lora", texts, **options).table
+    memory = bertft.compare(base, model, texts, **options).table
+    assert set(memory.finetuned) == {f"{base} + default"}
+    assert (folder.value - memory.value).abs().max() < 1e-4
+    assert folder.value.min() < 0.99
+    # Layers below the first adapter are the base's.
+    assert folder.value[folder.pretrained_layer == 0].min() == pytest.approx(1, abs=1e-6)
+
+
+def test_what_an_adapter_wraps_is_read_with_it(checkpoint):
+    model = adapted(str(checkpoint("base")))
+    blocks = find_blocks(encoder_of(model))
+    for site, name in (("attention", "attention.output.dense"), ("mlp", "output.dense")):
+        for i, module in enumerate(blocks.sublayers[site]):
+            assert module is encoder_of(model).get_submodule(f"encoder.layer.{i}.{name}")
+            assert isinstance(module, peft.tuners.lora.Linear)
+    with pytest.raises(ValueError, match=r"\[randomize\] model must have the weights that its"):
+        randomize(encoder_of(model), 0)
+
+
+def test_a_base_that_its_adapter_has_changed_is_refused(make_model, tokenizer, texts):
+    base = make_model(head="AutoModelForSequenceClassification")
+    model = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", **LORA))
+    with pytest.raises(ValueError, match=r"models must be two, got .* with one encoder"):
+        bertft.compare(base, model, texts, tokenizer=tokenizer)
+
+
+def rewrite(folder, **fields):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_adapters_without_a_base_are_refused(checkpoint, tmp_path):
+    adapted(str(checkpoint("base"))).save_pretrained(folder := tmp_path / "lora")
+    for absent in (str(tmp_path / "gone"), "no-such/base"):
+        rewrite(folder, base_model_name_or_path=absent)
+        told = (
+            rf"adapter must have its base at hand, got '{absent}', which is what '{folder}' names"
+        )
+        with pytest.raises(FileNotFoundError, match=told):
+            load_encoder(str(folder), torch.float32)
+    rewrite(folder, base_model_name_or_path=None)
+    with pytest.raises(ValueError, match=r"adapter must name its base, got none in the"):
+        load_encoder(str(folder), torch.float32)
+
+
+def test_adapters_that_do_not_fit_are_refused(checkpoint, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    adapted(str(checkpoint("base"))).save_pretrained(folder := tmp_path / "lora")
+    weights = load_file(folder / "adapter_model.safetensors")
+    lost = "base_model.model.bert.encoder.layer.2.output.dense.lora_B.weight"
+    save_file({k: v for k, v in weights.items() if k != lost}, folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"adapter must hold the weights .* 1 missing or unknown"):
+        load_encoder(str(folder), torch.float32)
+    rewrite(folder, r=2)
+    with pytest.raises(ValueError, match=r"adapter must fit its base, got .* \(merge_and_unload\)"):
+        load_encoder(str(folder), torch.float32)
+
+
+def test_virtual_tokens_are_refused(checkpoint, tmp_path, make_model):
+    base = str(checkpoint("base"))
+    model = make_model(head="AutoModelForSequenceClassification")
+    model.name_or_path = base
+    prompted = get_peft_model(model, PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2))
+    with pytest.raises(
+        ValueError, match=r"adapter must change weights, as LoRA does, got PROMPT_T"
+    ):
+        encoder_of(prompted)
+    prompted.save_pretrained(tmp_path / "prompt")
+    rewrite(tmp_path / "prompt", base_model_name_or_path=base)
+    with pytest.raises(
+        ValueError, match=r"adapter must change weights, as LoRA does, got PROMPT_T"
+    ):
+        load_encoder(str(tmp_path / "prompt"), torch.float32)
+
+
+def test_a_missing_peft_is_told(checkpoint, tmp_path, monkeypatch):
+    adapted(str(checkpoint("base"))).save_pretrained(tmp_path / "lora")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(
+        RuntimeError, match=r"peft must be installed to read an adapter, got .* pip"
+    ):
+        load_encoder(str(tmp_path / "lora"), torch.float32)
+
+
+def test_code_of_a_models_own_is_not_run(checkpoint):
+    folder = checkpoint("model")
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), "model_type": "mine"}
+    config["auto_map"] = dict.fromkeys(("AutoConfig", "AutoModel"), "modeling.Mine")
+    path.write_text(json.dumps(config))
+    (folder / "modeling.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(ValueError, match=r"must run on code of transformers, got .* of its own"):
+        load_encoder(str(folder), torch.float32)
+
+
+def test_a_revision_that_does_not_exist_is_named(tmp_path, monkeypatch):
+    told = r"got 'some/model@v9' .* check the name and its revision 'v9', or download it first"
+    with pytest.raises(FileNotFoundError, match=told):
+        Checkpoint.open("some/model@v9")
