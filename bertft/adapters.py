@@ -6,12 +6,14 @@ Needs peft, which is loaded when it is used.
 
 import json
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from bertft.blocks import find_blocks
+from bertft.quiet import first_line
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -25,15 +27,19 @@ def base_of(source: str, revision: str | None, name: str) -> str | None:
     """Return the name of the base of a checkpoint that is an adapter, or None of a whole model.
 
     Raises:
-        ValueError: an adapter that names no base.
+        ValueError: an adapter that names no base, or one beside the weights of a whole model.
     """
     from transformers.utils import find_adapter_config_file
 
-    if (Path(source) / "config.json").is_file():
-        return None
     path = find_adapter_config_file(source, revision=revision)
     if path is None:
         return None
+    # transformers would load the weights and the adapter on top, which may be in them already.
+    if beside := [file.name for file in Path(source).glob("model*.safetensors")]:
+        raise ValueError(
+            f"[load_encoder] model must be whole or an adapter, got {CONFIG} and "
+            f"{', '.join(sorted(beside))} in {name!r}; move the one that is not meant elsewhere."
+        )
     config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     base, version = config.get("base_model_name_or_path"), config.get("revision")
     if not base:
@@ -45,7 +51,7 @@ def base_of(source: str, revision: str | None, name: str) -> str | None:
 
 
 def merged(
-    base: "PreTrainedModel", source: str, revision: str | None, name: str
+    base: "PreTrainedModel", source: str, revision: str | None, name: str, layers: str | None
 ) -> "PreTrainedModel":
     """Return an encoder with the weights of an adapter merged into its own.
 
@@ -54,6 +60,7 @@ def merged(
         source: folder or hub name of the adapter.
         revision: of the adapter.
         name: of the adapter, for messages.
+        layers: path of the blocks' module list, where they are not found by themselves.
 
     Raises:
         RuntimeError: peft is not installed.
@@ -91,14 +98,13 @@ def merged(
             # peft asks models for what transformers has renamed.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing")
             adapted = get_peft_model(base, config)
-        _load(adapted, base, own, name)
+        _load(adapted, own, find_blocks(base, layers).late, name)
     except (ValueError, RuntimeError) as error:
         if str(error).startswith("["):
             raise
-        first = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"[load_encoder] adapter must fit its base, got {name!r} ({first}); merge it into the "
-            "model it was trained on (merge_and_unload) and pass that."
+            f"[load_encoder] adapter must fit its base, got {name!r} ({first_line(error)}); "
+            "merge it into the model it was trained on (merge_and_unload) and pass that."
         ) from error
     whole: PreTrainedModel = adapted.merge_and_unload()
     return whole
@@ -117,14 +123,14 @@ def _heads(encoder: "PreTrainedModel") -> list[str]:
 
 
 def _load(
-    adapted: "PeftModel", encoder: "PreTrainedModel", weights: dict[str, Tensor], name: str
+    adapted: "PeftModel", weights: dict[str, Tensor], poolers: Collection[str], name: str
 ) -> None:
     """Set the weights of an adapter: each must have a place and, but for poolers, a value."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     set_peft_model_state_dict(adapted, weights)
     wanted = get_peft_model_state_dict(adapted)
-    late = tuple(f"{ROOT}{module}." for module in find_blocks(encoder).late)
+    late = tuple(f"{ROOT}{module}." for module in poolers)
     missing = {key for key in wanted.keys() - weights.keys() if not key.startswith(late)}
     if differing := sorted(missing | (weights.keys() - wanted.keys())):
         raise ValueError(

@@ -49,9 +49,10 @@ class Blocks:
         further: what a block returns beside its hidden states, and None where these come bare.
         sublayers: for "attention" and "mlp" the module of each block that returns it; empty where
             blocks have no such module.
-        beyond: names of modules that run only once layer 0 is there (blocks and what follows).
-        above: names of modules that run only once the last block has (final norms, poolers).
-        late: names of modules that run only once the last layer is there (poolers).
+        after: names of the modules that run only once layer l is there, for each of 0..L; what lies
+            between two blocks (DeBERTa's convolution) comes before the layer that the upper one
+            receives.
+        has_final_norm: whether a module (a norm, a projection) lies between block L and layer L.
     """
 
     calls: tuple[nn.Module, ...]
@@ -59,14 +60,18 @@ class Blocks:
     entry: nn.Module | None
     further: tuple[Any, ...] | None
     sublayers: Mapping[Site, tuple[nn.Module, ...]]
-    beyond: frozenset[str]
-    above: frozenset[str]
-    late: frozenset[str]
+    after: tuple[frozenset[str], ...]
+    has_final_norm: bool
 
     @property
     def depth(self) -> int:
         """Number of the last layer, L."""
         return len(self.calls)
+
+    @property
+    def late(self) -> frozenset[str]:
+        """Names of the modules that run only once the last layer is there: poolers."""
+        return self.after[-1]
 
     def layers(self, site: Site = "output") -> list[Layer]:
         """Return the layers that a site has: 0..L, or 1..L inside of blocks."""
@@ -105,15 +110,15 @@ def find_blocks(encoder: "PreTrainedModel", layers: str | None = None) -> Blocks
             f"{type(encoder).__name__}; {_remedy(run)}"
         )
     last_made = [call.stop for call in run.calls if same(call.returned, run.last)]
+    late = run.only_after(max(last_made)) if last_made else frozenset()
     return Blocks(
         calls=tuple(call.module for call in blocks),
         widths=(*(state.shape[-1] for state in states), run.last.shape[-1]),
         entry=_entry(states[0], run),
         further=blocks[0].further,
         sublayers=_sublayers(blocks, run),
-        beyond=run.only_after(blocks[0].start),
-        above=run.only_after(blocks[-1].stop),
-        late=run.only_after(max(last_made)) if last_made else frozenset(),
+        after=(*(run.only_after(block.start) for block in blocks), late),
+        has_final_norm=bool(run.only_after(blocks[-1].stop) - late),
     )
 
 
@@ -223,8 +228,10 @@ def _is_within(call: Call, other: Call) -> bool:
 
 def _mixes(hidden: Tensor | None) -> bool:
     """Whether the last position differs between two texts that differ in the first one only."""
-    if hidden is None or hidden.shape[:-1].numel() != TEXTS * TOKENS:
-        return False  # DeBERTa projects relative positions too
+    # By texts and tokens, or by both at once (MPNet); DeBERTa projects relative positions too.
+    of_tokens = ((TEXTS, TOKENS), (TEXTS * TOKENS,))
+    if hidden is None or tuple(hidden.shape[:-1]) not in of_tokens:
+        return False
     one, other = hidden.reshape(TEXTS, TOKENS, -1)[:, -1].double()
     # Rounding, of bfloat16 too, stays far below; another token's share does not.
     return float((one - other).norm()) > 0.01 * float(one.norm())

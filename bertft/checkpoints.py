@@ -17,7 +17,7 @@ from torch import nn
 from bertft.adapters import base_of, merged, suffix_of
 from bertft.blocks import Blocks, find_blocks
 from bertft.models import encoder_of, positions
-from bertft.quiet import quiet
+from bertft.quiet import first_line, quiet
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -99,6 +99,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: one that brings code of its own.
     """
     from transformers import AutoTokenizer
 
@@ -112,9 +113,15 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
                 source, revision=revision, trust_remote_code=False
             )
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"[load_tokenizer] tokenizer must run on code of transformers, got {name!r} with "
+                "code of its own; read that, load the tokenizer with trust_remote_code=True, and "
+                "pass tokenizer=."
+            ) from error
         raise FileNotFoundError(
             f"[load_tokenizer] model must come with a tokenizer, got {name!r} "
-            f"({_first_line(error)}); save the tokenizer beside the weights, or pass tokenizer=."
+            f"({first_line(error)}); save the tokenizer beside the weights, or pass tokenizer=."
         ) from error
     # Where no tokenizer file exists, transformers makes a tokenizer that knows no word.
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
@@ -195,7 +202,7 @@ def load_encoder(name: str, dtype: torch.dtype, layers: str | None = None) -> "P
             f"[load_encoder] adapter must have its base at hand, got {base!r}, which is what "
             f"{name!r} names; download it, or set base_model_name_or_path in adapter_config.json."
         ) from error
-    return merged(whole, source, revision, name)
+    return merged(whole, source, revision, name, layers)
 
 
 def _load_whole(name: str, dtype: torch.dtype, layers: str | None) -> "PreTrainedModel":
@@ -220,7 +227,7 @@ def _load_whole(name: str, dtype: torch.dtype, layers: str | None) -> "PreTraine
     except SafetensorError as error:
         raise ValueError(
             f"[load_encoder] weights must be whole safetensors files, got {name!r} "
-            f"({_first_line(error)}); copy or download them again."
+            f"({first_line(error)}); copy or download them again."
         ) from error
     except ValueError as error:
         if "trust_remote_code" in str(error):
@@ -230,13 +237,13 @@ def _load_whole(name: str, dtype: torch.dtype, layers: str | None) -> "PreTraine
             ) from error
         raise ValueError(
             f"[load_encoder] model must be one that transformers knows, got {name!r} "
-            f"({_first_line(error)}); check its config.json, or update transformers."
+            f"({first_line(error)}); check its config.json, or update transformers."
         ) from error
     except OSError as error:
         which = f" and its revision {revision!r}" if revision is not None else ""
         raise FileNotFoundError(
             f"[load_encoder] model must be a folder or hub name with safetensors weights, got "
-            f"{name!r} ({_first_line(error)}); check the name{which}, or download it first."
+            f"{name!r} ({first_line(error)}); check the name{which}, or download it first."
         ) from error
     model, loading = loaded
     encoder = encoder_of(model)
@@ -341,7 +348,3 @@ def _drop_drawn(encoder: nn.Module, late: Collection[str], loading: dict[str, An
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(repr(name) for name in names[:3]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

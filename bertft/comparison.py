@@ -270,7 +270,7 @@ def _note_on_truncation(sides: Mapping[str, Checkpoint]) -> list[str]:
         f"layers 0 to {k} are compared: {cut.name!r} was cut off above block {k}, and "
         f"{whole.name!r} has {whole.blocks.depth} blocks."
     )
-    if cut.blocks.above - cut.blocks.late:
+    if cut.blocks.has_final_norm:
         note += f" Layer {k} of the former is behind its final norm, that of the latter is not."
     return [note]
 

@@ -5,6 +5,7 @@ Owns what wraps an encoder (heads, adapters, compilers, parallel runs). Where it
 """
 
 import copy
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,11 +83,8 @@ def freeze(model: "PreTrainedModel", k: int, *, layers: str | None = None) -> No
     _require_depth("freeze", k, 0, blocks)
     if k == 0:
         return
-    above = blocks.above if k < blocks.depth else blocks.late
-    moving = {p for block in blocks.calls[k:] for p in block.parameters()}
-    moving |= {p for name in above for p in encoder.get_submodule(name).parameters()}
-    frozen = [p for block in blocks.calls[:k] for p in block.parameters()]
-    if any(parameter in moving for parameter in frozen):
+    moving = _parameters(encoder, blocks.after[k])
+    if not {p for block in blocks.calls[k:] for p in block.parameters()} <= moving:
         raise ValueError(
             f"[freeze] blocks must have weights of their own, got k = {k} for "
             f"{type(encoder).__name__}, whose upper blocks use the same ones; freeze 0 or "
@@ -127,13 +125,17 @@ def truncate(model: "PreTrainedModel", k: int, *, layers: str | None = None) -> 
     _set_depth(model, k, layer_types[:k])
     for module in lists:
         del module[k:]
-    if find_blocks(encoder, layers).calls != blocks.calls[:k]:
+    try:
+        left = find_blocks(encoder, layers).calls
+    except ValueError:
+        left = ()
+    if left != blocks.calls[:k]:
         _set_depth(model, blocks.depth, layer_types)
         for module in lists:
             module.extend(blocks.calls[k:])
         raise ValueError(
             f"[truncate] k must be a place where the blocks can be cut, got {k} for "
-            f"{type(encoder).__name__}, which then runs other blocks; pass another k."
+            f"{type(encoder).__name__}, which does not run without the others; pass another k."
         )
     if k < whole:
         for config in (encoder.config, model.config):
@@ -181,9 +183,12 @@ def randomize(
 
 def _embedding_parameters(encoder: "PreTrainedModel", layers: str | None) -> set[nn.Parameter]:
     """What belongs to no module that runs only once layer 0 is there."""
-    beyond = find_blocks(encoder, layers).beyond
-    others = {p for name in beyond for p in encoder.get_submodule(name).parameters()}
-    return set(encoder.parameters()) - others
+    return set(encoder.parameters()) - _parameters(encoder, find_blocks(encoder, layers).after[0])
+
+
+def _parameters(encoder: nn.Module, names: Collection[str]) -> set[nn.Parameter]:
+    """The parameters of modules, by their names."""
+    return {p for name in names for p in encoder.get_submodule(name).parameters()}
 
 
 def _unwrapped(model: Any) -> Any:

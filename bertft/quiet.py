@@ -1,4 +1,4 @@
-"""Keeps the bars and notes of transformers and the hub off the user's screen."""
+"""Keeps the bars and notes of other packages off the user's screen, and their errors to a line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,3 +27,8 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
         if hub_bars:
             enable_progress_bars()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

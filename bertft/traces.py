@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bertft.quiet import first_line
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -113,7 +115,8 @@ def trace(encoder: "PreTrainedModel") -> Trace:
     """Run an encoder on two texts that differ in their first token only.
 
     Raises:
-        ValueError: weights that are not in memory (offloaded by accelerate, or never loaded).
+        ValueError: weights that are not in memory (offloaded by accelerate, or never loaded), or a
+            model that does not run on text.
     """
     if absent := [name for name, p in encoder.named_parameters() if p.is_meta]:
         raise ValueError(
@@ -149,13 +152,21 @@ def trace(encoder: "PreTrainedModel") -> Trace:
         for module in inner:
             module.register_forward_pre_hook(begin, with_kwargs=True)
             module.register_forward_hook(end)
-        output = encoder(
-            input_ids=tokens,
-            attention_mask=torch.ones_like(tokens),
-            output_hidden_states=True,
-            return_dict=True,
-        )
-    return Trace(calls, tuple(output.hidden_states or ()), output.last_hidden_state, names)
+        try:
+            output = encoder(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                output_hidden_states=True,
+                return_dict=True,
+            )
+            last = output.last_hidden_state
+        except Exception as error:  # whatever a model's own code does with what it cannot take
+            raise ValueError(
+                f"[find_blocks] model must run on {TOKENS} token ids and a mask, got "
+                f"{type(error).__name__} from a {type(encoder).__name__} "
+                f"({first_line(error)}); pass another text model."
+            ) from error
+    return Trace(calls, tuple(output.hidden_states or ()), last, names)
 
 
 @contextmanager

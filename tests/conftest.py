@@ -92,6 +92,7 @@ CONFIGS = {
     "gpt2": ("GPT2", {**GPT2, "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0}),
     "roberta": ("Roberta", TINY),
     "electra": ("Electra", {**TINY, "embedding_size": 12}),
+    "deberta": ("Deberta", {**TINY, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
     "deberta-v2": (
         "DebertaV2",
         {**TINY, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "conv_kernel_size": 3}

@@ -10,7 +10,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 import bertft
 from bertft.blocks import find_blocks
-from bertft.checkpoints import Checkpoint, load_encoder, load_tokenizer
+from bertft.checkpoints import load_encoder, load_tokenizer
 from bertft.models import encoder_of, randomize
 from bertft.traces import inference
 
@@ -71,23 +71,29 @@ def test_patterns_of_ranks_are_kept(checkpoint, tmp_path):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["t5", "llama"])
-def test_adapters_of_other_architectures(checkpoint, tmp_path, kind):
-    head = {"t5": "AutoModelForSeq2SeqLM", "llama": "AutoModelForCausalLM"}[kind]
+@pytest.mark.parametrize(
+    ("kind", "head", "options"),
+    [
+        ("t5", "AutoModelForSeq2SeqLM", {"target_modules": ["q", "wo"]}),
+        ("llama", "AutoModelForCausalLM", {"target_modules": ["q_proj", "down_proj"]}),
+        ("gpt2", "AutoModelForCausalLM", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
+    ],
+)
+def test_adapters_of_other_architectures(checkpoint, tmp_path, kind, head, options):
     base = checkpoint("base", kind=kind, head=head)
-    targets = {"t5": ["q", "wo"], "llama": ["q_proj", "down_proj"]}[kind]
-    options = {"target_modules": targets}
-    if kind == "t5":
-        options["target_modules"] = r"encoder.*\.(q|wo)"
     model = adapted(str(base), head, None, **options)
     model.save_pretrained(tmp_path / "lora")
-    if kind == "t5":
-        with pytest.raises(ValueError, match="adapter must fit its base, got"):
-            load_encoder(str(tmp_path / "lora"), torch.float32)
-        return
     encoder = load_encoder(str(tmp_path / "lora"), torch.float32)
     for own, other in zip(layers_of(encoder), layers_of(model), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_that_are_not_in_the_encoder_are_refused(checkpoint, tmp_path):
+    head = "AutoModelForSequenceClassification"
+    model = adapted(str(checkpoint("base")), head, target_modules=r"bert\.encoder.*\.query")
+    model.save_pretrained(tmp_path / "lora")
+    with pytest.raises(ValueError, match=r"adapter must fit its base, got .*merge_and_unload"):
+        load_encoder(str(tmp_path / "lora"), torch.float32)
 
 
 def test_adapters_are_compared_by_folder_and_in_memory(checkpoint, tmp_path, texts):
@@ -142,6 +148,21 @@ def test_adapters_without_a_base_are_refused(checkpoint, tmp_path):
         load_encoder(str(folder), torch.float32)
 
 
+def test_an_adapter_beside_a_whole_model_is_refused(checkpoint, tmp_path):
+    model = adapted(str(checkpoint("base")))
+    model.save_pretrained(folder := tmp_path / "lora")
+    alone = load_encoder(str(folder), torch.float32)
+    # A configuration alone is no model.
+    model.get_base_model().config.save_pretrained(folder)
+    for own, other in zip(
+        layers_of(load_encoder(str(folder), torch.float32)), layers_of(alone), strict=True
+    ):
+        assert torch.equal(own, other)
+    model.merge_and_unload().save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"whole or an adapter, got adapter_config.json and model"):
+        load_encoder(str(folder), torch.float32)
+
+
 def test_adapters_that_do_not_fit_are_refused(checkpoint, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -180,20 +201,3 @@ def test_a_missing_peft_is_told(checkpoint, tmp_path, monkeypatch):
         RuntimeError, match=r"peft must be installed to read an adapter, got .* pip"
     ):
         load_encoder(str(tmp_path / "lora"), torch.float32)
-
-
-def test_code_of_a_models_own_is_not_run(checkpoint):
-    folder = checkpoint("model")
-    path = folder / "config.json"
-    config = {**json.loads(path.read_text()), "model_type": "mine"}
-    config["auto_map"] = dict.fromkeys(("AutoConfig", "AutoModel"), "modeling.Mine")
-    path.write_text(json.dumps(config))
-    (folder / "modeling.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(ValueError, match=r"must run on code of transformers, got .* of its own"):
-        load_encoder(str(folder), torch.float32)
-
-
-def test_a_revision_that_does_not_exist_is_named(tmp_path, monkeypatch):
-    told = r"got 'some/model@v9' .* check the name and its revision 'v9', or download it first"
-    with pytest.raises(FileNotFoundError, match=told):
-        Checkpoint.open("some/model@v9")

@@ -535,8 +535,8 @@ def test_fewer_pairs_are_solved_at_once_where_memory_is_short():
 def test_bert_base_with_20_groups_fits_in_8_gib(pairs, threads, monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     encoder = type("Encoder", (), {"dtype": torch.float32})
-    none: frozenset[str] = frozenset()
-    blocks = Blocks((torch.nn.Identity(),) * 12, (768,) * 13, None, None, {}, none, none, none)
+    after = (frozenset[str](),) * 13
+    blocks = Blocks((torch.nn.Identity(),) * 12, (768,) * 13, None, None, {}, after, False)
     side = type("Side", (), {"encoder": encoder, "blocks": blocks})
     options = Options(pairs=pairs, groups=20)
     sides = {"pretrained": side, "finetuned": side}

@@ -13,7 +13,7 @@ import bertft
 from bertft.blocks import Layer, find_blocks
 from bertft.capture import capture
 from bertft.checkpoints import load_encoder
-from bertft.finetuning.prefix import Prefix, are_states_enough
+from bertft.finetuning.prefix import Prefix
 from bertft.models import encoder_of, freeze, positions, randomize, truncate
 from bertft.traces import inference
 from tests.conftest import CONFIGS, KINDS, tiny_config
@@ -23,7 +23,7 @@ IDS = torch.tensor([[5, 9, 3, 17, 4, 8], [6, 7, 11, 12, 2, 2]])
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
 PADDED = {"right": (IDS, MASK), "left": (IDS.flip(1), MASK.flip(1))}
 # What transformers runs with eager attention only.
-EAGER_ONLY = {"deberta-v2", "mpnet"}
+EAGER_ONLY = {"deberta", "deberta-v2", "mpnet"}
 ATTENTION = [(kind, "eager") for kind in CONFIGS]
 ATTENTION += [(kind, "sdpa") for kind in CONFIGS if kind not in EAGER_ONLY]
 WITHOUT = {
@@ -34,6 +34,7 @@ WITHOUT = {
         "albert",
         "albert-groups",
         "distilbert",
+        "deberta",
         "deberta-v2",
         "modernbert",
         "mpnet",
@@ -41,7 +42,10 @@ WITHOUT = {
     },
 }
 HEADS = [
-    (head, kind) for head, lacking in WITHOUT.items() for kind in CONFIGS if kind not in lacking
+    (head, kind, attention)
+    for head, lacking in WITHOUT.items()
+    for kind, attention in ATTENTION
+    if kind not in lacking
 ]
 FINAL_NORM = {"gpt2", "modernbert", "llama", "mistral", "qwen2", "opt", "gemma", "t5"}
 
@@ -62,8 +66,8 @@ def built(kind, head=None, attention="eager"):
 
 
 @functools.cache
-def narrow(kind, attention):
-    return copy.deepcopy(built(kind, attention=attention)).bfloat16()
+def narrow(kind, head=None, attention="eager"):
+    return copy.deepcopy(built(kind, head, attention)).bfloat16()
 
 
 def fresh(kind, head=None):
@@ -106,26 +110,30 @@ def test_what_has_eager_attention_only(kind):
         built(kind, attention="sdpa")
 
 
-@pytest.mark.parametrize(("head", "kind"), HEADS)
-def test_the_encoder_is_found_under_any_head(head, kind):
-    model = built(kind, head)
-    states = captured(model)
+@pytest.mark.parametrize("padding", PADDED)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("head", "kind", "attention"), HEADS)
+def test_the_encoder_is_found_under_any_head(head, kind, attention, dtype, padding):
+    model = (built if dtype == "float32" else narrow)(kind, head, attention)
+    states = captured(model, *PADDED[padding])
     # T5's own hidden_states are those of its decoder.
     whole = kind != "t5" or head == "TokenClassification"
-    assert_equal(states, hidden_states(model if whole else model.get_encoder()))
+    of = model if whole else model.get_encoder()
+    assert_equal(states, hidden_states(of, *PADDED[padding]))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_last_layer_comes_after_the_final_norm(kind):
     blocks = find_blocks(built(kind) if kind != "t5" else built(kind).encoder)
-    assert bool(blocks.above - blocks.late) == (kind in FINAL_NORM)
+    assert blocks.has_final_norm == (kind in FINAL_NORM)
 
 
 BERT = ("encoder.layer.{}.attention.output.dense", "encoder.layer.{}.output.dense")
 LLAMA = ("layers.{}.self_attn.o_proj", "layers.{}.mlp.down_proj")
 INSIDE_ALBERT = "encoder.albert_layer_groups.{}.albert_layers.0."
 SUBLAYERS = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "deberta-v2"), BERT),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), BERT),
+    **dict.fromkeys(("deberta", "deberta-v2"), BERT),
     **dict.fromkeys(("llama", "mistral", "qwen2", "gemma"), LLAMA),
     "albert": (f"{INSIDE_ALBERT}attention.dense", f"{INSIDE_ALBERT}ffn_output"),
     "albert-groups": (f"{INSIDE_ALBERT}attention.dense", f"{INSIDE_ALBERT}ffn_output"),
@@ -297,7 +305,7 @@ def test_the_convolution_of_deberta_is_no_embedding():
 def test_a_frozen_prefix_is_computed_once(kind, k):
     model = fresh(kind)
     prefix = Prefix(model, k, "float32")
-    assert are_states_enough(find_blocks(model)) == (kind != "t5")
+    assert prefix.is_exact() == (kind != "t5")
     if kind == "t5":
         return
     recipe = SimpleNamespace(batch_size=1, dtype="float32")
@@ -320,6 +328,33 @@ def test_positions_are_as_many_as_a_model_takes(kind):
         if kind != "llama":  # rotary positions have no table
             with pytest.raises((IndexError, RuntimeError)):
                 model(input_ids=torch.full((1, most + 1), 5))
+
+
+def test_blocks_that_are_not_whole_modules_are_read_but_not_cut():
+    """XLM lists attentions, norms and feed-forward networks each by itself."""
+    sizes = {"vocab_size": 90, "emb_dim": 24, "n_layers": 3, "n_heads": 2, "n_langs": 1}
+    config = transformers.XLMConfig(**sizes, pad_index=0, max_position_embeddings=64)
+    model = transformers.XLMModel(config).eval()
+    expected = hidden_states(model)
+    assert_equal(captured(model), expected)
+    with pytest.raises(ValueError, match=r"\[truncate\] k must be a place where .*, got 2 for XLM"):
+        truncate(model, 2)
+    assert all(equal(hidden_states(model), expected))
+    # What it adds to what a list's member returns does not come from that member.
+    assert not Prefix(model, 1, "float32").is_exact()
+    freeze(model, 1)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {"ffns.1.lin1.weight", "attentions.1.q_lin.weight", "ffns.2.lin1.weight"} <= trained
+    assert not {name for name in trained if ".0." in name or "embeddings" in name}
+
+
+@pytest.mark.parametrize(("kind", "told"), [("ViT", "AttributeError"), ("Canine", "RuntimeError")])
+def test_models_that_do_not_run_on_a_few_tokens_are_refused(kind, told):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = getattr(transformers, f"{kind}Config")(**sizes, intermediate_size=40)
+    model = transformers.AutoModel.from_config(config)
+    with pytest.raises(ValueError, match=rf"must run on 3 token ids .*, got {told} from a {kind}"):
+        find_blocks(model)
 
 
 def test_texts_are_read_by_t5s_encoder_in_an_encoder_decoder():

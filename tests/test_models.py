@@ -245,6 +245,50 @@ def test_names_with_a_revision(tmp_path):
     assert locate(str(folder)) == (str(folder), None)
 
 
+def test_a_revision_that_does_not_exist_is_named(checkpoint, tmp_path, monkeypatch):
+    """A model in the hub's cache, where two revisions are, one of them called main."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    commits = ["0" * 40, "1" * 40]
+    kept = tmp_path / "hub" / "models--some--model"
+    for seed, commit in enumerate(commits):
+        checkpoint("model", seed=seed).rename(tmp_path / commit)
+        (kept / "snapshots").mkdir(parents=True, exist_ok=True)
+        (tmp_path / commit).rename(kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commits[1])
+    names = ["some/model", *(f"some/model@{revision}" for revision in ("main", *commits))]
+    found = [fingerprint(Checkpoint.open(name).encoder) for name in names]
+    assert found[0] == found[1] == found[3] != found[2]
+    told = r"got 'some/model@v9' .* check the name and its revision 'v9', or download it first"
+    with pytest.raises(FileNotFoundError, match=told):
+        Checkpoint.open("some/model@v9")
+
+
+def test_code_of_a_models_own_is_not_run(checkpoint):
+    folder = checkpoint("model")
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), "model_type": "mine"}
+    config["auto_map"] = dict.fromkeys(("AutoConfig", "AutoModel"), "modeling.Mine")
+    path.write_text(json.dumps(config))
+    (folder / "modeling.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(ValueError, match=r"must run on code of transformers, got .* of its own"):
+        load_encoder(str(folder), torch.float32)
+
+
+def test_code_of_a_tokenizers_own_is_not_run(checkpoint):
+    folder = checkpoint("model")
+    path = folder / "tokenizer_config.json"
+    config = {**json.loads(path.read_text()), "tokenizer_class": "Mine"}
+    config["auto_map"] = {"AutoTokenizer": ["tokenizing.Mine", "tokenizing.Mine"]}
+    path.write_text(json.dumps(config))
+    (folder / "tokenizing.py").write_text("raise SystemExit('ran')")
+    (folder / "config.json").write_text('{"model_type": "mine"}')
+    with pytest.raises(ValueError, match=r"tokenizer must run on code of transformers, got .*with"):
+        load_tokenizer(str(folder))
+
+
 def test_fingerprints_follow_the_weights_and_the_architecture(checkpoint):
     # The pooler is not among the weights of a token classifier.
     folder = checkpoint("model", head="AutoModelForTokenClassification")

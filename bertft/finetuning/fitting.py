@@ -14,7 +14,7 @@ import torch
 from bertft.blocks import find_blocks
 from bertft.checkpoints import Checkpoint
 from bertft.finetuning.examples import Examples
-from bertft.finetuning.prefix import GIB, Prefix, are_states_enough, place_for, states_nbytes
+from bertft.finetuning.prefix import GIB, Prefix, place_for, states_nbytes
 from bertft.finetuning.resuming import open_checkpoints
 from bertft.finetuning.tasks import Features, Predict, Scores, Task, Tokens
 from bertft.models import encoder_of, freeze, truncate
@@ -172,10 +172,9 @@ class Fitting:
         began = time.perf_counter()
         dtype = self.tokens.recipe.dtype
         prefix = Prefix(model, k, dtype)
-        blocks = find_blocks(encoder_of(model))
-        if not are_states_enough(blocks):
+        if not prefix.is_exact():
             return None, 0.0, "off: blocks hand on more than hidden states"
-        size = states_nbytes(rows, blocks, k, dtype)
+        size = states_nbytes(rows, find_blocks(encoder_of(model)), k, dtype)
         folder = self.out / PREFIX_STATES
         shutil.rmtree(folder, ignore_errors=True)
         place = place_for(size, folder, *self.cache)

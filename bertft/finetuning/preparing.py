@@ -16,7 +16,7 @@ import torch
 from bertft.checkpoints import Checkpoint, fingerprint
 from bertft.devices import find_device
 from bertft.finetuning.examples import Examples, Source, named
-from bertft.finetuning.prefix import are_states_enough, place_for, states_nbytes
+from bertft.finetuning.prefix import Prefix, place_for, states_nbytes
 from bertft.finetuning.recipe import Recipe
 from bertft.finetuning.tasks import Task, Tokens, task_of
 from bertft.models import freeze as freeze_blocks
@@ -96,15 +96,15 @@ class Prepared:
                 text, or a frozen prefix beyond its budgets.
             OSError: a disk without room for it.
         """
-        blocks = self.checkpoint.blocks
-        model = copy.deepcopy(self.checkpoint.encoder)
+        encoder, blocks = self.checkpoint.encoder, self.checkpoint.blocks
+        model = copy.deepcopy(encoder)
         for k in freeze:
             freeze_blocks(model, k)
         for k in sorted(keep, reverse=True):
             truncate(model, k)
         rows = self.task.features(self.tokens, self.train.items, self.labels)
-        if self.cache is not None and are_states_enough(blocks):
-            for k in freeze:
+        for k in freeze:
+            if self.cache is not None and Prefix(encoder, k, self.recipe.dtype).is_exact():
                 place_for(states_nbytes(rows, blocks, k, self.recipe.dtype), out, *self.cache)
 
 
