@@ -53,7 +53,7 @@ def compare(
     max_length: int | None = None,
     pairs: Pairs = "same",
     sites: str | Sequence[str] = "output",
-    layers: str | Sequence[int] | None = None,
+    layers: str | int | Sequence[int] | None = None,
     intervals: Literal["jackknife"] | None = None,
     groups: int = 20,
     ridge: Ridge | None = None,

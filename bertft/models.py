@@ -134,8 +134,8 @@ def truncate(model: "PreTrainedModel", k: int, *, layers: str | None = None) -> 
         for module in lists:
             module.extend(blocks.calls[k:])
         raise ValueError(
-            f"[truncate] k must be a place where the blocks can be cut, got {k} for "
-            f"{type(encoder).__name__}, which does not run without the others; pass another k."
+            f"[truncate] k must be a place where the blocks can be cut, got {k} for a "
+            f"{type(encoder).__name__} that then runs other blocks or not at all; pass another k."
         )
     if k < whole:
         for config in (encoder.config, model.config):

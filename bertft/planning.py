@@ -1,6 +1,7 @@
 """What is asked of a comparison, and what that is on a corpus; `preparing` fills it in."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -200,19 +201,34 @@ def known_measures(measures: Sequence[str] | None) -> list[str] | None:
 
 
 def layers_asked(
-    layers: str | Sequence[int] | None,
+    layers: str | int | Sequence[int] | None,
 ) -> tuple[str | None, tuple[int, ...] | None]:
     """Return the path of a module list, or numbers of layers: `layers` is one or the other.
+
+    Raises:
+        TypeError: a number that is not whole.
+        ValueError: text that is neither.
 
     >>> layers_asked("0,6,12"), layers_asked([12, 0]), layers_asked("model.decoder.layers")
     ((None, (0, 6, 12)), (None, (0, 12)), ('model.decoder.layers', None))
     """
+    if layers is None:
+        return None, None
     if isinstance(layers, str):
-        words = layers.split(",")
-        if not all(word.strip().isdecimal() for word in words):
+        words = [word.strip() for word in layers.split(",")]
+        if re.fullmatch(r"[^\W\d]\w*(\.\w+)*", layers):
             return layers, None
-        layers = [int(word) for word in words]
-    return None, tuple(sorted(set(layers))) if layers is not None else None
+        if not all(word.isdecimal() for word in words):
+            raise ValueError(
+                f"[compare] layers must be numbers, 0,6,12, or the path of a module list, got "
+                f"{layers!r}; pass one of the two."
+            )
+        numbers = [int(word) for word in words]
+    else:
+        numbers = [layers] if isinstance(layers, int) else list(layers)
+    for number in numbers:
+        require_integers("compare", layers=number)
+    return None, tuple(sorted(set(numbers)))
 
 
 def sites_asked(sites: str | Sequence[str]) -> tuple[Site, ...]:

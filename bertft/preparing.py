@@ -39,7 +39,7 @@ def prepare(
     pairs = layer_pairs(sides, options)
     chosen = _choose(options, rows.n, sides, pairs, corpus.name, notes)
     bounds = group_bounds(rows, options.groups, corpus.name) if options.groups else []
-    notes += _notes_on_intervals(corpus.name, chosen, bounds, sides, options)
+    notes += _notes_on_intervals(corpus.name, chosen, bounds, _columns(sides, pairs), options)
     measures = [name for name in chosen if name in MEASURES]
     sampled = [name for name in chosen if name in SAMPLED]
     need = _needs(sides, pairs, measures, sampled, rows.n, options, device)
@@ -228,13 +228,13 @@ def _notes_on_intervals(
     name: str,
     measures: Sequence[str],
     bounds: Sequence[int],
-    sides: Mapping[str, Checkpoint],
+    columns: Sequence[tuple[int, int]],
     options: Options,
 ) -> list[str]:
     """Which measures will have no interval, since a group less leaves too few rows."""
     if not bounds or options.ridge is not None:
         return []
-    d = max(width for side in sides.values() for width in side.blocks.widths)
+    d = max(map(max, columns))
     left = bounds[-1] - max(stop - start for start, stop in pairwise(bounds))
     short = [of for of in measures if of in MEASURES and MEASURES[of].n_above_d and left <= d]
     if not short:

@@ -530,30 +530,34 @@ def test_fewer_pairs_are_solved_at_once_where_memory_is_short():
     assert at_once == [1, 1, 2, 11]
 
 
+def needs_of_bert_base(options):
+    """What a pass over 20,000 rows takes, for all default measures and those of a sample."""
+    encoder = type("Encoder", (), {"dtype": torch.float32})
+    after = (frozenset[str](),) * 13
+    blocks = Blocks((torch.nn.Identity(),) * 12, (768,) * 13, None, None, {}, after, False)
+    side = type("Side", (), {"encoder": encoder, "blocks": blocks, "name": "bert-base"})
+    sides = {"pretrained": side, "finetuned": side}
+    default = [name for name, measure in similarity.MEASURES.items() if measure.default]
+    pairs, sampled = layer_pairs(sides, options), list(similarity.SAMPLED)
+    return preparing._needs(sides, pairs, default, sampled, 20_000, options, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("threads", [1, 64])
 @pytest.mark.parametrize("pairs", ["same", "all"])
 def test_bert_base_with_20_groups_fits_in_8_gib(pairs, threads, monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
-    encoder = type("Encoder", (), {"dtype": torch.float32})
-    after = (frozenset[str](),) * 13
-    blocks = Blocks((torch.nn.Identity(),) * 12, (768,) * 13, None, None, {}, after, False)
-    side = type("Side", (), {"encoder": encoder, "blocks": blocks})
     options = Options(pairs=pairs, groups=20)
-    sides = {"pretrained": side, "finetuned": side}
-    default = [name for name, measure in similarity.MEASURES.items() if measure.default]
-    need = preparing._needs(
-        sides,
-        layer_pairs(sides, options),
-        default,
-        list(similarity.SAMPLED),
-        20_000,
-        options,
-        torch.device("cpu"),
-    )
+    need = needs_of_bert_base(options)
     models = 2 * 110e6 * 4
     storage, at_once = preparing._storage(need, options, "a", int(8 * 2**30 - models), "less")
     assert storage == "rows"
     assert 1 <= at_once <= 4 * threads
+
+
+def test_memory_is_for_the_layers_that_are_compared():
+    whole, few = (needs_of_bert_base(Options(layers=layers))["rows"] for layers in (None, (0, 12)))
+    for part in ("sums", "block", "sample", "rows"):
+        assert getattr(few, part) == pytest.approx(getattr(whole, part) * 2 / 13)
 
 
 @pytest.mark.parametrize("kind", ["summed", "spooled"])

@@ -158,6 +158,15 @@ def test_names_come_in_one_order():
     assert layers_asked((5, 5, 1)) == (None, (1, 5))
     assert layers_asked("encoder.layer") == ("encoder.layer", None)
     assert layers_asked(None) == (None, None)
+    assert layers_asked(2) == (None, (2,))
+
+
+def test_layers_that_are_neither_numbers_nor_a_path_are_refused():
+    for text in ("0-3", "-1", "0,x", "", "a b"):
+        with pytest.raises(ValueError, match=rf"must be numbers, .*, got '{text}'; pass one of"):
+            layers_asked(text)
+    with pytest.raises(TypeError, match=r"layers must be an integer, got 0\.5"):
+        layers_asked([0.5])
 
 
 def test_sites_are_told_everywhere(pair, texts, tmp_path, capsys):
@@ -181,6 +190,9 @@ def test_sites_are_told_everywhere(pair, texts, tmp_path, capsys):
     assert list(csv["site"]) == ["output"] * 4 + ["attention"] * 4
     for name in ("figure.svg", "report.html"):
         assert "few (attention)" in (out / name).read_text()
+    page = (out / "report.html").read_text()
+    assert "attention: what the last projection of a block&#39;s self-attention returns." in page
+    assert "mlp: " not in page
     assert {record["site"] for record in loaded.provenance["diagnostics"]} == {
         "output",
         "attention",

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bertft.report.page import inline, interval, listed, number, template
-from bertft.report.vocabulary import MEASURES, by_site, is_shrunken, same_numbered
+from bertft.report.vocabulary import MEASURES, SITES, by_site, is_shrunken, same_numbered
 
 DECIMALS = 4
 
@@ -104,6 +104,7 @@ def render(
     """
     rows = same_numbered(table, "render")
     present = set(rows["measure"])
+    named = set(table["site"]) if "site" in table else set()
     return template("template.html").render(
         pretrained=str(rows["pretrained"].iloc[0]),
         finetuned=str(rows["finetuned"].iloc[0]),
@@ -117,6 +118,7 @@ def render(
             for table in _reference_tables(str(name), of)
         ],
         geometry=[] if geometry is None or geometry.empty else _geometry_tables(geometry),
+        sites={name: told for name, told in SITES.items() if name in named},
         measures={name: measure for name, measure in MEASURES.items() if name in present},
         unchanged={str(name): _unchanged(of) for name, of in rows.groupby("measure")},
         is_shrunken=any(is_shrunken(of) for _, of in rows.groupby("measure")),

@@ -181,6 +181,13 @@ MEASURES = {
 }
 
 
+SITES = {
+    "attention": "what the last projection of a block's self-attention returns",
+    "mlp": "what the last projection of a block's feed-forward network returns",
+}
+"""What the sites of a layer are, beside `output`: an entry of `hidden_states`."""
+
+
 def by_site(table: pd.DataFrame) -> pd.DataFrame:
     """The table with every corpus named by its site too, "ewt (attention)", unless it is `output`.
 
