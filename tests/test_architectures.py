@@ -423,14 +423,19 @@ def test_blocks_that_get_something_else_are_refused():
         find_blocks(model, "stack.layers")
 
 
-@pytest.mark.parametrize("compiled", ["wrapped", "in place", "blocks"])
+@pytest.mark.parametrize("compiled", ["wrapped", "in place", "encoder", "blocks"])
 def test_compiled_models_are_read_eagerly(compiled):
     model = fresh("bert", "TokenClassification")
-    expected = hidden_states(model)
+    wanted = [
+        Layer(number, site) for site in ("output", "attention", "mlp") for number in (1, 2, 3)
+    ]
+    expected, inside = hidden_states(model), captured(model, wanted=wanted)
     if compiled == "wrapped":
         model = torch.compile(model, backend="eager")
     elif compiled == "in place":
         model.compile(backend="eager")
+    elif compiled == "encoder":
+        model.bert.compile(backend="eager")
     else:
         blocks = model.bert.encoder.layer
         for i, block in enumerate(list(blocks)):
@@ -438,6 +443,9 @@ def test_compiled_models_are_read_eagerly(compiled):
     with torch.no_grad():
         model(input_ids=IDS, attention_mask=MASK)
     assert_equal(captured(model), expected)
+    found = captured(model, wanted=wanted)
+    assert found.keys() == inside.keys()
+    assert all(torch.equal(found[layer], inside[layer]) for layer in wanted)
 
 
 def test_dispatched_models_work_or_say_what_to_do():
