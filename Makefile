@@ -60,7 +60,7 @@ wheel-test: wheel
 # CPython leaks by design, one test wants an allocation to fail and one forks, and the stack that
 # detects use after return does not align vectors of 64 bytes. The threads of torch and of NumPy's
 # products are not compiled to be watched, so there is one. KERNEL_TESTS names some instead of all.
-KERNEL_TESTS ?= $(addprefix tests/test_,native.py ops.py probe_ops.py span_ops.py hidden_ops.py structure_ops.py)
+KERNEL_TESTS ?= $(addprefix tests/test_,native.py ops.py probe_ops.py span_ops.py hidden_ops.py edge_ops.py structure_ops.py)
 sanitize: sanitize-asan sanitize-tsan
 
 sanitize-asan: SANITIZE := address,undefined

@@ -57,8 +57,11 @@ def answered(arguments, backend):
 def check(arguments, backend):
     finite, found = answered(arguments, backend)
     assert finite
-    for own, other in zip(found, answered(arguments, "reference")[1], strict=True):
-        size = max(1e-3, float(other.abs().max()))
+    [_, *expected] = references = answered(arguments, "reference")[1]
+    # What is left of a sum that cancels has the error of its terms, which other gradients show.
+    least = 0.05 * max(float(other.abs().max()) for other in expected)
+    for own, other in zip(found, references, strict=True):
+        size = max(least, float(other.abs().max()))
         torch.testing.assert_close(own, other, rtol=0, atol=1e-5 * size)
 
 
