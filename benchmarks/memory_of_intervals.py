@@ -1,4 +1,4 @@
-"""The resident memory of intervals of BERT-base: `python memory_of_intervals.py same|all ROWS`.
+"""The memory of intervals of BERT-base: `python memory_of_intervals.py same|all ROWS`.
 
 All pairs take half an hour on two quiet cores. Two encoders with random weights, a jackknife over
 20 groups of sentences.

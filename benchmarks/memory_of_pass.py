@@ -1,4 +1,4 @@
-"""The resident memory of a pass over so many rows: `python memory_of_pass.py ROWS`."""
+"""The memory of a pass over so many rows: `python memory_of_pass.py ROWS`."""
 
 import json
 import sys
@@ -37,16 +37,23 @@ def prepared(sides, name, rows):
 
 
 class Watch:
-    """The largest resident memory while it is open, in bytes."""
+    """The largest memory while it is open, in bytes: resident, but for pages mapped from files.
+
+    Those (libraries, rows on disk) the system drops when it needs the room.
+    """
 
     def __init__(self):
         self.process, self.stop = psutil.Process(), threading.Event()
-        self.before = self.peak = self.process.memory_info().rss
+        self.before = self.peak = self.held()
         self.thread = threading.Thread(target=self.look)
+
+    def held(self):
+        info = self.process.memory_info()
+        return info.rss - info.shared
 
     def look(self):
         while not self.stop.wait(0.005):
-            self.peak = max(self.peak, self.process.memory_info().rss)
+            self.peak = max(self.peak, self.held())
 
     def __enter__(self):
         self.thread.start()

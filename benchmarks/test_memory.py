@@ -1,6 +1,6 @@
 """Peak memory of `compare` beyond the models must not grow with the rows.
 
-Each size runs in a process of its own, after a first small pass; `extra_info` has the resident MiB
+Each size runs in a process of its own, after a first small pass; `extra_info` has the MiB
 before the pass (the token ids are in it) and at its peak.
 """
 
