@@ -27,7 +27,8 @@ def main(pairs, rows):
     started = time.perf_counter()
     with Watch() as watch:
         found = bertft.compare(
-            *encoders,
+            encoders[0],
+            encoders[1],
             sentences(rows),
             tokenizer=letters_tokenizer(),
             pairs=pairs,
