@@ -33,7 +33,8 @@ def tiny_checkpoint():
 def prepared(sides, name, rows):
     """The task of a corpus, which is forgotten once it is encoded."""
     corpus = Corpus.of(name, [Text.of(text) for text in sentences(rows)])
-    return prepare(corpus, sides, Options(), torch.device("cpu"))
+    [task] = prepare(corpus, sides, Options(), torch.device("cpu"))
+    return task
 
 
 class Watch:
@@ -69,11 +70,15 @@ def main(rows):
     quiet = Display(False)
     with inference(*(side.encoder for side in sides.values())):
         # Once through a few batches, so that what is allocated once and kept does not count.
-        stream(prepared(sides, "few", 9_000), sides, 32, None, quiet)
+        stream([prepared(sides, "few", 9_000)], sides, 32, None, quiet)
         task = prepared(sides, "words", rows)
         with Watch() as watch:
-            n = stream(task, sides, 32, None, quiet).moments.n
-    print(json.dumps({"rows": n, "before": watch.before / 2**20, "peak": watch.peak / 2**20}))
+            [kept] = stream([task], sides, 32, None, quiet)
+    print(
+        json.dumps(
+            {"rows": kept.moments.n, "before": watch.before / 2**20, "peak": watch.peak / 2**20}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Work:
         self.tasks = {
             pairs: prepare(
                 corpus, self.sides, Options(limit=words, pairs=pairs), torch.device("cpu")
-            )
+            )[0]
             for pairs in ("same", "all")
         }
         self.task = self.tasks["same"]
@@ -56,7 +56,7 @@ class Work:
                 side.encoder(input_ids=batch.ids, attention_mask=batch.mask)
 
     def stream(self, pairs="same"):
-        return stream(self.tasks[pairs], self.sides, 32, None, QUIET)
+        return stream([self.tasks[pairs]], self.sides, 32, None, QUIET)[0]
 
     def solve(self, gathered):
         return solve({self.task.name: gathered}, [self.task], self.sides, QUIET).table

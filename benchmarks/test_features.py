@@ -16,8 +16,9 @@ from bertft.corpora import Text
 from bertft.features import Features
 from bertft.files import save_tensors
 from bertft.recording import record
-from bertft.rows import batches, encode, pad
+from bertft.rows import batches, pad
 from bertft.shards import Shard, checksum
+from bertft.tokenizing import encode
 from bertft.traces import inference
 
 LAYERS, WIDTH, SHARD_ROWS, SHARDS = 7, 384, 12_000, 4

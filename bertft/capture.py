@@ -31,6 +31,8 @@ def capture(
     mask: Tensor,
     receive: Receive,
     wanted: Collection[Layer] | None = None,
+    *,
+    types: Tensor | None = None,
 ) -> None:
     """Run an encoder on a batch and hand layers on as they appear.
 
@@ -45,6 +47,7 @@ def capture(
         mask: `(batch, length)`, 1 for tokens and 0 for padding.
         receive: takes a layer and its hidden states.
         wanted: layers to hand on; by default the outputs 0..L.
+        types: `(batch, length)` token types; None where all are 0.
 
     Raises:
         RuntimeError: a layer whose hook did not fire.
@@ -76,7 +79,8 @@ def capture(
             for module in dict.fromkeys(blocks.sublayers[site]):
                 hooks.enter_context(module.register_forward_hook(after))
         device = encoder.device
-        last = last_hidden_state(encoder, handed_over(ids, device), handed_over(mask, device))
+        inputs = (ids, mask) if types is None else (ids, mask, types)
+        last = last_hidden_state(encoder, *(handed_over(tensor, device) for tensor in inputs))
         if begun == blocks.depth:
             hand_on(Layer(begun), last)
     if missing:
@@ -130,37 +134,40 @@ class RowBlock:
         self._hand_on = hand_on
         self._backend = backend
         self._filled = 0
-        self._batch: Batch | None = None
-        self._runs: tuple[Tensor, Tensor] = (self._numbers[:0], self._numbers[:0])
+        self._opened = self._numbers[:0]
+        self._runs: list[tuple[Tensor, Tensor]] = []
 
-    def open(self, batch: Batch) -> None:
-        """Make room for the rows of a batch."""
-        if self._filled + len(batch.starts) > self._capacity:
+    def open(self, *views: Batch) -> None:
+        """Make room for the rows of a batch, which several tokenizers may have at other places."""
+        self._opened = views[0].numbers
+        if self._filled + len(self._opened) > self._capacity:
             self.flush()
-        self._batch = batch
-        self._runs = (
-            handed_over(batch.starts, self._device),
-            handed_over(batch.stops, self._device),
-        )
+        self._runs = [
+            (handed_over(batch.starts, self._device), handed_over(batch.stops, self._device))
+            for batch in views
+        ]
 
-    def receive(self, side: str, hidden: Tensor) -> Tensor:
+    def receive(self, side: str, hidden: Tensor, view: int = 0) -> Tensor:
         """Pool a layer `(batch, length, d)` into this batch's rows of a side.
+
+        Args:
+            side: name of the side.
+            hidden: the layer, at the positions of one of the views that `open` was given.
+            view: its number.
 
         Returns whether all of them are finite, one bool on the device of the rows. Rows of a model
         on another device are copied to that of the rows here, and only here.
         """
-        assert self._batch is not None
-        out = self._blocks[0][side][self._filled : self._filled + len(self._batch.starts)]
+        out = self._blocks[0][side][self._filled : self._filled + len(self._opened)]
         flat = hidden.detach().reshape(-1, hidden.shape[-1]).to(self._device)
-        starts, stops = self._runs
+        starts, stops = self._runs[view]
         return ops.pool_rows(flat, starts, stops, out, backend=self._backend)
 
     def close(self) -> None:
         """Count the batch's rows as there, on every side."""
-        assert self._batch is not None
-        filled = self._filled + len(self._batch.starts)
-        self._numbers[self._filled : filled] = self._batch.numbers
-        self._filled, self._batch = filled, None
+        filled = self._filled + len(self._opened)
+        self._numbers[self._filled : filled] = self._opened
+        self._filled, self._opened = filled, self._opened[:0]
 
     def flush(self) -> None:
         """Hand the rows on, and start over."""

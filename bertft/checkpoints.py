@@ -1,12 +1,12 @@
 """Checkpoints: an encoder with its tokenizer, from a folder, the hub, or memory.
 
-Owns what a name means, which weights may be missing, and what counts as the same vocabulary.
+Owns what a name means, which weights may be missing, and when tokenizers say the same.
 Nothing is unpickled, and no code that comes with a checkpoint is run.
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,11 @@ class Checkpoint:
         """Token id for positions that the mask hides."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    @property
+    def has_token_types(self) -> bool:
+        """Whether the encoder tells the second text of a pair from the first by token types."""
+        return int(getattr(self.encoder.config, "type_vocab_size", None) or 0) > 1
+
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of a checkpoint; an adapter without one has that of its base.
@@ -130,34 +135,6 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
             "save the tokenizer beside the weights, or pass tokenizer=."
         )
     return tokenizer
-
-
-def require_same_tokens(a: Checkpoint, b: Checkpoint, texts: Sequence[str]) -> None:
-    """Refuse two checkpoints that turn the same text into different token ids.
-
-    What a tokenizer file says about padding and truncation does not count.
-
-    Raises:
-        ValueError: the vocabularies differ, or a text gets different ids.
-    """
-    if same_rules(a, b):
-        return
-    vocabularies = a.tokenizer.get_vocab(), b.tokenizer.get_vocab()
-    if vocabularies[0] != vocabularies[1]:
-        differing = len(set(vocabularies[0].items()) ^ set(vocabularies[1].items()))
-        raise ValueError(
-            f"[compare] models must share their vocabulary, got {a.name!r} and {b.name!r}, which "
-            f"differ in {differing} entries; compare models fine-tuned from one another."
-        )
-    options = {"padding": False, "truncation": False, "verbose": False}
-    ids_a = a.tokenizer(list(texts), **options)["input_ids"]
-    ids_b = b.tokenizer(list(texts), **options)["input_ids"]
-    for text, own, other in zip(texts, ids_a, ids_b, strict=True):
-        if own != other:
-            raise ValueError(
-                f"[compare] models must turn texts into the same tokens, got {text[:60]!r}, which "
-                f"{a.name!r} and {b.name!r} split differently; pass tokenizer= for both."
-            )
 
 
 def same_rules(a: Checkpoint, b: Checkpoint) -> bool:

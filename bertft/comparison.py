@@ -18,6 +18,7 @@ from bertft.checkpoints import DTYPES, Checkpoint, fingerprint, load_tokenizer
 from bertft.compared import Comparison
 from bertft.corpora import Data, corpora_of
 from bertft.devices import find_device
+from bertft.gathering import Gathered
 from bertft.models import original_depth
 from bertft.ops import device_of_sums, dot_precision
 from bertft.planning import (
@@ -31,7 +32,7 @@ from bertft.planning import (
 )
 from bertft.preparing import prepare
 from bertft.progress import Display
-from bertft.rows import RowKind
+from bertft.rows import Grouping, Pieces, RowKind
 from bertft.similarity.sides import Ridge
 from bertft.solving import INFLATED, ROUND_OFF, Solved, solve
 from bertft.streaming import stream
@@ -48,6 +49,8 @@ def compare(
     *,
     measures: Sequence[str] | None = None,
     rows: RowKind = "words",
+    pieces: Pieces = "mean",
+    group: Grouping | None = None,
     limit: int | None = None,
     seed: int = 0,
     max_length: int | None = None,
@@ -73,13 +76,16 @@ def compare(
 
     Args:
         pretrained: folder, hub name (`NAME@revision` too) or `PreTrainedModel`, with any head.
-        finetuned: the same, with the same vocabulary and, for same-numbered layers, depth; of a
+        finetuned: the same, for same-numbered layers with the same depth; of a
             truncated model, the layers that it has are compared.
         data: a file (`.txt`, `.conllu`, `.jsonl`), an iterable of texts, or a mapping of names to
             these; each is a corpus of its own.
         measures: names from `bertft.similarity.MEASURES` and `SAMPLED`; by default all that the
             data allow, except `rsa_correlation` and those on a sample of rows.
-        rows: "words" (the mean of a word's pieces) or "tokens".
+        rows: "words", "tokens" (special ones left out) or "cls", the classification token of each
+            text. Words are paired where the models' tokenizers differ.
+        pieces: of a word: their "mean", or the "first" or "last" one.
+        group: "segment" for a corpus each of special tokens, first and second texts, in one pass.
         limit: rows drawn uniformly from each corpus; all by default.
         seed: of the draws of rows and of permutations.
         max_length: tokens of a text; by default what the models take.
@@ -134,6 +140,8 @@ def compare(
         memory_gib,
         sites_asked(sites),
         numbers,
+        pieces,
+        group,
     )
     corpora = corpora_of(data)
     sides = _open_sides(pretrained, finetuned, dtype, tokenizer, options, path)
@@ -142,15 +150,17 @@ def compare(
         display.note(note)
     where = find_device(device, "compare") if device is not None else None
     summed_on = device_of_sums((where or side.encoder.device for side in sides.values()), backend)
-    work = [prepare(corpus, sides, options, summed_on) for corpus in corpora]
+    passes = [prepare(corpus, sides, options, summed_on) for corpus in corpora]
+    work = [task for tasks in passes for task in tasks]
     del corpora  # only token ids are needed from here on
     started = results.now()
-    gathered = {}
+    gathered: dict[str, Gathered] = {}
     with inference(*(side.encoder for side in sides.values()), device=where):
-        for task in work:
-            for note in task.notes:
+        for tasks in passes:
+            for note in (note for task in tasks for note in task.notes):
                 display.note(note)
-            gathered[task.name] = stream(task, sides, batch_size, backend, display)
+            found = stream(tasks, sides, batch_size, backend, display)
+            gathered |= {task.name: kept for task, kept in zip(tasks, found, strict=True)}
         device_used = str(sides[PRETRAINED].encoder.device)
     solved = solve(gathered, work, sides, display)
     notes = cut + [note for task in work for note in task.notes] + _notes_on(solved)

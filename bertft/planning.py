@@ -14,7 +14,7 @@ from bertft.budget import GROUP_BLOCK, Storage
 from bertft.checkpoints import Checkpoint
 from bertft.moments import BLOCK_ROWS
 from bertft.ops import RowMap
-from bertft.rows import RowKind, Rows
+from bertft.rows import Grouping, Pieces, RowKind, Rows
 from bertft.similarity import MEASURES, SAMPLED
 from bertft.similarity.intervals import require_groups
 from bertft.similarity.permutation import Tested
@@ -46,6 +46,8 @@ class Options:
     memory_gib: float | None = None
     sites: tuple[Site, ...] = ("output",)
     layers: tuple[int, ...] | None = None
+    pieces: Pieces = "mean"
+    group: Grouping | None = None
 
     def __post_init__(self) -> None:
         least_of = {"limit": 2, "max_length": 1, "seed": 0, "sample": 4, "permutations": 0}
@@ -60,6 +62,20 @@ class Options:
         if self.pairs not in get_args(Pairs):
             raise ValueError(
                 f"[compare] pairs must be one of {get_args(Pairs)}, got {self.pairs!r}; pass one."
+            )
+        if self.group not in (None, *get_args(Grouping)):
+            raise ValueError(
+                f"[compare] group must be 'segment' or None, got {self.group!r}; pass one."
+            )
+        if self.group is not None and self.rows == "cls":
+            raise ValueError(
+                "[compare] rows must be words or tokens where they are grouped by segment, got "
+                "'cls', which is a special token; leave out group (--group) or rows (--rows)."
+            )
+        if self.pieces != "mean" and self.rows != "words":
+            raise ValueError(
+                f"[compare] pieces must be left out where rows are not words, got {self.pieces!r} "
+                f"for rows of {self.rows!r}; pass rows='words' (--rows words)."
             )
         if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
             raise ValueError(
@@ -94,7 +110,8 @@ class Task:
         source: where its texts came from.
         fingerprint: of its texts, which are no longer needed.
         texts: how many there were.
-        rows: the encoded texts with the rows that were drawn.
+        views: by model the encoded texts with the rows that were drawn; models with the same tokens
+            share theirs.
         available: rows that there were to draw from.
         measures: names of the measures that these rows allow, from sums.
         sampled: names of those from a sample of rows.
@@ -112,7 +129,7 @@ class Task:
     source: str
     fingerprint: str
     texts: int
-    rows: Rows
+    views: Mapping[str, Rows]
     available: int
     measures: list[str]
     sampled: list[str]
@@ -124,6 +141,11 @@ class Task:
     pairs_at_once: int
     device: torch.device
     notes: list[str]
+
+    @property
+    def rows(self) -> Rows:
+        """The rows that were drawn, as the first model has them."""
+        return next(iter(self.views.values()))
 
     @property
     def row_maps(self) -> list[RowMap]:
@@ -176,6 +198,7 @@ class Task:
             "truncated_texts": self.rows.truncated_texts,
             "truncated_words": self.rows.truncated_words,
             "dropped_words": self.rows.dropped_words,
+            "unpaired_words": self.rows.unpaired_words,
             "group_bounds": self.bounds,
         }
 

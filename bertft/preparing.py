@@ -7,52 +7,100 @@ import torch
 
 from bertft.blocks import Layer
 from bertft.budget import Need, Storage, available_memory, choose_storage, sums_bytes
-from bertft.checkpoints import Checkpoint, require_same_tokens
+from bertft.checkpoints import Checkpoint
 from bertft.corpora import Corpus
 from bertft.moments import BLOCK_ROWS
+from bertft.pairing import Encodings, common_rows, encode_sides, shares_tokens
 from bertft.planning import PERMUTED_ROWS, Options, Task, block_rows, layer_pairs, row_maps_of
-from bertft.rows import Rows, draw, encode
+from bertft.rows import SEGMENTS, Rows
 from bertft.similarity import MEASURES, SAMPLED
+from bertft.tokenizing import FIRST, of_segment
 
 
 def prepare(
     corpus: Corpus, sides: Mapping[str, Checkpoint], options: Options, device: torch.device
-) -> Task:
+) -> list[Task]:
     """Encode a corpus, draw its rows and choose its measures; rows are summed on a device.
 
+    Returns a task, or one for each group of rows that is asked for; these share a pass.
+
     Raises:
-        ValueError: different tokens, too few rows or texts, a length or a measure that is not
-            possible, or statistics that fit nowhere.
+        ValueError: rows that the models do not have in common, too few rows or texts, a length or a
+            measure that is not possible, or statistics that fit nowhere.
     """
-    a, b = sides.values()
-    require_same_tokens(a, b, [text.text for text in corpus.texts])
-    bound = _bound_of(options.max_length, a, b)
-    everything = encode(corpus.texts, a.tokenizer, options.rows, bound)
-    _require_known_tokens(everything, sides)
-    rows = draw(everything, options.limit, options.seed)
+    is_pair = any(text.second is not None for text in corpus.texts)
+    bound = _bound_of(options.max_length, sides, is_pair)
+    encodings = encode_sides(
+        corpus.texts,
+        sides,
+        options.rows,
+        bound,
+        options.pieces,
+        specials=options.group == "segment",
+    )
+    _require_known_tokens(encodings, sides)
+    groups, notes = _grouped(corpus.name, encodings, options)
+    memory = _memory(options, device) // len(groups)
+    tasks = [
+        _task(name, corpus, sides, own, options, bound, device, memory)
+        for name, own in groups.items()
+    ]
+    tasks[0].notes[:0] = notes
+    return tasks
+
+
+def _grouped(
+    corpus: str, encodings: Encodings, options: Options
+) -> tuple[dict[str, Encodings], list[str]]:
+    """The rows of each group under its name, and which of the groups there are not."""
+    if options.group is None:
+        return {corpus: encodings}, []
+    groups: dict[str, Encodings] = {}
+    for number, segment in enumerate(SEGMENTS):
+        views = {id(own): of_segment(own, number) for own in encodings.values()}
+        if number == FIRST or any(len(text.starts) for own in views.values() for text in own):
+            groups[f"{corpus}/{segment}"] = {r: views[id(own)] for r, own in encodings.items()}
+    absent = [name for name in SEGMENTS if f"{corpus}/{name}" not in groups]
+    if not absent:
+        return groups, []
+    why = "" if shares_tokens(encodings) else " (those of different tokenizers have no order)"
+    return groups, [f"{corpus}: no rows of {' and '.join(absent)}{why}."]
+
+
+def _task(
+    name: str,
+    corpus: Corpus,
+    sides: Mapping[str, Checkpoint],
+    encodings: Encodings,
+    options: Options,
+    bound: int | None,
+    device: torch.device,
+    memory: int,
+) -> Task:
+    everything, views = common_rows(encodings, options.limit, options.seed)
+    rows = views[next(iter(sides))]
     if rows.n < 2:
         raise ValueError(
-            f"[compare] rows must be at least 2, got {rows.n} {options.rows} in {corpus.name!r}; "
+            f"[compare] rows must be at least 2, got {rows.n} {options.rows} in {name!r}; "
             "pass more text, or a larger limit or max_length."
         )
-    notes = _notes_on(corpus.name, rows, bound)
+    notes = _notes_on(name, rows, bound)
     pairs = layer_pairs(sides, options)
-    chosen = _choose(options, rows.n, sides, pairs, corpus.name, notes)
-    bounds = group_bounds(rows, options.groups, corpus.name) if options.groups else []
-    notes += _notes_on_intervals(corpus.name, chosen, bounds, _columns(sides, pairs), options)
-    measures = [name for name in chosen if name in MEASURES]
-    sampled = [name for name in chosen if name in SAMPLED]
+    chosen = _choose(options, rows.n, sides, pairs, name, notes)
+    bounds = group_bounds(rows, options.groups, name) if options.groups else []
+    notes += _notes_on_intervals(name, chosen, bounds, _columns(sides, pairs), options)
+    measures = [of for of in chosen if of in MEASURES]
+    sampled = [of for of in chosen if of in SAMPLED]
     need = _needs(sides, pairs, measures, sampled, rows.n, options, device)
     ways_out = _ways_out(options, measures, bool(sampled))
-    memory = _memory(options, device)
-    storage, pairs_at_once = _storage(need, options, corpus.name, memory, ways_out)
+    storage, pairs_at_once = _storage(need, options, name, memory, ways_out)
     return Task(
-        corpus.name,
+        name,
         corpus.source,
         corpus.fingerprint,
         len(corpus.texts),
-        rows,
-        everything.n,
+        views,
+        next(iter(everything.values())).n,
         measures,
         sampled,
         pairs,
@@ -87,19 +135,19 @@ def group_bounds(rows: Rows, groups: int, corpus: str) -> list[int]:
     return [starts[group_of.index(group)] for group in range(groups)] + [rows.n]
 
 
-def _bound_of(max_length: int | None, a: Checkpoint, b: Checkpoint) -> int | None:
-    """The most tokens of a text."""
-    limits = [bound for bound in (a.max_length, b.max_length) if bound is not None]
+def _bound_of(max_length: int | None, sides: Mapping[str, Checkpoint], is_pair: bool) -> int | None:
+    """The most tokens of an input."""
+    limits = [side.max_length for side in sides.values() if side.max_length is not None]
     if max_length is not None and limits and max_length > min(limits):
         raise ValueError(
             f"[compare] max_length must be at most what the models take, {min(limits)}, got "
             f"{max_length}; pass less."
         )
-    special = a.tokenizer.num_special_tokens_to_add()
-    if max_length is not None and max_length <= special:
+    special = max(side.tokenizer.num_special_tokens_to_add(is_pair) for side in sides.values())
+    if max_length is not None and max_length <= special + is_pair:
         raise ValueError(
             f"[compare] max_length must leave room beside {special} special tokens, got "
-            f"{max_length}; pass at least {special + 1}."
+            f"{max_length}; pass at least {special + is_pair + 1}."
         )
     return max_length or min(limits, default=None)
 
@@ -201,9 +249,9 @@ def _free_memory(device: torch.device) -> int:
     return memory
 
 
-def _require_known_tokens(rows: Rows, sides: Mapping[str, Checkpoint]) -> None:
-    largest = max(int(text.ids.max()) for text in rows.texts)
-    for side in sides.values():
+def _require_known_tokens(encodings: Encodings, sides: Mapping[str, Checkpoint]) -> None:
+    for role, side in sides.items():
+        largest = max((int(text.ids.max()) for text in encodings[role] if len(text.ids)), default=0)
         known = len(side.encoder.get_input_embeddings().state_dict()["weight"])
         if largest >= known:
             raise ValueError(
@@ -221,6 +269,11 @@ def _notes_on(name: str, rows: Rows, bound: int | None) -> list[str]:
         )
     if rows.dropped_words:
         notes.append(f"{name}: {rows.dropped_words} words have no token and were left out.")
+    if rows.unpaired_words:
+        notes.append(
+            f"{name}: {rows.unpaired_words} words have a token in one model and none in another, "
+            "and were left out."
+        )
     return notes
 
 

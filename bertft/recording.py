@@ -7,7 +7,6 @@ the layout of shards and how a pass that was cut short goes on; reading them is 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bertft.checkpoints import Checkpoint
 from bertft.features import DTYPES, Features, Key, restored
 from bertft.files import is_disk_full, locked, save_tensors
 from bertft.progress import Display
-from bertft.rows import Batch, Encoded, Rows, batches, pad
+from bertft.rows import Batch, Encoded, Rows, groups_by_length, pad
 from bertft.shards import FORMAT, INDEX, Shard, checksum, require_whole, write_index
 from bertft.stores import contents, matching, planned
 from bertft.traces import inference
@@ -140,8 +139,6 @@ class _Pass:
 
     def run(self, texts: Sequence[Encoded], advance: Callable[[int], None]) -> dict[str, Tensor]:
         """The rows of all layers over texts, by name of side and layer."""
-        # A text may be there twice as the same object, which could not be told apart.
-        texts = [replace(text) for text in texts]
         n = sum(len(text.starts) for text in texts)
         # Tensors of inference mode could not be used for training.
         with torch.inference_mode(False):
@@ -149,15 +146,16 @@ class _Pass:
                 f"{side}.{layer}": torch.empty(n, width, dtype=self.dtype)
                 for (side, layer), width in self.widths.items()
             }
-        ends = np.cumsum([len(text.starts) for text in texts])
-        first = {id(text): end - len(text.starts) for text, end in zip(texts, ends, strict=True)}
-        with_rows = Rows([text for text in texts if len(text.starts)])
+        ends = np.cumsum([len(text.starts) for text in texts]).tolist()
+        firsts = [0, *ends[:-1]]
+        with_rows = [number for number, text in enumerate(texts) if len(text.starts)]
+        lengths = [len(texts[number].ids) for number in with_rows]
+        counts = [len(texts[number].starts) for number in with_rows]
         pad_id = next(iter(self.sides.values())).pad_id
-        for number, group in enumerate(batches(with_rows, self._batch_size, n)):
-            batch = pad(group, pad_id)
-            place = torch.cat(
-                [torch.arange(len(text.starts)) + int(first[id(text)]) for text in group]
-            )
+        for number, group in enumerate(groups_by_length(lengths, counts, self._batch_size, n)):
+            own = [with_rows[place] for place in group]
+            batch = pad([texts[text] for text in own], pad_id)
+            place = torch.cat([torch.arange(firsts[text], ends[text]) for text in own])
             for side, checkpoint in self.sides.items():
                 receive = self._receiver(side, batch, place, out)
                 try:

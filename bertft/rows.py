@@ -1,41 +1,53 @@
-"""Which positions become rows: words or tokens, a uniform draw of them, and batches.
+"""Token ids with the runs of positions that rows average: their draw, their groups, their batches.
 
-Owns the way from texts to token ids with the runs of positions that each row averages. Special
-tokens and padding never enter a row.
+Owns what is done to rows once texts are tokenized; `tokenizing` makes them. Padding never enters a
+row.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bertft.corpora import Text
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
-    from transformers import PreTrainedTokenizerBase
-
-RowKind = Literal["words", "tokens"]
-Integers = npt.NDArray[np.int64]
-TEXTS_AT_ONCE = 512
-CUT_OFF = -1
+RowKind = Literal["words", "tokens", "cls"]
+Pieces = Literal["mean", "first", "last"]
+Grouping = Literal["segment"]
+SEGMENTS = ("special", "first", "second")
+"""What a position of an input belongs to, by number: special tokens, or one of its texts."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a text, and for each of its rows the run of positions [start, stop); int32.
+    """Token ids of an input, and for each of its rows the run of positions [start, stop); int32.
 
-    `first` is the number that its first row has among those of all texts, once they are drawn.
+    Attributes:
+        ids: token ids.
+        starts: first position of each row.
+        stops: the position after its last one.
+        first: the number of its first row among those of all inputs, once they are drawn.
+        place: its number among the inputs of its corpus.
+        segments: what each row is of, a place in `SEGMENTS`; None where all are of one text.
+        types: token types of a pair of texts; None where all are 0.
+        is_cut: whether it was longer than allowed.
     """
 
     ids: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int32]
     stops: npt.NDArray[np.int32]
     first: int = 0
+    place: int = 0
+    segments: npt.NDArray[np.int32] | None = None
+    types: npt.NDArray[np.int32] | None = None
+    is_cut: bool = False
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> "Encoded":
+        """Return it with some of its rows."""
+        segments = None if self.segments is None else self.segments[kept]
+        return replace(self, starts=self.starts[kept], stops=self.stops[kept], segments=segments)
 
 
 @dataclass
@@ -47,12 +59,14 @@ class Rows:
         truncated_texts: texts that are longer than the model or `max_length` allows.
         truncated_words: words that such a cut took off, whole or in part.
         dropped_words: words for which the tokenizer has no piece.
+        unpaired_words: words for which one of several tokenizers has a piece and another none.
     """
 
     texts: list[Encoded] = field(default_factory=list)
     truncated_texts: int = 0
     truncated_words: int = 0
     dropped_words: int = 0
+    unpaired_words: int = 0
 
     @property
     def n(self) -> int:
@@ -69,7 +83,8 @@ class Rows:
 class Batch:
     """Padded token ids `(batch, length)` with mask, and runs over the flattened positions.
 
-    `numbers` tells which of the rows of all texts the runs are.
+    `numbers` tells which of the rows of all texts the runs are; `types` are token types, or None
+    where all are 0.
     """
 
     ids: Tensor
@@ -77,49 +92,7 @@ class Batch:
     starts: Tensor
     stops: Tensor
     numbers: Tensor
-
-
-def encode(
-    texts: Sequence[Text],
-    tokenizer: "PreTrainedTokenizerBase",
-    kind: RowKind = "words",
-    max_length: int | None = None,
-) -> Rows:
-    """Tokenize texts and find the run of positions of each row.
-
-    Raises:
-        ValueError: an unknown kind, or a tokenizer that does not tell character offsets.
-    """
-    if kind not in ("words", "tokens"):
-        raise ValueError(f'[encode] rows must be "words" or "tokens", got {kind!r}; pass one.')
-    rows = Rows()
-    for text, tokens in zip(texts, _tokenized(texts, tokenizer, max_length), strict=True):
-        rows.truncated_texts += tokens.cut
-        if kind == "tokens":
-            starts, stops = tokens.pieces, tokens.pieces + 1
-        else:
-            starts, stops = _runs(rows, text, tokens)
-        rows.texts.append(_encoded(tokens, starts, stops))
-    return rows
-
-
-def encode_words(
-    texts: Sequence[Text],
-    tokenizer: "PreTrainedTokenizerBase",
-    max_length: int | None = None,
-) -> list[Encoded]:
-    """Tokenize texts and find the run of positions of every word, in order.
-
-    A word without a piece has the empty run `start == stop == 0`. Words that `max_length` cuts
-    off, whole or in part, have `start == stop == CUT_OFF`; they are the last ones of their text.
-
-    Raises:
-        ValueError: a tokenizer that does not tell character offsets.
-    """
-    return [
-        _encoded(tokens, *_word_runs(text, tokens))
-        for text, tokens in zip(texts, _tokenized(texts, tokenizer, max_length), strict=True)
-    ]
+    types: Tensor | None = None
 
 
 def draw(rows: Rows, limit: int | None, seed: int) -> Rows:
@@ -136,109 +109,63 @@ def draw(rows: Rows, limit: int | None, seed: int) -> Rows:
         own = chosen[first : first + len(text.starts)]
         first += len(text.starts)
         if own.any():
-            kept.append(Encoded(text.ids, text.starts[own], text.stops[own], number))
+            kept.append(replace(text.only(own), first=number))
             number += len(kept[-1].starts)
-    return Rows(kept, rows.truncated_texts, rows.truncated_words, rows.dropped_words)
+    return replace(rows, texts=kept)
+
+
+def groups_by_length(
+    lengths: Sequence[int], counts: Sequence[int], batch_size: int, most_rows: int
+) -> list[list[int]]:
+    """Return the numbers of texts in groups of similar length, the longest first.
+
+    Where lengths are alike, groups need little padding.
+
+    Args:
+        lengths: of each text, in tokens.
+        counts: of its rows.
+        batch_size: most texts of a group.
+        most_rows: most rows of a group, unless it is a single text.
+    """
+    groups: list[list[int]] = []
+    n = 0
+    for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
+        n += counts[text]
+        if not groups or len(groups[-1]) == batch_size or n > most_rows:
+            groups.append([])
+            n = counts[text]
+        groups[-1].append(text)
+    return groups
 
 
 def batches(rows: Rows, batch_size: int, most_rows: int) -> list[list[Encoded]]:
-    """Return groups of texts of similar length, the longest first.
-
-    A group has at most `batch_size` texts and, unless it is a single text, `most_rows` rows.
-    """
-    groups: list[list[Encoded]] = []
-    n = 0
-    for text in sorted(rows.texts, key=lambda text: -len(text.ids)):
-        n += len(text.starts)
-        if not groups or len(groups[-1]) == batch_size or n > most_rows:
-            groups.append([])
-            n = len(text.starts)
-        groups[-1].append(text)
-    return groups
+    """Return the texts in groups of similar length; see `groups_by_length`."""
+    lengths = [len(text.ids) for text in rows.texts]
+    counts = [len(text.starts) for text in rows.texts]
+    groups = groups_by_length(lengths, counts, batch_size, most_rows)
+    return [[rows.texts[number] for number in group] for group in groups]
 
 
 def pad(texts: Sequence[Encoded], pad_id: int) -> Batch:
     """Return texts as one batch, padded on the right."""
     length = max(len(text.ids) for text in texts)
     ids = np.full((len(texts), length), pad_id, np.int64)
-    mask = np.zeros((len(texts), length), np.int64)
+    mask, types = np.zeros((2, len(texts), length), np.int64)
     for i, text in enumerate(texts):
         ids[i, : len(text.ids)] = text.ids
         mask[i, : len(text.ids)] = 1
-    starts = np.concatenate(
-        [i * length + text.starts.astype(np.int64) for i, text in enumerate(texts)]
-    )
-    stops = np.concatenate(
-        [i * length + text.stops.astype(np.int64) for i, text in enumerate(texts)]
-    )
+        if text.types is not None:
+            types[i, : len(text.ids)] = text.types
+    origins = np.repeat(np.arange(len(texts)) * length, [len(text.starts) for text in texts])
     numbers = np.concatenate([text.first + np.arange(len(text.starts)) for text in texts])
-    return Batch(*(torch.from_numpy(array) for array in (ids, mask, starts, stops, numbers)))
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """A tokenized text: ids, character offsets, the positions of pieces, and if it was cut."""
-
-    ids: Integers
-    offsets: Integers
-    pieces: Integers
-    cut: bool
-
-
-def _tokenized(
-    texts: Sequence[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
-) -> Iterator[_Tokens]:
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"[encode] tokenizer must tell character offsets, got {type(tokenizer).__name__}; save "
-            "it as a fast tokenizer (tokenizer.json)."
-        )
-    specials = np.array(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}), np.int64)
-    for encoding in _encodings(texts, tokenizer, max_length):
-        ids = np.array(encoding.ids, np.int64)
-        special = np.array(encoding.special_tokens_mask, bool) | np.isin(ids, specials)
-        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        pieces = np.flatnonzero(~special & (offsets[:, 1] > offsets[:, 0]))
-        yield _Tokens(ids, offsets, pieces, bool(encoding.overflowing))
-
-
-def _encodings(
-    texts: Sequence[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
-) -> "Iterator[Encoding]":
-    # A chunk at a time: what tokenizers return takes far more memory than the ids.
-    for first in range(0, len(texts), TEXTS_AT_ONCE):
-        encoded = tokenizer(
-            [text.text for text in texts[first : first + TEXTS_AT_ONCE]],
-            truncation=max_length is not None,
-            max_length=max_length,
-            padding=False,
-        )
-        yield from encoded.encodings
-
-
-def _encoded(tokens: _Tokens, starts: Integers, stops: Integers) -> Encoded:
-    return Encoded(tokens.ids.astype(np.int32), starts.astype(np.int32), stops.astype(np.int32))
-
-
-def _runs(rows: Rows, text: Text, tokens: _Tokens) -> tuple[Integers, Integers]:
-    """Runs of positions that cover each word; words without pieces, or cut, are counted."""
-    starts, stops = _word_runs(text, tokens)
-    rows.truncated_words += int((starts == CUT_OFF).sum())
-    covered = stops > starts
-    rows.dropped_words += int((~covered & (starts != CUT_OFF)).sum())
-    return starts[covered], stops[covered]
-
-
-def _word_runs(text: Text, tokens: _Tokens) -> tuple[Integers, Integers]:
-    """The run of every word, empty for a word without pieces and `CUT_OFF` for one that is cut."""
-    words = np.array(text.words, np.int64).reshape(-1, 2)
-    pieces = tokens.pieces
-    starts, stops = tokens.offsets[pieces, 0], tokens.offsets[pieces, 1]
-    first = np.searchsorted(stops, words[:, 0], side="right")
-    last = np.searchsorted(starts, words[:, 1], side="left")
-    runs = np.zeros((2, len(words)), np.int64)
-    covered = last > first
-    runs[0, covered], runs[1, covered] = pieces[first[covered]], pieces[last[covered] - 1] + 1
-    if tokens.cut:
-        runs[:, words[:, 1] > (stops[-1] if len(stops) else 0)] = CUT_OFF
-    return runs[0], runs[1]
+    starts = np.concatenate([text.starts for text in texts]) + origins
+    stops = np.concatenate([text.stops for text in texts]) + origins
+    has_types = any(text.types is not None for text in texts)
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(mask),
+        torch.from_numpy(starts),
+        torch.from_numpy(stops),
+        torch.from_numpy(numbers),
+        torch.from_numpy(types) if has_types else None,
+    )

@@ -1,9 +1,10 @@
-"""One pass over a corpus: both encoders on every batch, rows into sums as layers appear."""
+"""One pass over a corpus: every encoder on every batch, rows into sums as layers appear."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from bertft.gathering import Gathered, RowSample, SpooledGroups, SummedGroups, n
 from bertft.moments import BLOCK_ROWS, Moments
 from bertft.planning import Task
 from bertft.progress import Display
-from bertft.rows import Batch, Encoded, batches, pad
+from bertft.rows import Batch, Encoded, groups_by_length, pad
 
 
 def side_name(role: str, layer: Layer) -> str:
@@ -38,63 +39,213 @@ class Sink(Protocol):
 
 
 def stream(
-    task: Task,
+    tasks: Sequence[Task],
     sides: Mapping[str, Checkpoint],
     batch_size: int,
     backend: str | None,
     display: Display,
-) -> Gathered:
-    """Return the sums of all layers and of the pairs of a task, and what else it asks for.
+) -> list[Gathered]:
+    """Return the sums of all layers and of the pairs of each task, and what else it asks for.
 
-    Holds one block of rows for each layer and model, whatever the size of the corpus, and the rows
-    of a sample.
+    Tasks on the same texts share the forward passes. Holds one block of rows for each task, layer
+    and model, whatever the size of the corpus, and the rows of a sample.
 
     Raises:
         ValueError: an activation that is not finite, or a zero row under a cosine kernel.
     """
-    first = next(iter(sides.values()))
-    dtype = torch.float64 if first.encoder.dtype == torch.float64 else torch.float32
-    moments = _empty_moments(task, sides)
-    groups = _empty_groups(task, moments, dtype, backend)
-    summed = isinstance(groups, SummedGroups)
-    sample = (
-        RowSample(
-            moments.widths, task.rows.n, task.options.sample, task.options.seed, dtype, task.device
+    inputs = _Inputs(tasks)
+    groups = groups_by_length(inputs.lengths, inputs.counts, batch_size, BLOCK_ROWS)
+    takers = [
+        _Taker(task, views, sides, groups, backend)
+        for task, views in zip(tasks, inputs.views, strict=True)
+    ]
+    for taker in takers:
+        display.note(taker.plan)
+    # A batch of middling length first: its time per token stands for the others'.
+    groups.insert(0, groups.pop(len(groups) // 2))
+    total, name = sum(inputs.lengths), tasks[0].name
+    with display.bar(name, total, "tokens") as bar:
+        for number, group in enumerate(groups):
+            started = time.perf_counter()
+            _run(takers, group, number, sides)
+            done = sum(inputs.lengths[text] for text in group)
+            if number == 0:
+                for taker in takers:
+                    taker.finite.end()  # a GPU has only been told what to do
+                seconds = (time.perf_counter() - started) * total / done
+                display.note(f"{name}: about {seconds:,.0f} s, by the first batch")
+            bar.advance(done)
+    return [taker.finish() for taker in takers]
+
+
+def _run(
+    takers: Sequence["_Taker"], group: Sequence[int], number: int, sides: Mapping[str, Checkpoint]
+) -> None:
+    """Run every model on a batch, and give its layers to every task."""
+    for taker in takers:
+        taker.open(group)
+    for role, side in sides.items():
+
+        def receive(layer: Layer, hidden: Tensor, role: str = role) -> None:
+            for taker in takers:
+                taker.receive(role, layer, hidden, number)
+
+        batch, wanted = takers[0].batch(role), takers[0].task.layers(role)
+        types = batch.types if side.has_token_types else None
+        capture(
+            side.encoder, side.blocks, batch.ids, batch.mask, receive, wanted, types=types
         )
-        if task.needs_sample
-        else None
-    )
-    sinks: list[Sink] = [sink for sink in (groups, sample) if sink is not None]
-    if not summed:
-        sinks.append(_Sums(moments, backend))
+    for taker in takers:
+        taker.close()
 
-    def told(error: ValueError) -> ValueError:
-        names = " and ".join(f"{role} {side.name!r}" for role, side in sides.items())
-        error.add_note(f"(rows of {task.name!r}, longest texts first; {names})")
-        return error
 
-    def hand_on(rows: Mapping[str, Tensor], numbers: Tensor) -> None:
+class _Inputs:
+    """The texts that have rows in any of the tasks, for each task and each way to tokenize them.
+
+    Attributes:
+        views: of each task, by model; models with the same tokens share the same list.
+        lengths: tokens of each text, of all ways to tokenize it.
+        counts: most rows that a task has of each text.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        places = sorted({text.place for task in tasks for text in task.rows.texts})
+        known: dict[tuple[str, int], Encoded] = {}
+        for task in tasks:
+            for role, rows in task.views.items():
+                known |= {(role, text.place): text for text in rows.texts}
+        self.views: list[dict[str, list[Encoded]]] = []
+        for task in tasks:
+            made: dict[int, list[Encoded]] = {}
+            for role, rows in task.views.items():
+                if id(rows) not in made:
+                    own = {text.place: text for text in rows.texts}
+                    made[id(rows)] = [
+                        own.get(place) or _without_rows(known[role, place]) for place in places
+                    ]
+            self.views.append({role: made[id(rows)] for role, rows in task.views.items()})
+        ways = _distinct(self.views[0])
+        self.lengths = [sum(len(text.ids) for text in of) for of in zip(*ways, strict=True)]
+        firsts = [next(iter(views.values())) for views in self.views]
+        self.counts = [max(len(text.starts) for text in of) for of in zip(*firsts, strict=True)]
+
+
+def _without_rows(text: Encoded) -> Encoded:
+    return text.only(np.zeros(len(text.starts), bool))
+
+
+def _distinct(views: Mapping[str, list[Encoded]]) -> list[list[Encoded]]:
+    """Each way to tokenize the texts once."""
+    return list({id(texts): texts for texts in views.values()}.values())
+
+
+class _Taker:
+    """What becomes of the rows of a task while batches go by.
+
+    Args:
+        task: to be done.
+        views: its texts, by model.
+        sides: the models.
+        groups: numbers of the texts of each batch.
+        backend: of `bertft.ops`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        views: Mapping[str, list[Encoded]],
+        sides: Mapping[str, Checkpoint],
+        groups: Sequence[Sequence[int]],
+        backend: str | None,
+    ) -> None:
+        self.task, self._sides = task, sides
+        first = next(iter(sides.values()))
+        dtype = torch.float64 if first.encoder.dtype == torch.float64 else torch.float32
+        self._moments = _empty_moments(task, sides)
+        self._groups = _empty_groups(task, self._moments, dtype, backend)
+        widths, options = self._moments.widths, task.options
+        self._sample = (
+            RowSample(widths, task.rows.n, options.sample, options.seed, dtype, task.device)
+            if task.needs_sample
+            else None
+        )
+        self._sinks: list[Sink] = [
+            sink for sink in (self._groups, self._sample) if sink is not None
+        ]
+        if not isinstance(self._groups, SummedGroups):
+            self._sinks.append(_Sums(self._moments, backend))
+        self._ways = _distinct(views)
+        numbers = {id(texts): number for number, texts in enumerate(self._ways)}
+        self._way_of = {role: numbers[id(texts)] for role, texts in views.items()}
+        self._pad_ids = [
+            next(sides[role].pad_id for role, own in self._way_of.items() if own == number)
+            for number in range(len(self._ways))
+        ]
+        largest = max(sum(len(self._ways[0][text].starts) for text in group) for group in groups)
+        capacity = min(task.rows.n, max(task.block_rows, largest))
+        self._block = RowBlock(widths, capacity, dtype, self._hand_on, backend, task.device)
+        self._batches: list[Batch] = []
+        self.finite = _FiniteRows(self._refusal)
+
+    @property
+    def plan(self) -> str:
+        """The line that is printed before the pass."""
+        return self.task.plan(self._moments.nbytes)
+
+    def open(self, group: Sequence[int]) -> None:
+        """Begin a batch."""
+        self._batches = [
+            pad([texts[number] for number in group], pad_id)
+            for texts, pad_id in zip(self._ways, self._pad_ids, strict=True)
+        ]
+        self._block.open(*self._batches)
+
+    def batch(self, role: str) -> Batch:
+        """What a model gets of the batch."""
+        return self._batches[self._way_of[role]]
+
+    def receive(self, role: str, layer: Layer, hidden: Tensor, number: int) -> None:
+        """Take the rows of a layer of a batch."""
+        finite = self._block.receive(side_name(role, layer), hidden, self._way_of[role])
+        self.finite.expect(finite, role, layer, number)
+
+    def close(self) -> None:
+        """End a batch."""
+        self._block.close()
+        self.finite.end_batch()
+
+    def finish(self) -> Gathered:
+        """Return what the rows came to."""
+        self.finite.end()
+        self._block.finish()
         try:
-            for sink in sinks:
+            for sink in self._sinks:
+                sink.settle()
+        except ValueError as error:
+            raise self._told(error) from None
+        if isinstance(self._groups, SummedGroups):
+            own = list(self._groups)
+            self._moments = sum(own[1:], own[0])
+        return Gathered(self._moments.to("cpu"), self._groups, self._sample)
+
+    def _hand_on(self, rows: Mapping[str, Tensor], numbers: Tensor) -> None:
+        try:
+            for sink in self._sinks:
                 sink.add(rows, numbers)
         except ValueError as error:
-            raise told(error) from None
+            raise self._told(error) from None
 
-    parts = batches(task.rows, batch_size, BLOCK_ROWS)
-    largest = max(sum(len(text.starts) for text in part) for part in parts)
-    capacity = min(task.rows.n, max(task.block_rows, largest))
-    block = RowBlock(moments.widths, capacity, dtype, hand_on, backend, task.device)
-    display.note(task.plan(moments.nbytes))
-    _run_all(parts, task, sides, block, display)
-    try:
-        for sink in sinks:
-            sink.settle()
-    except ValueError as error:
-        raise told(error) from None
-    if isinstance(groups, SummedGroups):
-        own = list(groups)
-        moments = sum(own[1:], own[0])
-    return Gathered(moments.to("cpu"), groups, sample)
+    def _told(self, error: ValueError) -> ValueError:
+        names = " and ".join(f"{role} {side.name!r}" for role, side in self._sides.items())
+        error.add_note(f"(rows of {self.task.name!r}, longest texts first; {names})")
+        return error
+
+    def _refusal(self, role: str, layer: Layer, number: int) -> ValueError:
+        return ValueError(
+            f"[compare] activations must be finite, got NaN or infinity in layer {layer} of the "
+            f"{role} model {self._sides[role].name!r}, batch {number} of {self.task.name!r}; "
+            "check its weights, or use float32."
+        )
 
 
 class _Sums:
@@ -176,57 +327,3 @@ def _empty_groups(
     if task.storage == "rows":
         return SpooledGroups(template, task.bounds, dtype, backend)
     return None
-
-
-def _run_all(
-    parts: list[list[Encoded]],
-    task: Task,
-    sides: Mapping[str, Checkpoint],
-    block: RowBlock,
-    display: Display,
-) -> None:
-    # A batch of middling length first: its time per token stands for the others'.
-    parts.insert(0, parts.pop(len(parts) // 2))
-    pad_id = next(iter(sides.values())).pad_id
-
-    def refuse(role: str, layer: Layer, number: int) -> ValueError:
-        return ValueError(
-            f"[compare] activations must be finite, got NaN or infinity in layer {layer} of the "
-            f"{role} model {sides[role].name!r}, batch {number} of {task.name!r}; check its "
-            "weights, or use float32."
-        )
-
-    finite = _FiniteRows(refuse)
-    with display.bar(task.name, task.rows.tokens, "tokens") as bar:
-        for number, part in enumerate(parts):
-            started = time.perf_counter()
-            batch = pad(part, pad_id)
-            _run(batch, number, task, sides, block, finite)
-            done = int(batch.mask.sum())
-            if number == 0:
-                finite.end()  # a GPU has only been told what to do
-                seconds = (time.perf_counter() - started) * task.rows.tokens / done
-                display.note(f"{task.name}: about {seconds:,.0f} s, by the first batch")
-            bar.advance(done)
-    finite.end()
-    block.finish()
-
-
-def _run(
-    batch: Batch,
-    number: int,
-    task: Task,
-    sides: Mapping[str, Checkpoint],
-    block: RowBlock,
-    finite: _FiniteRows,
-) -> None:
-    block.open(batch)
-    for role, side in sides.items():
-
-        def receive(layer: Layer, hidden: Tensor, role: str = role) -> None:
-            finite.expect(block.receive(side_name(role, layer), hidden), role, layer, number)
-
-        wanted = task.layers(role)
-        capture(side.encoder, side.blocks, batch.ids, batch.mask, receive, wanted)
-    block.close()
-    finite.end_batch()

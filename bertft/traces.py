@@ -72,9 +72,12 @@ def input_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None
     return next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
 
 
-def last_hidden_state(encoder: "PreTrainedModel", tokens: Tensor, mask: Tensor) -> Tensor:
+def last_hidden_state(
+    encoder: "PreTrainedModel", tokens: Tensor, mask: Tensor, types: Tensor | None = None
+) -> Tensor:
     """Run an encoder on token ids and return its last layer, `(batch, length, d)`."""
-    output = encoder(input_ids=tokens, attention_mask=mask, return_dict=True)
+    typed = {} if types is None else {"token_type_ids": types}
+    output = encoder(input_ids=tokens, attention_mask=mask, return_dict=True, **typed)
     hidden: Tensor = output.last_hidden_state
     return hidden
 

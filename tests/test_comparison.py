@@ -302,7 +302,7 @@ def other_vocabulary(folder):
     file.write_text(json.dumps(rules))
 
 
-def test_models_must_share_their_vocabulary(checkpoint, texts):
+def test_rows_of_tokens_want_one_vocabulary(checkpoint, texts):
     base, tuned = checkpoint("base"), checkpoint("tuned", seed=1)
     file = tuned / "tokenizer.json"
     rules = json.loads(file.read_text())
@@ -326,13 +326,14 @@ def test_models_must_share_their_vocabulary(checkpoint, texts):
     assert values(same, "rsa") == pytest.approx(values(turned, "rsa"), abs=1e-6)
     assert same.provenance["corpora"][0]["truncated_texts"] == 0
     other_vocabulary(tuned)
-    with pytest.raises(
-        ValueError, match=r"must share their vocabulary, got .* differ in 4 entries"
-    ):
-        bertft.compare(str(base), str(tuned), texts)
+    tokens = {"rows": "tokens", "measures": ["rsa"]}
+    message = r"same tokens for rows of tokens, got 'The .*base' and .*tuned' split differently"
+    with pytest.raises(ValueError, match=message):
+        bertft.compare(str(base), str(tuned), texts, **tokens)
+    assert len(bertft.compare(str(base), str(tuned), texts, measures=["rsa"]).table)
 
 
-def test_models_must_split_texts_alike(checkpoint, texts):
+def test_rows_of_tokens_want_texts_split_alike(checkpoint, texts):
     base, tuned = checkpoint("base"), checkpoint("tuned", seed=1)
     file = tuned / "tokenizer.json"
     rules = json.loads(file.read_text())
@@ -340,9 +341,10 @@ def test_models_must_split_texts_alike(checkpoint, texts):
     file.write_text(json.dumps(rules))
     options = json.loads((tuned / "tokenizer_config.json").read_text())
     (tuned / "tokenizer_config.json").write_text(json.dumps({**options, "do_lower_case": False}))
-    bertft.compare(str(base), str(tuned), texts, measures=["rsa"])
-    with pytest.raises(ValueError, match="must turn texts into the same tokens, got 'The cat"):
-        bertft.compare(str(base), str(tuned), ["The cat sat"] * 30, measures=["rsa"])
+    tokens = {"rows": "tokens", "measures": ["rsa"]}
+    bertft.compare(str(base), str(tuned), texts, **tokens)
+    with pytest.raises(ValueError, match=r"must turn texts into the same tokens .* got 'The cat"):
+        bertft.compare(str(base), str(tuned), ["The cat sat"] * 30, **tokens)
 
 
 def test_models_must_have_the_same_depth(checkpoint, texts):
@@ -397,7 +399,10 @@ def test_models_of_different_width(checkpoint, texts):
         ({"measures": []}, "measures must be among"),
         ({"measures": ["cca"], "limit": 24}, "cca need more rows than columns, got n=24 and d=24"),
         ({"measures": ["rsa", "regression"], "limit": 5}, "regression need more rows than columns"),
-        ({"rows": "chunks"}, 'rows must be "words" or "tokens"'),
+        ({"rows": "chunks"}, "rows must be among words, tokens, cls and .* got 'chunks'"),
+        ({"group": "text"}, "group must be 'segment' or None, got 'text'"),
+        ({"group": "segment", "rows": "cls"}, "rows must be words or tokens where .* got 'cls'"),
+        ({"pieces": "last", "rows": "tokens"}, "pieces must be left out where rows are not words"),
         ({"max_length": 65}, "max_length must be at most what the models take, 64, got 65"),
         ({"dtype": "int8"}, "dtype must be one of float32, .*, got 'int8'"),
         ({"limit": 1}, "limit must be at least 2, got 1"),

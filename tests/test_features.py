@@ -18,8 +18,9 @@ from bertft.features import Features
 from bertft.files import load_tensors, locked, save_tensors
 from bertft.progress import Display
 from bertft.recording import feature_bytes, record
-from bertft.rows import Encoded, Rows, encode
+from bertft.rows import Encoded, Rows
 from bertft.shards import INDEX
+from bertft.tokenizing import encode
 from bertft.traces import inference
 from tests.conftest import KINDS
 

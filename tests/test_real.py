@@ -7,7 +7,8 @@ import torch
 import bertft
 from bertft.checkpoints import load_encoder, load_tokenizer
 from bertft.corpora import read
-from bertft.rows import draw, encode
+from bertft.rows import draw
+from bertft.tokenizing import encode
 from bertft.traces import inference
 
 pytestmark = pytest.mark.real

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bertft.corpora import Corpus, Text, corpora_of, read
-from bertft.rows import CUT_OFF, batches, draw, encode, encode_words, pad
+from bertft.rows import batches, draw, pad
+from bertft.tokenizing import CUT_OFF, encode, encode_words
 
 
 def words_of(text):
@@ -156,15 +157,17 @@ def test_a_text_with_more_rows_than_a_block_is_a_batch_of_its_own(tokenizer, tex
 
 
 def test_encode_refuses(tokenizer):
-    with pytest.raises(ValueError, match=r'\[encode\] rows must be "words" or "tokens", got'):
-        encode([Text.of("a")], tokenizer, "sentences")
+    message = r"^\[encode\] rows must be among words, tokens, cls and pieces among .*, got "
+    for wrong in ({"kind": "sentences"}, {"pieces": "all"}):
+        with pytest.raises(ValueError, match=message):
+            encode([Text.of("a")], tokenizer, **wrong)
 
 
 def test_offsets_are_needed():
     class Slow:
         is_fast = False
 
-    message = r"^\[encode\] tokenizer must tell character offsets, got Slow; save it as a fast"
+    message = r"^\[encode\] tokenizer must tell .* word ids, got Slow; save it as a fast tokenizer"
     for call in (encode, encode_words):
         with pytest.raises(ValueError, match=message):
             call([Text.of("a")], Slow())

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from bertft.planning import Pairs
-    from bertft.rows import RowKind
+    from bertft.rows import Grouping, Pieces, RowKind
     from bertft.similarity.sides import Ridge
 
 
@@ -25,7 +25,13 @@ def compare(
     measures: Annotated[
         str | None, typer.Option(help="Names, joined by commas; by default all that fit.")
     ] = None,
-    rows: Annotated[str, typer.Option(help="words or tokens.")] = "words",
+    rows: Annotated[
+        str, typer.Option(help="words, tokens, or cls: the classification token.")
+    ] = "words",
+    pieces: Annotated[str, typer.Option(help="Of a word: their mean, or first or last.")] = "mean",
+    group: Annotated[
+        str | None, typer.Option(help="segment: a corpus of special tokens and each text of pairs.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=2, help="Rows drawn from each corpus; all by default.")
     ] = None,
@@ -75,6 +81,8 @@ def compare(
         list(data),
         measures=[name.strip() for name in measures.split(",")] if measures is not None else None,
         rows=cast("RowKind", rows),
+        pieces=cast("Pieces", pieces),
+        group=cast("Grouping | None", group),
         limit=limit,
         seed=seed,
         max_length=max_length,

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ENDINGS = (".txt", ".conllu", ".jsonl")
@@ -17,10 +17,11 @@ Data = str | os.PathLike[str] | Iterable[str | Sequence[str] | os.PathLike[str]]
 
 @dataclass(frozen=True)
 class Text:
-    """A text and the half-open character spans of its words."""
+    """A text and the half-open character spans of its words; of a pair, the second text too."""
 
     text: str
     words: tuple[tuple[int, int], ...]
+    second: "Text | None" = None
 
     @classmethod
     def of(cls, text: str) -> "Text":
@@ -36,6 +37,16 @@ class Text:
             spans.append((start, start + len(word)))
             start += len(word) + 1
         return cls(" ".join(words), tuple(spans))
+
+    @classmethod
+    def of_pair(cls, first: str, second: str) -> "Text":
+        """Return two texts that are one input, such as a premise and a hypothesis."""
+        return replace(cls.of(first), second=cls.of(second))
+
+    @property
+    def segments(self) -> "tuple[Text, ...]":
+        """The text, or both texts of a pair."""
+        return (self,) if self.second is None else (self, self.second)
 
 
 @dataclass(frozen=True)

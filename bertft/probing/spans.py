@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from bertft.corpora import Text
 from bertft.corpora.edges import Record
-from bertft.rows import CUT_OFF, Encoded, Rows, encode_words
+from bertft.rows import Encoded, Rows
+from bertft.tokenizing import CUT_OFF, encode_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,7 +16,8 @@ from bertft.corpora.conllu import Tree
 from bertft.probing.structural import Gold
 from bertft.probing.structural_scores import LONGEST, SHORTEST
 from bertft.probing.structural_tasks import StructuralTask
-from bertft.rows import CUT_OFF, Rows, encode_words
+from bertft.rows import Rows
+from bertft.tokenizing import CUT_OFF, encode_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,0 +1,270 @@
+"""From texts to token ids, with the run of positions of every word, token or special token.
+
+Owns which pieces are a word's, for one tokenizer or for several: words are those of the corpus, and
+each tokenizer's pieces belong to the words whose characters they cover. So models of different
+vocabularies are compared word by word.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from bertft.corpora import Text
+from bertft.rows import SEGMENTS, Encoded, Pieces, RowKind, Rows
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerBase
+
+Integers = npt.NDArray[np.int64]
+Name = TypeVar("Name")
+TEXTS_AT_ONCE = 512
+CUT_OFF = -1
+SPECIAL, FIRST, SECOND = range(len(SEGMENTS))
+
+
+def encode(
+    texts: Sequence[Text],
+    tokenizer: "PreTrainedTokenizerBase",
+    kind: RowKind = "words",
+    max_length: int | None = None,
+    pieces: Pieces = "mean",
+) -> Rows:
+    """Tokenize texts and find the run of positions of each row.
+
+    Args:
+        texts: to be tokenized.
+        tokenizer: a fast one.
+        kind: "words"; "tokens", special ones left out; or "cls", the classification token.
+        max_length: most tokens of an input.
+        pieces: of a word: the mean of all of them, or its "first" or "last" one.
+
+    Raises:
+        ValueError: an unknown kind, a tokenizer that does not tell character offsets, or one
+            without a classification token where it is wanted.
+    """
+    return paired({"": encode_rows(texts, tokenizer, kind, max_length, pieces)})[""]
+
+
+def encode_words(
+    texts: Sequence[Text],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int | None = None,
+) -> list[Encoded]:
+    """Tokenize texts and find the run of positions of every word, in order.
+
+    A word without a piece has the empty run `start == stop == 0`. Words that `max_length` cuts
+    off, whole or in part, have `start == stop == CUT_OFF`; they are the last ones of their text.
+
+    Raises:
+        ValueError: a tokenizer that does not tell character offsets.
+    """
+    return encode_rows(texts, tokenizer, "words", max_length)
+
+
+def encode_rows(
+    texts: Sequence[Text],
+    tokenizer: "PreTrainedTokenizerBase",
+    kind: RowKind,
+    max_length: int | None = None,
+    pieces: Pieces = "mean",
+    *,
+    specials: bool = False,
+) -> list[Encoded]:
+    """Tokenize texts and find the run of positions of everything that may be a row, in order.
+
+    As `encode`, but words without a run are there too (see `encode_words`), and with `specials` the
+    special tokens of each input, a row each, come before its words or tokens.
+    """
+    if kind not in get_args(RowKind) or pieces not in get_args(Pieces):
+        raise ValueError(
+            f"[encode] rows must be among {', '.join(get_args(RowKind))} and pieces among "
+            f"{', '.join(get_args(Pieces))}, got {kind!r} and {pieces!r}; pass one of each."
+        )
+    if kind == "cls" and tokenizer.cls_token_id is None:
+        raise ValueError(
+            f"[encode] tokenizer must have a classification token for rows of 'cls', got "
+            f"{type(tokenizer).__name__} without one; use words or tokens."
+        )
+    return [
+        _encoded(place, text, tokens, tokenizer.cls_token_id, kind, pieces, specials)
+        for place, (text, tokens) in enumerate(
+            zip(texts, _tokenized(texts, tokenizer, max_length), strict=True)
+        )
+    ]
+
+
+def paired(encodings: Mapping[Name, Sequence[Encoded]]) -> dict[Name, Rows]:
+    """Return the rows that all of several tokenizers have, and count the words that they lack.
+
+    Args:
+        encodings: of the same texts by each of them, from `encode_rows`.
+    """
+    views = list(encodings.values())
+    rows = {name: Rows() for name in encodings}
+    truncated_texts = truncated_words = dropped = unpaired = 0
+    for of_text in zip(*views, strict=True):
+        cut = np.logical_or.reduce([text.stops == CUT_OFF for text in of_text])
+        has_piece = [text.stops > text.starts for text in of_text]
+        in_all, in_some = np.logical_and.reduce(has_piece), np.logical_or.reduce(has_piece)
+        truncated_texts += any(text.is_cut for text in of_text)
+        truncated_words += int(cut.sum())
+        dropped += int((~cut & ~in_some).sum())
+        unpaired += int((~cut & in_some & ~in_all).sum())
+        for own, text in zip(rows.values(), of_text, strict=True):
+            own.texts.append(text.only(in_all))
+    return {
+        name: Rows(own.texts, truncated_texts, truncated_words, dropped, unpaired)
+        for name, own in rows.items()
+    }
+
+
+def of_segment(encoding: Sequence[Encoded], segment: int) -> list[Encoded]:
+    """Return the same inputs with the rows of one segment only, a place in `SEGMENTS`."""
+    return [
+        text.only(np.full(len(text.starts), FIRST) == segment)
+        if text.segments is None
+        else text.only(text.segments == segment)
+        for text in encoding
+    ]
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A tokenized input: ids, character offsets, the positions of pieces, and if it was cut.
+
+    `segments` and `types` have an entry for each position, `cut` one for each text of the input:
+    whether pieces of it were taken off. `added` are the positions of the special tokens.
+    """
+
+    ids: Integers
+    offsets: Integers
+    pieces: Integers
+    added: Integers
+    segments: Integers
+    types: Integers
+    cut: tuple[bool, ...]
+
+
+def _tokenized(
+    texts: Sequence[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
+) -> Iterator[_Tokens]:
+    if not tokenizer.is_fast:
+        raise ValueError(
+            "[encode] tokenizer must tell character offsets and word ids, got "
+            f"{type(tokenizer).__name__}; save it as a fast tokenizer (tokenizer.json)."
+        )
+    specials = np.array(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}), np.int64)
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    for text, encoding in zip(texts, _encodings(texts, tokenizer, max_length), strict=True):
+        ids = np.array(encoding.ids, np.int64)
+        added = np.array(encoding.special_tokens_mask, bool)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        segments = np.where(added, SPECIAL, FIRST)
+        if text.second is not None:
+            of_second = [number == 1 for number in encoding.sequence_ids]
+            segments[np.array(of_second, bool) & ~added] = SECOND
+        types = np.array(encoding.type_ids if has_types else [0] * len(ids), np.int64)
+        is_piece = ~added & ~np.isin(ids, specials) & (offsets[:, 1] > offsets[:, 0])
+        pieces = np.flatnonzero(is_piece)
+        cut = _cut(encoding, len(text.segments))
+        yield _Tokens(ids, offsets, pieces, np.flatnonzero(added), segments, types, cut)
+
+
+def _cut(encoding: "Encoding", texts: int) -> tuple[bool, ...]:
+    """For each text of an input, whether pieces of it were taken off."""
+    if texts == 1 or not encoding.overflowing:
+        return (bool(encoding.overflowing),) * texts
+    return tuple(
+        max(_end_of(part, number) for part in encoding.overflowing) > _end_of(encoding, number)
+        for number in range(texts)
+    )
+
+
+def _end_of(encoding: "Encoding", number: int) -> int:
+    """The character at which the pieces of a text of the input end."""
+    owners = zip(encoding.offsets, encoding.sequence_ids, strict=True)
+    return max((end for (_, end), owner in owners if owner == number), default=0)
+
+
+def _encodings(
+    texts: Sequence[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
+) -> "Iterator[Encoding]":
+    # A chunk at a time: what tokenizers return takes far more memory than the ids.
+    for first in range(0, len(texts), TEXTS_AT_ONCE):
+        some = texts[first : first + TEXTS_AT_ONCE]
+        inputs = [
+            text.text if text.second is None else (text.text, text.second.text) for text in some
+        ]
+        encoded = tokenizer(
+            inputs, truncation=max_length is not None, max_length=max_length, padding=False
+        )
+        yield from encoded.encodings
+
+
+def _encoded(
+    place: int,
+    text: Text,
+    tokens: _Tokens,
+    cls_id: int | None,
+    kind: RowKind,
+    pieces: Pieces,
+    specials: bool,
+) -> Encoded:
+    """An input with everything that may be a row of it."""
+    parts: list[tuple[Integers, Integers]] = []
+    of: list[int] = []
+    if kind == "cls":
+        own = np.flatnonzero(tokens.ids == cls_id)[:1]
+        parts.append((own, own + 1))
+        of.append(SPECIAL)
+    if specials:
+        parts.append((tokens.added, tokens.added + 1))
+        of.append(SPECIAL)
+    if kind != "cls":
+        for number, part in enumerate(text.segments):
+            own = tokens.pieces[tokens.segments[tokens.pieces] == FIRST + number]
+            if kind == "tokens":
+                parts.append((own, own + 1))
+            else:
+                parts.append(_of_pieces(_word_runs(part, tokens, own, number), pieces))
+            of.append(FIRST + number)
+    starts, stops = (np.concatenate(ends).astype(np.int32) for ends in zip(*parts, strict=True))
+    segments = np.repeat(np.array(of, np.int32), [len(starts) for starts, _ in parts])
+    return Encoded(
+        tokens.ids.astype(np.int32),
+        starts,
+        stops,
+        place=place,
+        segments=None if of == [FIRST] else segments,
+        types=tokens.types.astype(np.int32) if tokens.types.any() else None,
+        is_cut=any(tokens.cut),
+    )
+
+
+def _of_pieces(runs: tuple[Integers, Integers], pieces: Pieces) -> tuple[Integers, Integers]:
+    """The runs of words with all of their pieces, or with one of them."""
+    starts, stops = runs
+    is_whole = (pieces == "mean") | (stops <= starts)
+    if pieces == "first":
+        return starts, np.where(is_whole, stops, starts + 1)
+    return np.where(is_whole, starts, stops - 1), stops
+
+
+def _word_runs(
+    text: Text, tokens: _Tokens, pieces: Integers, number: int
+) -> tuple[Integers, Integers]:
+    """The run of every word, empty for a word without pieces and `CUT_OFF` for one that is cut."""
+    words = np.array(text.words, np.int64).reshape(-1, 2)
+    starts, stops = tokens.offsets[pieces, 0], tokens.offsets[pieces, 1]
+    first = np.searchsorted(stops, words[:, 0], side="right")
+    last = np.searchsorted(starts, words[:, 1], side="left")
+    runs = np.zeros((2, len(words)), np.int64)
+    covered = last > first
+    runs[0, covered], runs[1, covered] = pieces[first[covered]], pieces[last[covered] - 1] + 1
+    if tokens.cut[number]:
+        runs[:, words[:, 1] > (stops[-1] if len(stops) else 0)] = CUT_OFF
+    return runs[0], runs[1]
