@@ -47,6 +47,7 @@ def compare(
     finetuned: "str | Path | PreTrainedModel",
     data: Data | Mapping[str, Data],
     *,
+    column: str | Sequence[str] | None = None,
     measures: Sequence[str] | None = None,
     rows: RowKind = "words",
     pieces: Pieces = "mean",
@@ -78,8 +79,12 @@ def compare(
         pretrained: folder, hub name (`NAME@revision` too) or `PreTrainedModel`, with any head.
         finetuned: the same, for same-numbered layers with the same depth; of a
             truncated model, the layers that it has are compared.
-        data: a file (`.txt`, `.conllu`, `.jsonl`), an iterable of texts, or a mapping of names to
-            these; each is a corpus of its own.
+        data: a file (`.txt`, `.conllu`, `.jsonl`, `.csv`, `.tsv`, `.parquet`, SQuAD `.json`), a
+            data set of the hub (`NAME:SPLIT`), an iterable of texts, or a mapping of names to
+            these; each is a corpus of its own. Premises with hypotheses and questions with contexts
+            are pairs.
+        column: of data with columns, that of the text, or two for pairs of texts; `text`, or
+            `premise` and `hypothesis`, and others, need not be named.
         measures: names from `bertft.similarity.MEASURES` and `SAMPLED`; by default all that the
             data allow, except `rsa_correlation` and those on a sample of rows.
         rows: "words", "tokens" (special ones left out) or "cls", the classification token of each
@@ -143,7 +148,7 @@ def compare(
         pieces,
         group,
     )
-    corpora = corpora_of(data)
+    corpora = corpora_of(data, column)
     sides = _open_sides(pretrained, finetuned, dtype, tokenizer, options, path)
     cut = _note_on_truncation(sides) if pairs == "same" else []
     for note in cut:
@@ -185,6 +190,7 @@ def compare(
             **asdict(options),
             "sites": list(options.sites),
             "layers": path or (list(numbers) if numbers is not None else None),
+            "column": column if column is None or isinstance(column, str) else list(column),
             "intervals": intervals,
             "max_length": work[0].max_length,
             "batch_size": batch_size,

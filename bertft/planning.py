@@ -109,7 +109,8 @@ class Task:
         name: of the corpus.
         source: where its texts came from.
         fingerprint: of its texts, which are no longer needed.
-        texts: how many there were.
+        texts: how many there were with words.
+        empty: how many there were without, left out.
         views: by model the encoded texts with the rows that were drawn; models with the same tokens
             share theirs.
         available: rows that there were to draw from.
@@ -129,6 +130,7 @@ class Task:
     source: str
     fingerprint: str
     texts: int
+    empty: int
     views: Mapping[str, Rows]
     available: int
     measures: list[str]
@@ -193,6 +195,7 @@ class Task:
             "source": self.source,
             "fingerprint": self.fingerprint,
             "texts": self.texts,
+            "empty_texts": self.empty,
             "rows": self.available,
             "rows_used": self.rows.n,
             "truncated_texts": self.rows.truncated_texts,

@@ -1,13 +1,13 @@
 """From a corpus to a task, decided and checked before any model runs."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
 
 from bertft.blocks import Layer
 from bertft.budget import Need, Storage, available_memory, choose_storage, sums_bytes
 from bertft.checkpoints import Checkpoint
+from bertft.choosing import choose, columns_of, notes_on_intervals
 from bertft.corpora import Corpus
 from bertft.moments import BLOCK_ROWS
 from bertft.pairing import Encodings, common_rows, encode_sides, shares_tokens
@@ -45,6 +45,8 @@ def prepare(
         _task(name, corpus, sides, own, options, bound, device, memory)
         for name, own in groups.items()
     ]
+    if corpus.empty:
+        notes.insert(0, f"{corpus.name}: {corpus.empty} texts are empty and were left out.")
     tasks[0].notes[:0] = notes
     return tasks
 
@@ -86,9 +88,10 @@ def _task(
         )
     notes = _notes_on(name, rows, bound)
     pairs = layer_pairs(sides, options)
-    chosen = _choose(options, rows.n, sides, pairs, name, notes)
+    chosen = choose(options, rows.n, sides, pairs, name, notes)
     bounds = group_bounds(rows, options.groups, name) if options.groups else []
-    notes += _notes_on_intervals(name, chosen, bounds, _columns(sides, pairs), options)
+    columns = columns_of(sides, pairs)
+    notes += notes_on_intervals(name, chosen, bounds, columns, options)
     measures = [of for of in chosen if of in MEASURES]
     sampled = [of for of in chosen if of in SAMPLED]
     need = _needs(sides, pairs, measures, sampled, rows.n, options, device)
@@ -99,6 +102,7 @@ def _task(
         corpus.source,
         corpus.fingerprint,
         len(corpus.texts),
+        corpus.empty,
         views,
         next(iter(everything.values())).n,
         measures,
@@ -172,7 +176,7 @@ def _needs(
     device: torch.device,
 ) -> dict[Storage, Need]:
     """What a pass needs with blocks of the usual size, and with those for sums of groups."""
-    columns = _columns(sides, pairs)
+    columns = columns_of(sides, pairs)
     first, second = (
         [side.blocks.width(layer) for layer in dict.fromkeys(layers)]
         for side, layers in zip(sides.values(), zip(*pairs, strict=True), strict=True)
@@ -233,14 +237,6 @@ def _memory(options: Options, device: torch.device) -> int:
     return _free_memory(device)
 
 
-def _columns(
-    sides: Mapping[str, Checkpoint], pairs: Sequence[tuple[Layer, Layer]]
-) -> list[tuple[int, int]]:
-    """Columns of both layers of each pair."""
-    first, second = (side.blocks for side in sides.values())
-    return [(first.width(a), second.width(b)) for a, b in pairs]
-
-
 def _free_memory(device: torch.device) -> int:
     """Bytes for statistics, which come to the CPU in the end; on a GPU the models need some too."""
     memory = int(0.8 * available_memory())
@@ -275,75 +271,3 @@ def _notes_on(name: str, rows: Rows, bound: int | None) -> list[str]:
             "and were left out."
         )
     return notes
-
-
-def _notes_on_intervals(
-    name: str,
-    measures: Sequence[str],
-    bounds: Sequence[int],
-    columns: Sequence[tuple[int, int]],
-    options: Options,
-) -> list[str]:
-    """Which measures will have no interval, since a group less leaves too few rows."""
-    if not bounds or options.ridge is not None:
-        return []
-    d = max(map(max, columns))
-    left = bounds[-1] - max(stop - start for start, stop in pairwise(bounds))
-    short = [of for of in measures if of in MEASURES and MEASURES[of].n_above_d and left <= d]
-    if not short:
-        return []
-    return [
-        f"{name}: no intervals of {', '.join(short)}: without the largest group {left} rows are "
-        f"left for {d} columns; pass more text, more groups, or ridge."
-    ]
-
-
-def _choose(
-    options: Options,
-    n: int,
-    sides: Mapping[str, Checkpoint],
-    pairs: Sequence[tuple[Layer, Layer]],
-    corpus: str,
-    notes: list[str],
-) -> list[str]:
-    """The measures that these rows allow; one that was asked for by name must be among them."""
-    columns = _columns(sides, pairs)
-    d = max(map(max, columns))
-    default = [name for name, measure in MEASURES.items() if measure.default]
-    chosen = list(options.measures or default)
-    of_sums = [name for name in chosen if name in MEASURES]
-    sampled = min(n, options.sample)
-    short = [name for name in of_sums if MEASURES[name].n_above_d and n <= d and not options.ridge]
-    few = [name for name in of_sums if n < MEASURES[name].least_rows]
-    least = {name: SAMPLED[name].least_rows for name in chosen if name in SAMPLED}
-    few_sampled = [name for name in least if sampled < least[name]]
-    many_sampled = [name for name in least if sampled > SAMPLED[name].most_rows]
-    is_uneven = any(a != b for a, b in columns)
-    unequal = [name for name in of_sums if MEASURES[name].same_width and is_uneven]
-    why = []
-    if short:
-        why.append(
-            f"{', '.join(short)} need more rows than columns, got n={n} and d={d} on {corpus!r}; "
-            "pass more text or a larger limit, ridge, or use svcca or cka_debiased"
-        )
-    if few:
-        why.append(f"{', '.join(few)} need more rows, got n={n} on {corpus!r}; pass more text")
-    if few_sampled:
-        remedy = "pass more text or a larger limit" if sampled == n else "pass a larger sample"
-        why.append(
-            f"{', '.join(few_sampled)} need a sample of {max(least[name] for name in few_sampled)} "
-            f"rows, got {sampled} of n={n} on {corpus!r}; {remedy}"
-        )
-    if many_sampled:
-        most = min(SAMPLED[name].most_rows for name in many_sampled)
-        why.append(
-            f"{', '.join(many_sampled)} take a sample of at most {most:,} rows, got {sampled:,} on "
-            f"{corpus!r}; pass a smaller sample"
-        )
-    if unequal:
-        why.append(f"{', '.join(unequal)} need layers of the same width; use rsa or cka")
-    if options.measures and why:
-        raise ValueError(f"[compare] measures must suit the rows: {'; '.join(why)}.")
-    notes.extend(f"left out: {reason}." for reason in why)
-    left_out = {*short, *few, *few_sampled, *many_sampled, *unequal}
-    return [name for name in chosen if name not in left_out]

@@ -92,9 +92,7 @@ def _run(
 
         batch, wanted = takers[0].batch(role), takers[0].task.layers(role)
         types = batch.types if side.has_token_types else None
-        capture(
-            side.encoder, side.blocks, batch.ids, batch.mask, receive, wanted, types=types
-        )
+        capture(side.encoder, side.blocks, batch.ids, batch.mask, receive, wanted, types=types)
     for taker in takers:
         taker.close()
 

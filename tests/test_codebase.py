@@ -56,10 +56,12 @@ ALLOWED = {
     "budget": set(),
     "gathering": {"moments"},
     "planning": {"blocks", "budget", "checkpoints", "moments", "ops", "rows", "similarity"},
+    "choosing": {"blocks", "checkpoints", "planning", "similarity"},
     "preparing": {
         "blocks",
         "budget",
         "checkpoints",
+        "choosing",
         "corpora",
         "moments",
         "pairing",

@@ -327,7 +327,7 @@ def test_rows_of_tokens_want_one_vocabulary(checkpoint, texts):
     assert same.provenance["corpora"][0]["truncated_texts"] == 0
     other_vocabulary(tuned)
     tokens = {"rows": "tokens", "measures": ["rsa"]}
-    message = r"same tokens for rows of tokens, got 'The .*base' and .*tuned' split differently"
+    message = r"same tokens for rows of tokens, got 'the cat.*base' and .*tuned' split differently"
     with pytest.raises(ValueError, match=message):
         bertft.compare(str(base), str(tuned), texts, **tokens)
     assert len(bertft.compare(str(base), str(tuned), texts, measures=["rsa"]).table)

@@ -226,13 +226,13 @@ def test_plain_and_json_lines(tmp_path):
         (
             "x.jsonl",
             '{"text": "a"}\n{"tokens": []}\n',
-            r"line 2 must be .*'text', got \['tokens'\]",
+            r"line 2 must have a 'text', or a pair .*, got fields \['tokens'\]; name the text",
         ),
-        ("x.jsonl", '{"text": 3}\n', "line 1 must be an object with a string 'text'"),
+        ("x.jsonl", '{"text": 3}\n', "line 1 must have a string 'text', got 3"),
         ("x.jsonl", '\n["text"]\n', "line 2 must be an object"),
         ("x.jsonl", "{text}\n", "line 1 must be JSON, got '{text}'"),
         ("x.txt", b"abc\xff", r"x.txt must be UTF-8, got byte 0xff at offset 3"),
-        ("x.csv", "a", "must be a .txt, .conllu, .jsonl file"),
+        ("x.docx", "a", r"must be a .txt, .conllu, .jsonl, .json, .*, got '.*x.docx'; convert it"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, name, text, message):
@@ -260,9 +260,9 @@ def test_corpora_of_anything(tmp_path):
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        ("none.txt", FileNotFoundError, "data must be an existing file, got 'none.txt'"),
+        ("none.txt", FileNotFoundError, "data must be an existing file or a .* got 'none.txt'"),
         ([], ValueError, "at least one text"),
-        ([3], TypeError, "strings or sequences of words, got int"),
+        ([3], TypeError, "strings, sequences of words or mappings of .*, got int"),
         ({"a": 3}, TypeError, "a must be a path or an iterable of texts, got int"),
     ],
 )

@@ -19,9 +19,16 @@ def compare(
     pretrained: Annotated[str, typer.Argument(help="Folder or hub name (NAME@revision too).")],
     finetuned: Annotated[str, typer.Argument(help="The same model after fine-tuning.")],
     data: Annotated[
-        list[Path], typer.Option(help="A .txt, .conllu or .jsonl file; repeat it for more corpora.")
+        list[Path],
+        typer.Option(
+            help="A .txt, .conllu, .jsonl, .csv, .tsv, .parquet or SQuAD .json file, a data set "
+            "(NAME:SPLIT), or - for standard input; repeat it for more corpora."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the table, figure and report.")],
+    column: Annotated[
+        str | None, typer.Option(help="With the text, or two with pairs: premise,hypothesis.")
+    ] = None,
     measures: Annotated[
         str | None, typer.Option(help="Names, joined by commas; by default all that fit.")
     ] = None,
@@ -79,6 +86,7 @@ def compare(
         pretrained,
         finetuned,
         list(data),
+        column=column,
         measures=[name.strip() for name in measures.split(",")] if measures is not None else None,
         rows=cast("RowKind", rows),
         pieces=cast("Pieces", pieces),

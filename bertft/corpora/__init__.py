@@ -7,12 +7,22 @@ tokenizer. Readers of one format each are beside this file.
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-ENDINGS = (".txt", ".conllu", ".jsonl")
-Data = str | os.PathLike[str] | Iterable[str | Sequence[str] | os.PathLike[str]]
+if TYPE_CHECKING:
+    from bertft.corpora.hub import Record
+
+PLAIN = (".txt", ".conllu")
+WITH_COLUMNS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+ENDINGS = (*PLAIN, *WITH_COLUMNS)
+STANDARD_INPUT = "-"
+Item = str | Sequence[str] | Mapping[str, object] | os.PathLike[str]
+Data = str | os.PathLike[str] | Iterable[Item]
 
 
 @dataclass(frozen=True)
@@ -51,12 +61,16 @@ class Text:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts under a name; `source` is a path, or "memory"."""
+    """Texts under a name; `source` is a path, or "memory".
+
+    Those without a word, and pairs of which either has none, are left out; `empty` counts them.
+    """
 
     name: str
     source: str
     texts: tuple[Text, ...]
     fingerprint: str
+    empty: int = 0
 
     @classmethod
     def of(cls, name: str, texts: Iterable[Text], source: str = "memory") -> "Corpus":
@@ -65,120 +79,219 @@ class Corpus:
         Raises:
             ValueError: no text, or none with a word.
         """
-        kept = tuple(text for text in texts if text.words)
+        kept, empty = [], 0
+        digest = hashlib.blake2b(digest_size=16)
+        for text in texts:
+            if not all(part.words for part in text.segments):
+                empty += 1
+                continue
+            kept.append(text)
+            parts = [(part.text, part.words) for part in text.segments]
+            shown = repr(parts[0] if text.second is None else parts)
+            digest.update(shown.encode("utf-8", "surrogatepass"))
         if not kept:
             raise ValueError(
                 f"[corpora] {name} must hold at least one text with a word, got none in "
                 f"{source}; check that the file is not empty."
             )
-        digest = hashlib.blake2b(digest_size=16)
-        for text in kept:
-            digest.update(repr((text.text, text.words)).encode("utf-8", "surrogatepass"))
-        return cls(name, source, kept, digest.hexdigest())
+        return cls(name, source, tuple(kept), digest.hexdigest(), empty)
 
 
-def corpora_of(data: Data | Mapping[str, Data]) -> list[Corpus]:
+def corpora_of(
+    data: Data | Mapping[str, Data], column: str | Sequence[str] | None = None
+) -> list[Corpus]:
     """Return one corpus for each file, named collection or iterable of texts.
 
     Args:
-        data: a path; an iterable of texts (strings, or sequences of words) for one corpus; an
-            iterable of `Path` objects for one corpus each; or a mapping of names to any of these.
+        data: what `read` reads; an iterable of texts for one corpus (strings, sequences of words,
+            or mappings of columns to values, as data sets of `datasets` yield them, streamed or
+            not); an iterable of `Path` objects for one corpus each; or a mapping of names to any of
+            these.
+        column: of data with columns, that with the text, or the two with a pair of texts (joined by
+            a comma, or a sequence); by default `text`, or `premise` and `hypothesis`, and others as
+            `fields` has them.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: an empty corpus, two of one name, or a file that its format does not allow.
+        FileNotFoundError: no such file or data set.
+        ValueError: an empty corpus, two of one name, a file that its format does not allow, or a
+            column that is not there.
         TypeError: anything else, or strings that are paths where texts are expected.
     """
+    columns = _columns(column)
     if isinstance(data, Mapping):
-        corpora = [_corpus(name, source) for name, source in data.items()]
+        corpora = [_corpus(name, source, columns) for name, source in data.items()]
     elif isinstance(data, (str, os.PathLike)):
-        corpora = [read(data)]
+        corpora = [read(data, columns=columns)]
+    elif hasattr(data, "column_names"):
+        corpora = [_corpus("texts", data, columns)]
     else:
         items = list(data)
         paths = [Path(item) for item in items if isinstance(item, os.PathLike)]
         if items and len(paths) == len(items):
-            corpora = _read_all(paths)
+            corpora = _read_all(paths, columns)
         else:
-            corpora = [_corpus("texts", items)]
+            corpora = [_corpus("texts", items, columns)]
     return corpora
 
 
-def read(path: str | os.PathLike[str], name: str | None = None) -> Corpus:
-    """Read a `.txt` (a text per line), `.conllu` or `.jsonl` (objects with `text`) file.
+def read(
+    path: str | os.PathLike[str], name: str | None = None, columns: Sequence[str] = ()
+) -> Corpus:
+    """Read a file, a data set or standard input.
+
+    Args:
+        path: a `.txt` (a text per line), `.conllu`, `.jsonl`, `.csv`, `.tsv`, `.parquet` or SQuAD
+            `.json` file; a data set as `corpora.hub.records` has it, or a folder of
+            `Dataset.save_to_disk`; or "-" for standard input, a text per line.
+        name: of the corpus; by default that of the file.
+        columns: of data with columns; see `corpora_of`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: another ending, not UTF-8, or a line that its format does not allow (numbered).
+        FileNotFoundError: no such file or data set.
+        ValueError: another ending, not UTF-8, a line that its format does not allow (numbered), or
+            a column that is not there.
     """
-    from bertft.corpora import conllu, jsonl, plain
+    from bertft.corpora import conllu, hub, plain
+    from bertft.corpora.fields import texts_of
 
-    readers = {".txt": plain.read, ".conllu": conllu.read, ".jsonl": jsonl.read}
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"[corpora] data must be an existing file, got {str(path)!r}; check the path."
+    if columns and (str(path) == STANDARD_INPUT or (path.is_file() and path.suffix in PLAIN)):
+        raise ValueError(
+            f"[corpora] column must be of data with columns ({', '.join(WITH_COLUMNS)}), got "
+            f"{', '.join(columns)} for {str(path)!r}; leave it out."
         )
+    if str(path) == STANDARD_INPUT:
+        lines = _decoded(sys.stdin.buffer.read(), "standard input").split("\n")
+        return Corpus.of(name or _name_of(path), plain.texts_in(lines), "standard input")
+    texts: Iterable[Text]
+    if path.is_file() and path.suffix in PLAIN:
+        texts = (plain if path.suffix == ".txt" else conllu).read(path)
+    else:
+        texts = texts_of(hub.records(path, partial(_records, columns=columns)), columns)
+    return Corpus.of(name or _name_of(path), texts, str(path))
+
+
+def _records(path: Path, columns: Sequence[str]) -> "Iterator[Record]":
+    """The records of a file with columns."""
+    from bertft.corpora import jsonl, squad, tables
+
+    readers: dict[str, Callable[[Path], Iterator[Record]]] = {
+        ".jsonl": jsonl.read_objects,
+        ".json": squad.read,
+        ".csv": tables.read_csv,
+        ".tsv": tables.read_tsv,
+        ".parquet": partial(tables.read_parquet, columns=columns),
+    }
     if path.suffix not in readers:
         raise ValueError(
-            f"[corpora] data must be a {', '.join(readers)} file, got {str(path)!r}; convert it, "
+            f"[corpora] data must be a {', '.join(ENDINGS)} file, got {str(path)!r}; convert it, "
             "or pass texts from Python."
         )
-    return Corpus.of(name or path.stem, readers[path.suffix](path), str(path))
+    return readers[path.suffix](path)
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 file without their ends.
+def read_text(path: Path) -> str:
+    """Return a UTF-8 file without a byte-order mark and with plain line ends.
 
     Raises:
         ValueError: bytes that are not UTF-8 (the offset is in the message).
     """
+    return _decoded(path.read_bytes(), str(path))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a file without their ends; see `read_text`."""
+    return read_text(path).split("\n")
+
+
+def _decoded(raw: bytes, source: str) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        # The codec counts from behind a byte-order mark.
+        offset = error.start + len(raw) - len(error.object)
         raise ValueError(
-            f"[corpora] {path} must be UTF-8, got byte {error.object[error.start]:#04x} at offset "
-            f"{error.start}; convert it."
+            f"[corpora] {source} must be UTF-8, got byte {error.object[error.start]:#04x} at "
+            f"offset {offset}; convert it."
         ) from error
-    return text.replace("\r\n", "\n").split("\n")
+    return text.replace("\r\n", "\n")
 
 
-def _read_all(paths: list[Path]) -> list[Corpus]:
+def _columns(column: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The names of one column or of two."""
+    if column is None:
+        return ()
+    names = column.split(",") if isinstance(column, str) else list(column)
+    names = [name.strip() for name in names]
+    if len(names) not in (1, 2) or not all(names):
+        raise ValueError(
+            f"[corpora] column must be the name of one column, or of two for pairs of texts, got "
+            f"{names}; pass it as in 'review' or 'premise,hypothesis'."
+        )
+    return tuple(names)
+
+
+def _read_all(paths: list[Path], columns: Sequence[str]) -> list[Corpus]:
     """One corpus per file, named by the shortest end of its path that tells it from the others."""
-    stems = [path.stem for path in paths]
-    names = [path.stem if stems.count(path.stem) == 1 else str(path) for path in paths]
+    short = [_name_of(path) for path in paths]
+    names = [
+        name if short.count(name) == 1 else str(path)
+        for name, path in zip(short, paths, strict=True)
+    ]
     if len(set(names)) < len(names):
         raise ValueError(
             f"[corpora] data must be different files, got {[str(path) for path in paths]}; pass "
             "each once."
         )
-    return [read(path, name) for path, name in zip(paths, names, strict=True)]
+    return [read(path, name, columns) for path, name in zip(paths, names, strict=True)]
 
 
-def _corpus(name: str, source: object) -> Corpus:
+def _name_of(path: Path) -> str:
+    return "stdin" if str(path) == STANDARD_INPUT else path.stem
+
+
+def _corpus(name: str, source: object, columns: Sequence[str]) -> Corpus:
+    from bertft.corpora import hub
+    from bertft.corpora.fields import require_columns
+
     if isinstance(source, (str, os.PathLike)):
-        return read(source, name)
+        return read(source, name, columns)
     if not isinstance(source, Iterable):
         raise TypeError(
             f"[corpora] {name} must be a path or an iterable of texts, got "
             f"{type(source).__name__}; pass a list of strings."
         )
-    items = list(source)
-    if items and all(isinstance(item, str) and _is_data_file(item) for item in items):
-        raise TypeError(
-            f"[corpora] {name} must be texts, got paths such as {items[0]!r}; pass Path objects or "
-            "a mapping of names to paths."
+    items: Iterable[object] = source
+    if known := getattr(source, "column_names", None):
+        require_columns(name, columns, known)
+        items = hub.only(source, columns)
+    texts = (_text(name, n, item, columns) for n, item in enumerate(items, start=1))
+    return Corpus.of(name, texts)
+
+
+def _text(name: str, number: int, item: object, columns: Sequence[str]) -> Text:
+    from bertft.corpora.fields import texts_of
+    from bertft.corpora.hub import Record
+
+    if isinstance(item, Mapping):
+        return next(texts_of([Record(f"{name}, row {number}", number, item)], columns))
+    if columns:
+        raise ValueError(
+            f"[corpora] column must be of data with columns, got {', '.join(columns)} for the "
+            f"texts of {name}; leave it out."
         )
-    return Corpus.of(name, [_text(name, item) for item in items])
-
-
-def _text(name: str, item: object) -> Text:
     if isinstance(item, str):
+        if number == 1 and _is_data_file(item):
+            raise TypeError(
+                f"[corpora] {name} must be texts, got paths such as {item!r}; pass Path objects "
+                "or a mapping of names to paths."
+            )
         return Text.of(item)
     if isinstance(item, Sequence) and all(isinstance(word, str) for word in item):
         return Text.of_words(item)
     raise TypeError(
-        f"[corpora] {name} must hold strings or sequences of words, got {type(item).__name__}; "
-        "convert each text."
+        f"[corpora] {name} must hold strings, sequences of words or mappings of columns, got "
+        f"{type(item).__name__}; convert each text."
     )
 
 

@@ -5,7 +5,7 @@ Owns how a data set is named and loaded. Which fields an example has is for its 
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bertft.quiet import quiet
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
 # A split may be cut as `datasets` writes it, such as train[:1000].
 _NAME = re.compile(r"(.+?):(\w[\w.-]*(?:\[[^\]]*\])?)")
@@ -56,7 +56,8 @@ def records(
 
     Args:
         path: an existing file; or `NAME:SPLIT` or `NAME/CONFIG:SPLIT` on the hub, such as
-            "nyu-mll/glue/mnli:train"; or `FOLDER:SPLIT` with files that `datasets` reads.
+            "nyu-mll/glue/mnli:train"; or `FOLDER:SPLIT` with files that `datasets` reads or that
+            it saved (`save_to_disk`), without a split where a single one was.
         read_file: reader of a file.
 
     Raises:
@@ -66,6 +67,8 @@ def records(
     file = Path(path).expanduser()
     if file.is_file():
         return read_file(file)
+    if _is_saved(file):
+        return _rows(os.fspath(path), str(file), None, None)
     named = _NAME.fullmatch(os.fspath(path))
     if named is None:
         raise FileNotFoundError(
@@ -90,7 +93,17 @@ def _place(name: str) -> tuple[str, str | None]:
     return "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
 
 
-def _rows(source: str, place: str, config: str | None, split: str) -> Iterator[Record]:
+def only(dataset: Any, columns: Sequence[str]) -> Any:
+    """Return a data set of `datasets` in memory, with some of its columns or all."""
+    return dataset.select_columns(list(columns)) if columns else dataset
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a single data set there."""
+    return (folder / "state.json").is_file()
+
+
+def _rows(source: str, place: str, config: str | None, split: str | None) -> Iterator[Record]:
     from datasets import ClassLabel
 
     dataset = _load(source, place, config, split)
@@ -110,11 +123,15 @@ def _rows(source: str, place: str, config: str | None, split: str) -> Iterator[R
             yield Record(f"{source}, row {number}", number, row)
 
 
-def _load(source: str, place: str, config: str | None, split: str) -> "Dataset":
+def _load(source: str, place: str, config: str | None, split: str | None) -> "Dataset":
     import datasets
 
     try:
         with quiet(), _quiet_datasets():
+            if _is_saved(Path(place)):
+                return datasets.load_from_disk(place)
+            if (Path(place) / "dataset_dict.json").is_file():
+                return _split_of(datasets.load_from_disk(place), split)
             return datasets.load_dataset(place, config, split=split)
     except Exception as error:  # what it raises depends on loader, hub client and network
         kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
@@ -124,6 +141,12 @@ def _load(source: str, place: str, config: str | None, split: str) -> "Dataset":
             "check the name, its configuration and split and the connection (HF_HUB_OFFLINE), or "
             "pass a file."
         ) from error
+
+
+def _split_of(splits: "DatasetDict", split: str | None) -> "Dataset":
+    if split not in splits:
+        raise ValueError(f"split must be one of {', '.join(splits)}, got {split!r}")
+    return splits[split]
 
 
 @contextmanager

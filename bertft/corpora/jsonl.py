@@ -1,27 +1,11 @@
-"""JSON lines: an object on each line, and texts in its field `text`."""
+"""JSON lines: an object on each line."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from bertft.corpora import Text, read_lines
+from bertft.corpora import read_lines
 from bertft.corpora.hub import Record
-
-
-def read(path: Path) -> Iterator[Text]:
-    """Yield the texts of a `.jsonl` file.
-
-    Raises:
-        ValueError: a line that is no JSON object with a string `text` (numbered).
-    """
-    for record in read_objects(path):
-        text = record.fields.get("text")
-        if not isinstance(text, str):
-            raise ValueError(
-                f"[corpora] {record.where} must be an object with a string 'text', got "
-                f"{sorted(record.fields)}; rename the field."
-            )
-        yield Text.of(text)
 
 
 def read_objects(path: Path) -> Iterator[Record]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertft.corpora import read_lines
 from bertft.corpora.hub import Record, records
 from bertft.corpora.jsonl import read_objects
+from bertft.corpora.tables import read_tsv
 
 LABELS = ("entailment", "neutral", "contradiction")
 _FIELDS = (("premise", "hypothesis", "label"), ("sentence1", "sentence2", "gold_label"))
@@ -95,25 +95,9 @@ def _pair(record: Record) -> Pair | None:
 
 
 def _from_file(path: Path) -> Iterator[Record]:
-    readers = {".jsonl": read_objects, ".tsv": _from_table}
+    readers = {".jsonl": read_objects, ".tsv": read_tsv}
     if path.suffix not in readers:
         raise ValueError(
             f"[corpora] pairs must be a {', '.join(readers)} file, got {str(path)!r}; convert it."
         )
     return readers[path.suffix](path)
-
-
-def _from_table(path: Path) -> Iterator[Record]:
-    """Records of a tab-separated file with a header; quotes are characters like others."""
-    header, *lines = read_lines(path)
-    names = header.split("\t")
-    for number, line in enumerate(lines, start=2):
-        columns = line.split("\t")
-        if not line.strip():
-            continue
-        if len(columns) != len(names):
-            raise ValueError(
-                f"[corpora] {path}, line {number} must have {len(names)} tab-separated columns as "
-                f"its header, got {len(columns)}; mend the line."
-            )
-        yield Record(f"{path}, line {number}", number, dict(zip(names, columns, strict=True)))

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bertft.corpora import read_lines
+from bertft.corpora import read_text
 from bertft.corpora.hub import Record, records
+
+VERSION = "1.1"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,16 @@ class Questions:
     skipped: int
 
 
+def read(path: Path) -> Iterator[Record]:
+    """Yield the questions of a SQuAD 1.1 file with their contexts, whatever their answers.
+
+    Raises:
+        ValueError: no SQuAD JSON, or that of another version.
+    """
+    remedy = "convert it to 1.1, or its questions and contexts to JSON lines"
+    return _from_file(path, remedy)
+
+
 def read_questions(path: str | os.PathLike[str], *, skip_bad: bool = False) -> Questions:
     """Read the questions of a SQuAD 1.1 file or a data set.
 
@@ -49,13 +61,14 @@ def read_questions(path: str | os.PathLike[str], *, skip_bad: bool = False) -> Q
 
     Raises:
         FileNotFoundError: no such file or data set.
-        ValueError: no question, a missing field, a duplicate id, a question without an answer or
-            with an answer that is not at its offset (with the id).
+        ValueError: another version, no question, a missing field, a duplicate id, a question
+            without an answer or with one that is not at its offset (with the id).
     """
     questions: list[Question] = []
     seen: set[str] = set()
     skipped = 0
-    for record in records(path, _from_file):
+    remedy = None if skip_bad else "convert it, or pass skip_bad (--skip-bad)"
+    for record in records(path, lambda file: _from_file(file, remedy)):
         question, fault = _question(record)
         if question.id in seen:
             raise ValueError(
@@ -114,8 +127,9 @@ def _answers(record: Record) -> tuple[tuple[str, int], ...]:
     return answers
 
 
-def _from_file(path: Path) -> Iterator[Record]:
-    text = "\n".join(read_lines(path))
+def _from_file(path: Path, remedy: str | None) -> Iterator[Record]:
+    """The questions of a file; one of another version is refused where there is a remedy."""
+    text = read_text(path)
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
@@ -124,7 +138,14 @@ def _from_file(path: Path) -> Iterator[Record]:
             f"{text[error.pos : error.pos + 40]!r} ({error.msg}); mend the file."
         ) from error
     number = 0
-    for article in _items(path, document, "data"):
+    articles = _items(path, document, "data")
+    version = str(document.get("version", VERSION))
+    if remedy is not None and version.removeprefix("v").split(".")[0] != VERSION.split(".")[0]:
+        raise ValueError(
+            f"[corpora] {path} must be SQuAD {VERSION}, got version {version!r}, whose questions "
+            f"need not have answers; {remedy}."
+        )
+    for article in articles:
         for paragraph in _items(path, article, "paragraphs"):
             for question in _items(path, paragraph, "qas"):
                 number += 1
