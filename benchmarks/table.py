@@ -19,6 +19,7 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 TITLES = {
     "test_compare.py": "`compare`, end to end",
+    "test_rows.py": "Rows and batches beside the forward passes",
     "test_memory.py": "Memory of the pass",
     "test_cross_moments.py": "Cross moments",
     "test_row_pooling.py": "Row pooling",
@@ -105,6 +106,8 @@ def section(title, rows):
         beside = ", ".join(f"{row['who']} {row['ratio']:.2f}x" for row in others)
         if "grown_mib" in own:
             beside = f"peak {own['grown_mib']:.0f} MiB above the {own['before']:.0f} before"
+        if "padding" in own:
+            beside = f"{own['padding']:.1%} of the positions are padding"
         name = f"{group}: {own['who']}" if others else group
         lines.append(f"| {name} | {duration(own['median_s'])} ({spread}) | {part} | {beside} |")
     return [*lines, ""]
@@ -117,6 +120,7 @@ TARGETS = {
     "median_s": ("{:.2f}", "seconds"),
     "gain": ("{:.2f}", "times as fast as (x, y)"),
     "sentences_per_s": ("{:,.0f}", "sentences a second"),
+    "padding": ("{:.1%}", "of the positions are padding"),
 }
 
 

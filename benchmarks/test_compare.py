@@ -124,10 +124,10 @@ def test_some_layers(benchmark, race, bert_base, letters, who):
     def make():
         corpus = Corpus.of("sentences", [Text.of(text) for text in sentences(3_000)])
         work = Work(bert_base, letters, corpus)
-        few = prepare(corpus, work.sides, Options(layers=(0, 1)), torch.device("cpu"))
+        [few] = prepare(corpus, work.sides, Options(layers=(0, 1)), torch.device("cpu"))
 
         def some():
-            return stream(few, work.sides, 32, None, QUIET)
+            return stream([few], work.sides, 32, None, QUIET)[0]
 
         both = [work.inferring(call)() for call in (work.stream, some)]
         tables = [

@@ -139,15 +139,17 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
 def same_rules(a: Checkpoint, b: Checkpoint) -> bool:
     """Return whether two checkpoints have tokenizers that say the same, padding aside."""
-    own, other = _rules(a.tokenizer), _rules(b.tokenizer)
-    return a.tokenizer is b.tokenizer or (own is not None and own == other)
+    if a.tokenizer is b.tokenizer:
+        return True
+    if not (a.tokenizer.is_fast and b.tokenizer.is_fast):
+        return False
+    own, other = (side.tokenizer.backend_tokenizer.to_str() for side in (a, b))
+    return own == other or _rules(own) == _rules(other)
 
 
-def _rules(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any] | None:
+def _rules(told: str) -> dict[str, Any]:
     """What a fast tokenizer's file says, less padding and truncation."""
-    if not tokenizer.is_fast:
-        return None
-    rules: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules: dict[str, Any] = json.loads(told)
     return {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
 
 

@@ -21,7 +21,7 @@ from bertft.checkpoints import Checkpoint
 from bertft.features import DTYPES, Features, Key, restored
 from bertft.files import is_disk_full, locked, save_tensors
 from bertft.progress import Display
-from bertft.rows import Batch, Encoded, Rows, groups_by_length, pad
+from bertft.rows import Batch, Encoded, Rows, groups_by_length, lengths_of, pad
 from bertft.shards import FORMAT, INDEX, Shard, checksum, require_whole, write_index
 from bertft.stores import contents, matching, planned
 from bertft.traces import inference
@@ -149,7 +149,7 @@ class _Pass:
         ends = np.cumsum([len(text.starts) for text in texts]).tolist()
         firsts = [0, *ends[:-1]]
         with_rows = [number for number, text in enumerate(texts) if len(text.starts)]
-        lengths = [len(texts[number].ids) for number in with_rows]
+        lengths = lengths_of([[texts[number] for number in with_rows]])
         counts = [len(texts[number].starts) for number in with_rows]
         pad_id = next(iter(self.sides.values())).pad_id
         for number, group in enumerate(groups_by_length(lengths, counts, self._batch_size, n)):

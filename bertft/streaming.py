@@ -15,7 +15,7 @@ from bertft.gathering import Gathered, RowSample, SpooledGroups, SummedGroups, n
 from bertft.moments import BLOCK_ROWS, Moments
 from bertft.planning import Task
 from bertft.progress import Display
-from bertft.rows import Batch, Encoded, groups_by_length, pad
+from bertft.rows import Batch, Encoded, groups_by_length, lengths_of, pad
 
 
 def side_name(role: str, layer: Layer) -> str:
@@ -63,12 +63,13 @@ def stream(
         display.note(taker.plan)
     # A batch of middling length first: its time per token stands for the others'.
     groups.insert(0, groups.pop(len(groups) // 2))
-    total, name = sum(inputs.lengths), tasks[0].name
+    tokens = [sum(of_text) for of_text in inputs.lengths]
+    total, name = sum(tokens), tasks[0].name
     with display.bar(name, total, "tokens") as bar:
         for number, group in enumerate(groups):
             started = time.perf_counter()
             _run(takers, group, number, sides)
-            done = sum(inputs.lengths[text] for text in group)
+            done = sum(tokens[text] for text in group)
             if number == 0:
                 for taker in takers:
                     taker.finite.end()  # a GPU has only been told what to do
@@ -102,7 +103,7 @@ class _Inputs:
 
     Attributes:
         views: of each task, by model; models with the same tokens share the same list.
-        lengths: tokens of each text, of all ways to tokenize it.
+        lengths: tokens of each text, in each way to tokenize it.
         counts: most rows that a task has of each text.
     """
 
@@ -122,8 +123,7 @@ class _Inputs:
                         own.get(place) or _without_rows(known[role, place]) for place in places
                     ]
             self.views.append({role: made[id(rows)] for role, rows in task.views.items()})
-        ways = _distinct(self.views[0])
-        self.lengths = [sum(len(text.ids) for text in of) for of in zip(*ways, strict=True)]
+        self.lengths = lengths_of(_distinct(self.views[0]))
         firsts = [next(iter(views.values())) for views in self.views]
         self.counts = [max(len(text.starts) for text in of) for of in zip(*firsts, strict=True)]
 

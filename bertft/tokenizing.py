@@ -7,6 +7,7 @@ vocabularies are compared word by word.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 import numpy as np
@@ -104,21 +105,23 @@ def paired(encodings: Mapping[Name, Sequence[Encoded]]) -> dict[Name, Rows]:
         encodings: of the same texts by each of them, from `encode_rows`.
     """
     views = list(encodings.values())
-    rows = {name: Rows() for name in encodings}
-    truncated_texts = truncated_words = dropped = unpaired = 0
-    for of_text in zip(*views, strict=True):
-        cut = np.logical_or.reduce([text.stops == CUT_OFF for text in of_text])
-        has_piece = [text.stops > text.starts for text in of_text]
-        in_all, in_some = np.logical_and.reduce(has_piece), np.logical_or.reduce(has_piece)
-        truncated_texts += any(text.is_cut for text in of_text)
-        truncated_words += int(cut.sum())
-        dropped += int((~cut & ~in_some).sum())
-        unpaired += int((~cut & in_some & ~in_all).sum())
-        for own, text in zip(rows.values(), of_text, strict=True):
-            own.texts.append(text.only(in_all))
+    ends = np.cumsum([0, *(len(text.starts) for text in views[0])])
+    empty = np.empty(0, np.int32)
+    starts = [np.concatenate([empty, *(text.starts for text in view)]) for view in views]
+    stops = [np.concatenate([empty, *(text.stops for text in view)]) for view in views]
+    cut = np.logical_or.reduce([own == CUT_OFF for own in stops])
+    has_piece = [last > first for first, last in zip(starts, stops, strict=True)]
+    in_all, in_some = np.logical_and.reduce(has_piece), np.logical_or.reduce(has_piece)
+    kept = [in_all[first:last] for first, last in pairwise(ends)]
+    counts = {
+        "truncated_texts": sum(any(t.is_cut for t in texts) for texts in zip(*views, strict=True)),
+        "truncated_words": int(cut.sum()),
+        "dropped_words": int((~cut & ~in_some).sum()),
+        "unpaired_words": int((~cut & in_some & ~in_all).sum()),
+    }
     return {
-        name: Rows(own.texts, truncated_texts, truncated_words, dropped, unpaired)
-        for name, own in rows.items()
+        name: Rows([text.only(own) for text, own in zip(view, kept, strict=True)], **counts)
+        for name, view in encodings.items()
     }
 
 

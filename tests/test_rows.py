@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bertft.corpora import Corpus, Text, corpora_of, read
-from bertft.rows import batches, draw, pad
+from bertft.rows import Encoded, batches, draw, groups_by_length, lengths_of, pad
 from bertft.tokenizing import CUT_OFF, encode, encode_words
 
 
@@ -282,3 +282,22 @@ def test_paths_are_not_taken_for_texts(tmp_path):
         corpora_of([str(a)])
     with pytest.raises(ValueError, match="must be different files"):
         corpora_of([a, a])
+
+
+def test_groups_are_of_similar_length_in_every_way_to_tokenize():
+    """Texts of two lengths go by the longer way first, whichever way is named first."""
+    random = np.random.default_rng(3)
+    longer = random.integers(5, 60, 400)
+    shorter = (longer * random.uniform(0.5, 0.9, 400)).astype(int) + 1
+
+    def texts(lengths):
+        return [Encoded(np.zeros(n, np.int32), *np.zeros((2, 1), np.int32)) for n in lengths]
+
+    for ways in ((longer, shorter), (shorter, longer)):
+        lengths = lengths_of([texts(way) for way in ways])
+        assert lengths == list(zip(longer.tolist(), shorter.tolist(), strict=True))
+        groups = groups_by_length(lengths, [1] * 400, 16, 10**6)
+        assert sorted(number for group in groups for number in group) == list(range(400))
+        assert all(len(group) == 16 for group in groups)
+        padded = sum(longer[group].max() * len(group) for group in groups)
+        assert longer.sum() > 0.95 * padded
