@@ -46,7 +46,10 @@ class Comparison:
 
     @property
     def moments(self) -> Mapping[str, Moments]:
-        """The statistics of each corpus; sides are "pretrained.0", "finetuned.3.attention", ..."""
+        """The statistics of each corpus; sides are "pretrained.0", "finetuned.3.attention", ...
+
+        Those of the second fine-tuned model and of later ones are under "CORPUS, finetuned-2".
+        """
         if isinstance(self._moments, Path):
             self._moments = load_moments(self._moments)
         return self._moments
@@ -64,43 +67,52 @@ class Comparison:
         return heat_figure(self.table)
 
     def difference(
-        self, other: "Comparison", *, corpus: str | None = None, other_corpus: str | None = None
+        self,
+        other: "Comparison",
+        *,
+        corpus: str | None = None,
+        other_corpus: str | None = None,
+        finetuned: str | None = None,
+        other_finetuned: str | None = None,
     ) -> pd.DataFrame:
         """Return how much higher every value is here than in another comparison.
 
-        Two fine-tunings or seeds on the same text, or two corpora: pass this comparison itself and
-        both names. Where both stand on the same groups of sentences, these are left out of both at
-        once and the interval is that of the paired difference; else the groups are independent.
+        Two fine-tunings or seeds on the same text, or two corpora or two models of one comparison:
+        pass this comparison itself and both names. Where both stand on the same groups of
+        sentences, these are left out of both at once and the interval is that of the paired
+        difference; else the groups are independent.
 
         Args:
             other: a comparison; with intervals in both, differences have them too.
             corpus: of this one; by default every corpus that both have.
             other_corpus: of the other; by default the same.
+            finetuned: name of the fine-tuned model of this one, where there are several.
+            other_finetuned: of the other.
 
         Returns:
             A row for each corpus, pair of layers and measure that both have: `corpus, other_corpus,
-            site, pretrained_layer, finetuned_layer, measure, value, low, high, is_paired, n,
-            other_n, note`.
+            finetuned, other_finetuned, site, pretrained_layer, finetuned_layer, measure, value,
+            low, high, is_paired, n, other_n, note`.
 
         Raises:
-            ValueError: a corpus that is not there, or nothing in common.
+            ValueError: a corpus or a model that is not there, or nothing in common.
         """
         from bertft.contrasts import difference
 
-        return difference(self, other, corpus, other_corpus)
+        return difference(self, other, corpus, other_corpus, finetuned, other_finetuned)
 
     @property
     def facets(self) -> list[str]:
-        """The corpora, once for each site: "ewt", "ewt (attention)"."""
-        from bertft.report.vocabulary import by_site
+        """The corpora, once for each site and of several models each: "ewt (attention), parser"."""
+        from bertft.report.vocabulary import by_facet
 
-        return list(by_site(self.table)["corpus"].unique())
+        return list(by_facet(self.table)["corpus"].unique())
 
     def rows_of(self, facet: str) -> pd.DataFrame:
         """Return the rows of the table that belong to one of the `facets`."""
-        from bertft.report.vocabulary import by_site
+        from bertft.report.vocabulary import by_facet
 
-        return self.table[by_site(self.table)["corpus"] == facet]
+        return self.table[by_facet(self.table)["corpus"] == facet]
 
     def summary(self, corpus: str | None = None) -> pd.DataFrame:
         """Return layers by measures for one of the `facets` (the first by default)."""

@@ -1,25 +1,24 @@
-"""`compare`: two checkpoints and some text in, every measure of every layer out.
+"""`compare`: checkpoints and some text in, every measure of every layer out.
 
-Composes the stages: texts become batches, both encoders run on each batch, rows go into moments
+Composes the stages: texts become batches, all encoders run on each batch, rows go into moments
 as the layers appear, and the measures are solved from the moments.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import pandas as pd
 import torch
 
 from bertft import results
 from bertft.amounts import require_integers
-from bertft.checkpoints import DTYPES, Checkpoint, fingerprint, load_tokenizer
+from bertft.checkpoints import fingerprint
 from bertft.compared import Comparison
 from bertft.corpora import Data, corpora_of
 from bertft.devices import find_device
 from bertft.gathering import Gathered
-from bertft.models import original_depth
+from bertft.opening import notes_on_truncation, open_sides
 from bertft.ops import device_of_sums, dot_precision
 from bertft.planning import (
     FINETUNED,
@@ -39,12 +38,14 @@ from bertft.streaming import stream
 from bertft.traces import inference
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
+
+    from bertft.opening import Model
 
 
 def compare(
-    pretrained: "str | Path | PreTrainedModel",
-    finetuned: "str | Path | PreTrainedModel",
+    pretrained: "Model",
+    finetuned: "Model | Sequence[Model]",
     data: Data | Mapping[str, Data],
     *,
     column: str | Sequence[str] | None = None,
@@ -77,8 +78,9 @@ def compare(
 
     Args:
         pretrained: folder, hub name (`NAME@revision` too) or `PreTrainedModel`, with any head.
-        finetuned: the same, for same-numbered layers with the same depth; of a
-            truncated model, the layers that it has are compared.
+        finetuned: the same, for same-numbered layers with the same depth; of a truncated model, the
+            layers that it has are compared. Several are compared with the base in one pass, in
+            which the base runs once, on the rows that all models have.
         data: a file (`.txt`, `.conllu`, `.jsonl`, `.csv`, `.tsv`, `.parquet`, SQuAD `.json`), a
             data set of the hub (`NAME:SPLIT`), an iterable of texts, or a mapping of names to
             these; each is a corpus of its own. Premises with hypotheses and questions with contexts
@@ -149,8 +151,10 @@ def compare(
         group,
     )
     corpora = corpora_of(data, column)
-    sides = _open_sides(pretrained, finetuned, dtype, tokenizer, options, path)
-    cut = _note_on_truncation(sides) if pairs == "same" else []
+    several = finetuned if isinstance(finetuned, (list, tuple)) else [finetuned]
+    tuned = cast("list[Model]", list(several))
+    sides = open_sides(pretrained, tuned, dtype, tokenizer, options, path)
+    cut = notes_on_truncation(sides) if pairs == "same" else []
     for note in cut:
         display.note(note)
     where = find_device(device, "compare") if device is not None else None
@@ -162,13 +166,14 @@ def compare(
     gathered: dict[str, Gathered] = {}
     with inference(*(side.encoder for side in sides.values()), device=where):
         for tasks in passes:
-            for note in (note for task in tasks for note in task.notes):
+            for note in dict.fromkeys(note for task in tasks for note in task.notes):
                 display.note(note)
             found = stream(tasks, sides, batch_size, backend, display)
-            gathered |= {task.name: kept for task, kept in zip(tasks, found, strict=True)}
+            gathered |= {task.key: kept for task, kept in zip(tasks, found, strict=True)}
         device_used = str(sides[PRETRAINED].encoder.device)
     solved = solve(gathered, work, sides, display)
-    notes = cut + [note for task in work for note in task.notes] + _notes_on(solved)
+    told = dict.fromkeys(note for task in work for note in task.notes)
+    notes = [*cut, *told, *_notes_on(solved)]
     for note in _notes_on(solved):
         display.note(note)
     used = backend or ("native" if summed_on.type == "cpu" else "triton")
@@ -185,7 +190,7 @@ def compare(
             }
             for role, side in sides.items()
         },
-        "corpora": [task.describe() for task in work],
+        "corpora": [task.describe() for task in work if task.finetuned == FINETUNED],
         "options": {
             **asdict(options),
             "sites": list(options.sites),
@@ -205,7 +210,7 @@ def compare(
         "diagnostics": solved.diagnostics,
         "notes": notes,
     }
-    moments = {name: kept.moments for name, kept in gathered.items()}
+    moments = {key: kept.moments for key, kept in gathered.items()}
     return Comparison(solved.table, provenance, moments, solved.geometry, solved.replicates)
 
 
@@ -237,66 +242,3 @@ def _notes_on(solved: Solved) -> list[str]:
                 f"{given} (medians); pass more rows, or read cka_debiased."
             )
     return notes
-
-
-def _open_sides(
-    pretrained: "str | Path | PreTrainedModel",
-    finetuned: "str | Path | PreTrainedModel",
-    dtype: str | None,
-    tokenizer: "PreTrainedTokenizerBase | None",
-    options: Options,
-    layers: str | None,
-) -> dict[str, Checkpoint]:
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(
-            f"[compare] dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; pass its name."
-        )
-    wanted = DTYPES[dtype] if dtype is not None else None
-    a = Checkpoint.open(pretrained, wanted, tokenizer or _borrowed(pretrained, finetuned), layers)
-    b = Checkpoint.open(finetuned, wanted, tokenizer or _borrowed(finetuned, pretrained), layers)
-    if a.encoder is b.encoder and a.name != b.name:
-        raise ValueError(
-            f"[compare] models must be two, got {a.name!r} and {b.name!r} with one encoder, which "
-            "an adapter changes in place; pass the base by its name or path."
-        )
-    sides = {PRETRAINED: a, FINETUNED: b}
-    depths = {original_depth(side.encoder, side.blocks) for side in sides.values()}
-    if options.pairs == "same" and options.layers is None and len(depths) > 1:
-        raise ValueError(
-            f"[compare] models must have the same depth, got {a.blocks.depth} layers in {a.name!r} "
-            f"and {b.blocks.depth} in {b.name!r}; pass pairs='all' (--pairs all), or "
-            "layers that both have."
-        )
-    if len({side.encoder.dtype == torch.float64 for side in (a, b)}) > 1:
-        raise ValueError(
-            f"[compare] models must both be float64 or neither, got {a.encoder.dtype} and "
-            f"{b.encoder.dtype}; convert one."
-        )
-    return sides
-
-
-def _note_on_truncation(sides: Mapping[str, Checkpoint]) -> list[str]:
-    """Which layers a truncated model has in common with the other one."""
-    cut, whole = sorted(sides.values(), key=lambda side: side.blocks.depth)
-    k = cut.blocks.depth
-    depths = {original_depth(side.encoder, side.blocks) for side in sides.values()}
-    if k == whole.blocks.depth or len(depths) > 1:
-        return []
-    note = (
-        f"layers 0 to {k} are compared: {cut.name!r} was cut off above block {k}, and "
-        f"{whole.name!r} has {whole.blocks.depth} blocks."
-    )
-    if cut.blocks.has_final_norm:
-        note += f" Layer {k} of the former is behind its final norm, that of the latter is not."
-    return [note]
-
-
-def _borrowed(
-    model: "str | Path | PreTrainedModel", other: "str | Path | PreTrainedModel"
-) -> "PreTrainedTokenizerBase | None":
-    """The other model's tokenizer, for a model in memory that was loaded from nowhere."""
-
-    def home(of: "str | Path | PreTrainedModel") -> str:
-        return str(of) if isinstance(of, (str, Path)) else str(getattr(of, "name_or_path", ""))
-
-    return load_tokenizer(home(other)) if not home(model) and home(other) else None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -24,14 +24,28 @@ class Tables(Protocol):
     provenance: dict[str, Any]
 
 
+class Place(NamedTuple):
+    """A corpus and a fine-tuned model of a comparison."""
+
+    corpus: str
+    finetuned: str
+
+
 def difference(
-    first: Tables, second: Tables, corpus: str | None, other_corpus: str | None
+    first: Tables,
+    second: Tables,
+    corpus: str | None,
+    other_corpus: str | None,
+    finetuned: str | None = None,
+    other_finetuned: str | None = None,
 ) -> pd.DataFrame:
     """See `Comparison.difference`."""
+    model = _model(first, "finetuned", finetuned)
+    other_model = _model(second, "other_finetuned", other_finetuned)
     rows = [
         row
         for own, other in _corpora(first, second, corpus, other_corpus)
-        for row in _rows(first, second, own, other)
+        for row in _rows(first, second, Place(own, model), Place(other, other_model))
     ]
     if not rows:
         raise ValueError(
@@ -39,6 +53,18 @@ def difference(
             "run both with the same measures."
         )
     return pd.DataFrame(rows)
+
+
+def _model(comparison: Tables, argument: str, name: str | None) -> str:
+    known = [str(model) for model in dict.fromkeys(comparison.table["finetuned"])]
+    if name is None and len(known) == 1:
+        return known[0]
+    if name not in known:
+        raise ValueError(
+            f"[difference] {argument} must be among the fine-tuned models of the comparison, "
+            f"{', '.join(known)}, got {name!r}; pass one of these."
+        )
+    return name
 
 
 def _corpora(
@@ -59,9 +85,10 @@ def _corpora(
     return pairs
 
 
-def _rows(first: Tables, second: Tables, corpus: str, other: str) -> list[dict[str, Any]]:
-    a, b = (_keyed(c.table, name) for c, name in ((first, corpus), (second, other)))
-    left, right = (_keyed(c.replicates, name) for c, name in ((first, corpus), (second, other)))
+def _rows(first: Tables, second: Tables, here: Place, there: Place) -> list[dict[str, Any]]:
+    corpus, other = here.corpus, there.corpus
+    a, b = (_keyed(c.table, place) for c, place in ((first, here), (second, there)))
+    left, right = (_keyed(c.replicates, place) for c, place in ((first, here), (second, there)))
     # Rows of a sample are the same where as many were drawn of the same rows.
     same_groups = _groups_of(first, corpus) == _groups_of(second, other)
     sizes = (c.provenance["options"].get("sample") for c in (first, second))
@@ -80,6 +107,8 @@ def _rows(first: Tables, second: Tables, corpus: str, other: str) -> list[dict[s
             {
                 "corpus": corpus,
                 "other_corpus": other,
+                "finetuned": here.finetuned,
+                "other_finetuned": there.finetuned,
                 **dict(zip(KEY, key, strict=True)),
                 "value": found.value,
                 "low": found.low,
@@ -131,11 +160,12 @@ def _interval(
     return independent_difference(first, second, (len(a), len(b)))
 
 
-def _keyed(table: pd.DataFrame, corpus: str) -> dict[tuple[str, int, int, str], dict[str, Any]]:
-    """The rows of a corpus about pairs of layers, by layers and measure."""
+def _keyed(table: pd.DataFrame, place: Place) -> dict[tuple[str, int, int, str], dict[str, Any]]:
+    """The rows of a corpus and a model about pairs of layers, by layers and measure."""
     if table.empty:
         return {}
-    rows = table[(table["corpus"] == corpus) & table["pretrained_layer"].notna()]
+    rows = table[(table["corpus"] == place.corpus) & (table["finetuned"] == place.finetuned)]
+    rows = rows[rows["pretrained_layer"].notna()]
     rows = rows[rows["finetuned_layer"].notna()]
     keys = (
         (str(site), int(a), int(b), str(name))

@@ -29,6 +29,15 @@ PERMUTED_ROWS = 1000
 PRETRAINED, FINETUNED = "pretrained", "finetuned"
 
 
+def role_of(number: int) -> str:
+    """Return the role of a fine-tuned model, the first of which is number 0.
+
+    >>> role_of(0), role_of(1)
+    ('finetuned', 'finetuned-2')
+    """
+    return FINETUNED if number == 0 else f"{FINETUNED}-{number + 1}"
+
+
 @dataclass(frozen=True)
 class Options:
     """What is asked of a comparison; `bertft.compare` says what each of them means."""
@@ -103,7 +112,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done on one corpus, and what it leaves out.
+    """What is to be done on one corpus with one fine-tuned model, and what it leaves out.
 
     Attributes:
         name: of the corpus.
@@ -124,6 +133,7 @@ class Task:
         pairs_at_once: most pairs that are solved at the same time.
         device: where rows are summed.
         notes: what the user should know.
+        finetuned: role of the fine-tuned model.
     """
 
     name: str
@@ -143,6 +153,17 @@ class Task:
     pairs_at_once: int
     device: torch.device
     notes: list[str]
+    finetuned: str = FINETUNED
+
+    @property
+    def key(self) -> str:
+        """What tells the task from others: the corpus, and of several models the later ones."""
+        return self.name if self.finetuned == FINETUNED else f"{self.name}, {self.finetuned}"
+
+    @property
+    def sides(self) -> dict[str, str]:
+        """The two models' places in the comparison, by what they are in the task."""
+        return {PRETRAINED: PRETRAINED, FINETUNED: self.finetuned}
 
     @property
     def rows(self) -> Rows:

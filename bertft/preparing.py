@@ -1,6 +1,7 @@
 """From a corpus to a task, decided and checked before any model runs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -11,7 +12,16 @@ from bertft.choosing import choose, columns_of, notes_on_intervals
 from bertft.corpora import Corpus
 from bertft.moments import BLOCK_ROWS
 from bertft.pairing import Encodings, common_rows, encode_sides, shares_tokens
-from bertft.planning import PERMUTED_ROWS, Options, Task, block_rows, layer_pairs, row_maps_of
+from bertft.planning import (
+    FINETUNED,
+    PERMUTED_ROWS,
+    PRETRAINED,
+    Options,
+    Task,
+    block_rows,
+    layer_pairs,
+    row_maps_of,
+)
 from bertft.rows import SEGMENTS, Rows
 from bertft.similarity import MEASURES, SAMPLED
 from bertft.tokenizing import FIRST, of_segment
@@ -22,7 +32,8 @@ def prepare(
 ) -> list[Task]:
     """Encode a corpus, draw its rows and choose its measures; rows are summed on a device.
 
-    Returns a task, or one for each group of rows that is asked for; these share a pass.
+    Returns a task for each group of rows and fine-tuned model; they share a pass, and the rows of a
+    group are the same for all models.
 
     Raises:
         ValueError: rows that the models do not have in common, too few rows or texts, a length or a
@@ -40,11 +51,17 @@ def prepare(
     )
     _require_known_tokens(encodings, sides)
     groups, notes = _grouped(corpus.name, encodings, options)
-    memory = _memory(options, device) // len(groups)
-    tasks = [
-        _task(name, corpus, sides, own, options, bound, device, memory)
-        for name, own in groups.items()
-    ]
+    tuned = [role for role in sides if role != PRETRAINED]
+    memory = _memory(options, device) // (len(groups) * len(tuned))
+    tasks = []
+    for name, own in groups.items():
+        everything, views = common_rows(own, options.limit, options.seed)
+        available = everything[PRETRAINED].n
+        for role in tuned:
+            two = {PRETRAINED: sides[PRETRAINED], FINETUNED: sides[role]}
+            seen = {side: views[side] for side in (PRETRAINED, role)}
+            task = _task(name, corpus, two, seen, available, options, bound, device, memory)
+            tasks.append(replace(task, finetuned=role))
     if corpus.empty:
         notes.insert(0, f"{corpus.name}: {corpus.empty} texts are empty and were left out.")
     tasks[0].notes[:0] = notes
@@ -73,14 +90,14 @@ def _task(
     name: str,
     corpus: Corpus,
     sides: Mapping[str, Checkpoint],
-    encodings: Encodings,
+    views: Mapping[str, Rows],
+    available: int,
     options: Options,
     bound: int | None,
     device: torch.device,
     memory: int,
 ) -> Task:
-    everything, views = common_rows(encodings, options.limit, options.seed)
-    rows = views[next(iter(sides))]
+    rows = views[PRETRAINED]
     if rows.n < 2:
         raise ValueError(
             f"[compare] rows must be at least 2, got {rows.n} {options.rows} in {name!r}; "
@@ -104,7 +121,7 @@ def _task(
         len(corpus.texts),
         corpus.empty,
         views,
-        next(iter(everything.values())).n,
+        available,
         measures,
         sampled,
         pairs,

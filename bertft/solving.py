@@ -81,17 +81,23 @@ def solve(
     layers: list[dict[str, Any]] = []
     replicates: list[dict[str, Any]] = []
     diagnostics: list[dict[str, Any]] = []
+    of_base: set[tuple[str, Key]] = set()
     for task in tasks:
-        kept = gathered[task.name]
+        kept = gathered[task.key]
+        of_task = {role: sides[place] for role, place in task.sides.items()}
         rounds = 1 + max(0, len(task.bounds) - 1)
-        with display.bar(f"{task.name}: solving", rounds * len(task.pairs), "pairs") as bar:
+        with display.bar(f"{task.key}: solving", rounds * len(task.pairs), "pairs") as bar:
             found = _find(kept, task, bar)
         for key in found.values:
-            row = _row(key, found, task, kept, sides)
+            if key[1] is None and (task.name, key) in of_base:
+                continue  # the base has one geometry, whatever it is compared with
+            of_base.add((task.name, key))
+            row = _row(key, found, task, kept, of_task)
             (layers if key[2] in GEOMETRY else table).append(row)
             if key in found.without:
                 replicates.append(_replicates_row(row, found.without[key], found.sizes[key]))
-        diagnostics += _records(task.name, found.sides)
+        several = {FINETUNED: of_task[FINETUNED].name} if len(sides) > 2 else {}
+        diagnostics += ({**several, **record} for record in _records(task.name, found.sides))
     counts = dict.fromkeys(("rank_pretrained", "rank_finetuned", "p_value_n"), "Int64")
     return Solved(
         pd.DataFrame(table).astype(counts),
@@ -256,7 +262,8 @@ def _notes(
 def _replicates_row(
     row: dict[str, Any], without: Sequence[Outcome], sizes: Sequence[int]
 ) -> dict[str, Any]:
-    named = ("role", "corpus", "site", "layer", "pretrained_layer", "finetuned_layer", "measure")
+    named = ["model", "role", "finetuned", "corpus", "site", "layer"]
+    named += ["pretrained_layer", "finetuned_layer", "measure"]
     key = {name: row[name] for name in named if name in row}
     return {**key, "without": [outcome.value for outcome in without], "sizes": list(sizes)}
 

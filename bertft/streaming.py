@@ -47,8 +47,8 @@ def stream(
 ) -> list[Gathered]:
     """Return the sums of all layers and of the pairs of each task, and what else it asks for.
 
-    Tasks on the same texts share the forward passes. Holds one block of rows for each task, layer
-    and model, whatever the size of the corpus, and the rows of a sample.
+    Tasks are on the same texts, and share the forward passes. Holds one block of rows for each
+    task, layer and model, whatever the size of the corpus, and the rows of a sample.
 
     Raises:
         ValueError: an activation that is not finite, or a zero row under a cosine kernel.
@@ -59,8 +59,8 @@ def stream(
         _Taker(task, views, sides, groups, backend)
         for task, views in zip(tasks, inputs.views, strict=True)
     ]
-    for taker in takers:
-        display.note(taker.plan)
+    for plan in dict.fromkeys(taker.plan for taker in takers):
+        display.note(plan)
     # A batch of middling length first: its time per token stands for the others'.
     groups.insert(0, groups.pop(len(groups) // 2))
     tokens = [sum(of_text) for of_text in inputs.lengths]
@@ -82,16 +82,19 @@ def stream(
 def _run(
     takers: Sequence["_Taker"], group: Sequence[int], number: int, sides: Mapping[str, Checkpoint]
 ) -> None:
-    """Run every model on a batch, and give its layers to every task."""
+    """Run every model on a batch, and give its layers to every task that has it."""
     for taker in takers:
         taker.open(group)
-    for role, side in sides.items():
+    for place, side in sides.items():
+        own = [(taker, role) for taker in takers for role in taker.roles_of(place)]
+        wanted = {layer: None for taker, role in own for layer in taker.task.layers(role)}
 
-        def receive(layer: Layer, hidden: Tensor, role: str = role) -> None:
-            for taker in takers:
+        def receive(layer: Layer, hidden: Tensor, own: list[tuple[_Taker, str]] = own) -> None:
+            for taker, role in own:
                 taker.receive(role, layer, hidden, number)
 
-        batch, wanted = takers[0].batch(role), takers[0].task.layers(role)
+        taker, role = own[0]
+        batch = taker.batch(role)
         types = batch.types if side.has_token_types else None
         capture(side.encoder, side.blocks, batch.ids, batch.mask, receive, wanted, types=types)
     for taker in takers:
@@ -102,28 +105,33 @@ class _Inputs:
     """The texts that have rows in any of the tasks, for each task and each way to tokenize them.
 
     Attributes:
-        views: of each task, by model; models with the same tokens share the same list.
+        views: of each task, by role; models with the same tokens share the same list.
         lengths: tokens of each text, in each way to tokenize it.
         counts: most rows that a task has of each text.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         places = sorted({text.place for task in tasks for text in task.rows.texts})
-        known: dict[tuple[str, int], Encoded] = {}
+        known = {
+            (side, text.place): text
+            for task in tasks
+            for side, rows in task.views.items()
+            for text in rows.texts
+        }
+        made: dict[int, list[Encoded]] = {}
         for task in tasks:
-            for role, rows in task.views.items():
-                known |= {(role, text.place): text for text in rows.texts}
-        self.views: list[dict[str, list[Encoded]]] = []
-        for task in tasks:
-            made: dict[int, list[Encoded]] = {}
-            for role, rows in task.views.items():
+            for side, rows in task.views.items():
                 if id(rows) not in made:
                     own = {text.place: text for text in rows.texts}
                     made[id(rows)] = [
-                        own.get(place) or _without_rows(known[role, place]) for place in places
+                        own.get(place) or _without_rows(known[side, place]) for place in places
                     ]
-            self.views.append({role: made[id(rows)] for role, rows in task.views.items()})
-        self.lengths = lengths_of(_distinct(self.views[0]))
+        self.views = [
+            {role: made[id(task.views[side])] for role, side in task.sides.items()}
+            for task in tasks
+        ]
+        of_sides = {side: made[id(rows)] for task in tasks for side, rows in task.views.items()}
+        self.lengths = lengths_of(_distinct(of_sides))
         firsts = [next(iter(views.values())) for views in self.views]
         self.counts = [max(len(text.starts) for text in of) for of in zip(*firsts, strict=True)]
 
@@ -142,8 +150,8 @@ class _Taker:
 
     Args:
         task: to be done.
-        views: its texts, by model.
-        sides: the models.
+        views: its texts, by role.
+        sides: the models of the comparison.
         groups: numbers of the texts of each batch.
         backend: of `bertft.ops`.
     """
@@ -156,10 +164,12 @@ class _Taker:
         groups: Sequence[Sequence[int]],
         backend: str | None,
     ) -> None:
-        self.task, self._sides = task, sides
+        self.task = task
+        self._sides = {role: sides[place] for role, place in task.sides.items()}
         first = next(iter(sides.values()))
         dtype = torch.float64 if first.encoder.dtype == torch.float64 else torch.float32
-        self._moments = _empty_moments(task, sides)
+        self._moments = _empty_moments(task, self._sides)
+        self._layers = {role: set(task.layers(role)) for role in task.sides}
         self._groups = _empty_groups(task, self._moments, dtype, backend)
         widths, options = self._moments.widths, task.options
         self._sample = (
@@ -176,7 +186,7 @@ class _Taker:
         numbers = {id(texts): number for number, texts in enumerate(self._ways)}
         self._way_of = {role: numbers[id(texts)] for role, texts in views.items()}
         self._pad_ids = [
-            next(sides[role].pad_id for role, own in self._way_of.items() if own == number)
+            next(self._sides[role].pad_id for role, own in self._way_of.items() if own == number)
             for number in range(len(self._ways))
         ]
         largest = max(sum(len(self._ways[0][text].starts) for text in group) for group in groups)
@@ -189,6 +199,10 @@ class _Taker:
     def plan(self) -> str:
         """The line that is printed before the pass."""
         return self.task.plan(self._moments.nbytes)
+
+    def roles_of(self, place: str) -> list[str]:
+        """Return what a model of the comparison is in the task, if it is in it."""
+        return [role for role, own in self.task.sides.items() if own == place]
 
     def open(self, group: Sequence[int]) -> None:
         """Begin a batch."""
@@ -203,7 +217,9 @@ class _Taker:
         return self._batches[self._way_of[role]]
 
     def receive(self, role: str, layer: Layer, hidden: Tensor, number: int) -> None:
-        """Take the rows of a layer of a batch."""
+        """Take the rows of a layer of a batch, if it is one of the task's."""
+        if layer not in self._layers[role]:
+            return
         finite = self._block.receive(side_name(role, layer), hidden, self._way_of[role])
         self.finite.expect(finite, role, layer, number)
 

@@ -134,8 +134,8 @@ def test_unknown_corpus_is_refused():
             "must hold one row per .* got several for corpus 'a', layer 0, measure rsa",
         ),
         (
-            lambda t: pd.concat([t, t.assign(finetuned="other")]),
-            "must hold one pair of models, got 2",
+            lambda t: pd.concat([t, t.assign(pretrained="other")]),
+            "must hold one pretrained model, got 2; filter it",
         ),
     ],
     ids=["column", "measure", "pairs", "empty", "repeated", "models"],

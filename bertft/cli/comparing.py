@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def compare(
     pretrained: Annotated[str, typer.Argument(help="Folder or hub name (NAME@revision too).")],
-    finetuned: Annotated[str, typer.Argument(help="The same model after fine-tuning.")],
+    finetuned: Annotated[
+        list[str],
+        typer.Argument(help="The same model after fine-tuning; several share one pass."),
+    ],
     data: Annotated[
         list[Path],
         typer.Option(

@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from bertft.files import write_text
-from bertft.report.vocabulary import MEASURES, is_shrunken, same_numbered
+from bertft.report.vocabulary import MEASURES, is_shrunken, same_numbered, tuned_from
 
 STYLE = {
     "font.size": 8.0,
@@ -263,11 +263,11 @@ def _label(
 ) -> None:
     """Names the models, the corpora and the layers."""
     width, height = figure.get_size_inches()
-    first = corpora[0].iloc[0]
-    models = (elide(str(first[side]), room=44) for side in ("pretrained", "finetuned"))
+    rows = pd.concat(corpora)
+    models = (elide(of, room=44) for of in (str(rows["pretrained"].iloc[0]), tuned_from(rows)))
     title = figure.text(LEFT / width, 1 - 0.12 / height, " → ".join(models), parse_math=False)
     title.set(color="#5c6370", verticalalignment="top")
-    layers = pd.concat(corpora)["layer"]
+    layers = rows["layer"]
     for axes in grid:
         for ax in axes:
             ax.set(xlim=(layers.min() - 0.35, layers.max() + 0.35), xticks=ticks)

@@ -14,7 +14,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from bertft.report.figures import STYLE, elide, layer_ticks
-from bertft.report.vocabulary import MEASURES, pairs_of_layers
+from bertft.report.vocabulary import MEASURES, pairs_of_layers, tuned_from
 
 SIZE = 1.9
 LEFT, RIGHT, TOP, BOTTOM = 0.55, 0.15, 0.45, 0.15
@@ -46,7 +46,7 @@ def heat_figure(table: pd.DataFrame) -> Figure:
             of_measure = rows[rows["measure"] == measure]
             title = measure if len(corpora) == 1 else f"{measure}, {elide(corpus, 18)}"
             _draw(figure, box, of_measure[of_measure["corpus"] == corpus], of_measure, title)
-        models = (elide(str(rows[side].iloc[0]), 40) for side in ("pretrained", "finetuned"))
+        models = (elide(of, 40) for of in (str(rows["pretrained"].iloc[0]), tuned_from(rows)))
         text = figure.text(0.01, 1.0 - 0.08 / figure.get_size_inches()[1], " → ".join(models))
         text.set(color="#5c6370", verticalalignment="top", parse_math=False)
     return figure

@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bertft.report.page import inline, interval, listed, number, template
-from bertft.report.vocabulary import MEASURES, SITES, by_site, is_shrunken, same_numbered
+from bertft.report.vocabulary import (
+    MEASURES,
+    SITES,
+    by_facet,
+    is_shrunken,
+    same_numbered,
+    tuned_from,
+)
 
 DECIMALS = 4
 
@@ -33,7 +40,7 @@ def summary_table(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
 
     Args:
         table: the tidy table of a comparison.
-        corpus: a name from its column `corpus`, with the site as in `by_site`.
+        corpus: a name from its column `corpus`, with the site as in `by_facet`.
 
     Returns:
         A float64 frame indexed by `layer`; a value that the table lacks is NaN.
@@ -91,7 +98,7 @@ def render(
     """The report as one self-contained HTML document, with every name, path and note escaped.
 
     Args:
-        table: the tidy table of a comparison, of one pair of models.
+        table: the tidy table of a comparison, of one pretrained model.
         provenance: the record kept with it. Every key is optional; `diagnostics` and `notes` have
             sections of their own and the rest is listed as it comes, nested or not.
         svg: the figure, from `svg_text` or a file of `write_svg`. It goes in as markup, unescaped,
@@ -107,7 +114,7 @@ def render(
     named = set(table["site"]) if "site" in table else set()
     return template("template.html").render(
         pretrained=str(rows["pretrained"].iloc[0]),
-        finetuned=str(rows["finetuned"].iloc[0]),
+        finetuned=tuned_from(rows),
         summary=summary_sentences(table),
         figure=inline(svg, "render"),
         heatmap=inline(heatmap, "render", "heatmap") if heatmap else None,
@@ -298,7 +305,8 @@ def _unchanged(of_measure: pd.DataFrame) -> str:
 def _geometry_tables(geometry: pd.DataFrame) -> list[dict[str, Any]]:
     """For each corpus and model a table of layers by quantities."""
     tables = []
-    for (corpus, role), rows in by_site(geometry).groupby(["corpus", "role"], sort=False):
+    keys = ["corpus", "role", "model"]
+    for (corpus, role, model), rows in by_facet(geometry).groupby(keys, sort=False):
         layers = {
             layer: [
                 Cell(
@@ -310,7 +318,7 @@ def _geometry_tables(geometry: pd.DataFrame) -> list[dict[str, Any]]:
             ]
             for layer, of_layer in rows.groupby("layer", sort=True)
         }
-        named = f"Geometry: {role} model {rows['model'].iloc[0]} on {corpus}"
+        named = f"Geometry: {role} model {model} on {corpus}"
         tables.append(
             {
                 "named": named,

@@ -6,6 +6,7 @@ Also reads a tidy table in these terms. Owns no formula: those are in `bertft.si
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 import pandas as pd
@@ -188,21 +189,38 @@ SITES = {
 """What the sites of a layer are, beside `output`: an entry of `hidden_states`."""
 
 
-def by_site(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with every corpus named by its site too, "ewt (attention)", unless it is `output`.
+def by_facet(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with every corpus named by its site and model too: "ewt (attention), parser".
 
-    What a report shows of a corpus it shows of each site; a table without sites stays as it is.
+    What a report shows of a corpus it shows of each site and each fine-tuned model. The site
+    `output` and a single model are not named.
     """
-    if "site" not in table:
-        return table
-    names = table["corpus"].astype(str) + " (" + table["site"].astype(str) + ")"
-    return table.assign(corpus=names.where(table["site"] != "output", table["corpus"]))
+    names = table["corpus"].astype(str)
+    if "site" in table:
+        sited = names + " (" + table["site"].astype(str) + ")"
+        names = sited.where(table["site"] != "output", names)
+    if "finetuned" in table and len(short := short_names(table["finetuned"])) > 1:
+        names = names + ", " + table["finetuned"].map(short)
+    return table.assign(corpus=names)
+
+
+def short_names(models: pd.Series[str]) -> dict[str, str]:
+    """What models are called: by the last part of their names where that tells them apart."""
+    names = [str(model) for model in dict.fromkeys(models)]
+    last = {name: PurePath(name).name or name for name in names}
+    return last if len(set(last.values())) == len(names) else {name: name for name in names}
+
+
+def tuned_from(rows: pd.DataFrame) -> str:
+    """The fine-tuned models of a table in a line: by name, or several by their short names."""
+    short = short_names(rows["finetuned"])
+    return ", ".join(short.values()) if len(short) > 1 else next(iter(short))
 
 
 def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
     """The rows of a tidy table that compare same-numbered layers, checked and in order.
 
-    Corpora are named by their sites (`by_site`) and keep the order of the table, layers ascend; the
+    Corpora are named as `by_facet` has it and keep the order of the table, layers ascend; the
     column `layer` holds the number, `unchanged` what equal layers give.
 
     Args:
@@ -210,11 +228,11 @@ def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
         function: the public function that asks, for error messages.
 
     Raises:
-        ValueError: a column is missing, a measure is unknown, several pairs of models are mixed, a
+        ValueError: a column is missing, a measure is unknown, several pretrained models, a
             cell occurs twice, or no row compares same-numbered layers.
     """
     _check_columns(table, function)
-    rows = by_site(table)[table["pretrained_layer"] == table["finetuned_layer"]]
+    rows = by_facet(table)[table["pretrained_layer"] == table["finetuned_layer"]]
     rows = rows.assign(layer=rows["finetuned_layer"].astype(int))
     if rows.empty:
         raise ValueError(
@@ -231,18 +249,18 @@ def same_numbered(table: pd.DataFrame, function: str) -> pd.DataFrame:
 
 
 def pairs_of_layers(table: pd.DataFrame, function: str) -> pd.DataFrame:
-    """The rows of a tidy table, of same-numbered layers or not, checked; see `by_site`.
+    """The rows of a tidy table, of same-numbered layers or not, checked; see `by_facet`.
 
     Args:
         table: a tidy table with `COLUMNS`.
         function: the public function that asks, for error messages.
 
     Raises:
-        ValueError: a column is missing, a measure is unknown, several pairs of models are mixed, a
+        ValueError: a column is missing, a measure is unknown, several pretrained models, a
             cell occurs twice, or there is no row.
     """
     _check_columns(table, function)
-    rows = by_site(table)
+    rows = by_facet(table)
     _check_rows(rows, function, ["corpus", "pretrained_layer", "finetuned_layer", "measure"])
     return _with_unchanged(rows)
 
@@ -280,11 +298,11 @@ def _check_rows(rows: pd.DataFrame, function: str, keys: list[str]) -> None:
         raise ValueError(
             f"[{function}] table must hold values, got no row; pass the table of a comparison."
         )
-    models = rows[["pretrained", "finetuned"]].drop_duplicates()
+    models = rows["pretrained"].unique()
     if len(models) > 1:
         raise ValueError(
-            f"[{function}] table must hold one pair of models, got {len(models)}; "
-            "filter it by `pretrained` and `finetuned` and report each pair on its own."
+            f"[{function}] table must hold one pretrained model, got {len(models)}; filter it by "
+            "`pretrained` and report each on its own."
         )
     repeated = rows[rows.duplicated(keys)]
     if len(repeated):
