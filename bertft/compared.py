@@ -103,7 +103,7 @@ class Comparison:
 
     @property
     def facets(self) -> list[str]:
-        """The corpora, once for each site and of several models each: "ewt (attention), parser"."""
+        """The corpora, once for each site and of several models each: "ewt (attention, parser)"."""
         from bertft.report.vocabulary import by_facet
 
         return list(by_facet(self.table)["corpus"].unique())

@@ -578,7 +578,7 @@ def test_the_figure_loses_its_prolog():
     page = html.render(falling(), {}, svg)
     figure = page[page.index("<svg") : page.index("</svg>")]
     assert figure.endswith('width="720pt" viewBox="0 0 1 1"><g/>')
-    assert "min-width: 576pt" in page
+    assert 'style="--least: 576pt; --most: 792pt"' in figure
 
 
 def test_something_else_than_svg_is_refused():

@@ -135,7 +135,7 @@ def test_models_must_have_names_of_their_own(models, texts):
 def test_files_figures_and_report_name_the_models(models, texts, tmp_path):
     base, tuned = models
     found = bertft.compare(base, tuned, {"ewt": texts}, pairs="all", **OPTIONS)
-    assert found.facets == [f"ewt, {name}" for name in MODELS]
+    assert found.facets == [f"ewt ({name})" for name in MODELS]
     for name, model in zip(found.facets, tuned, strict=True):
         assert set(found.rows_of(name)["finetuned"]) == {model}
         cka = found.table.query("finetuned == @model and measure == 'cka'")
@@ -144,8 +144,8 @@ def test_files_figures_and_report_name_the_models(models, texts, tmp_path):
     found.save(tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text()
     for name in MODELS:
-        assert f"<h3>ewt, {name}</h3>" in page
-        assert f"On ewt, {name}, " in page
+        assert f"<h3>ewt ({name})</h3>" in page
+        assert f"On ewt ({name}), " in page
     assert f"{base} → lower, upper, whole" in page
     loaded = Comparison.load(tmp_path / "run")
     pd.testing.assert_frame_equal(loaded.table, found.table)
@@ -160,6 +160,13 @@ def test_files_figures_and_report_name_the_models(models, texts, tmp_path):
     assert {record["finetuned"] for record in loaded.provenance["diagnostics"]} == set(tuned)
 
 
+def test_sites_and_models_are_named_together(models, texts):
+    base, tuned = models
+    found = bertft.compare(base, tuned[:2], {"ewt": texts}, sites="output,mlp", measures=["cka"])
+    named = ("ewt (lower)", "ewt (mlp, lower)", "ewt (upper)", "ewt (mlp, upper)")
+    assert found.facets == list(named)
+
+
 def test_command_line(models, texts, tmp_path):
     base, tuned = models
     data = tmp_path / "ewt.txt"
@@ -168,7 +175,7 @@ def test_command_line(models, texts, tmp_path):
     done = run("compare", base, *tuned, "--data", data, "--out", out, "--measures", "rsa,cka")
     assert done.returncode == 0, done.stderr
     for name in MODELS:
-        assert f"ewt, {name}" in done.stdout
+        assert f"ewt ({name})" in done.stdout
     assert Comparison.load(out).table["finetuned"].nunique() == 3
     again = run("report", out)
     assert again.returncode == 0

@@ -112,9 +112,11 @@ def render(
     rows = same_numbered(table, "render")
     present = set(rows["measure"])
     named = set(table["site"]) if "site" in table else set()
+    several = rows["finetuned"].nunique() > 1
     return template("template.html").render(
         pretrained=str(rows["pretrained"].iloc[0]),
         finetuned=tuned_from(rows),
+        facet=listed(["corpus", *["site"] * bool(named - {"output"}), *["model"] * several]),
         summary=summary_sentences(table),
         figure=inline(svg, "render"),
         heatmap=inline(heatmap, "render", "heatmap") if heatmap else None,

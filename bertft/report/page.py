@@ -11,18 +11,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
-
-
-class Picture(NamedTuple):
-    """An inline SVG and the widths between which its text reads well."""
-
-    markup: Markup
-    least: str
-    most: str
 
 
 def template(name: str) -> Template:
@@ -30,11 +22,11 @@ def template(name: str) -> Template:
     return _environment().get_template(name)
 
 
-def inline(svg: str, function: str, name: str = "figure") -> Picture:
+def inline(svg: str, function: str, name: str = "figure") -> Markup:
     """An SVG file as an element of a page: without prolog, namespaces and metadata, with a name.
 
-    Its identifiers begin with the name, which tells them from those of other pictures of the page;
-    its caption is the element `NAME-caption`.
+    Its identifiers that are referred to begin with the name, which tells them from those of other
+    pictures of the page; its caption is the element `NAME-caption`.
 
     Raises:
         ValueError: there is no SVG element; `function` is who asks.
@@ -46,13 +38,23 @@ def inline(svg: str, function: str, name: str = "figure") -> Picture:
         )
     attributes = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", found[1])
     content = re.sub(r"<metadata>.*?</metadata>", "", found[2], flags=re.DOTALL)
+    # Equal images have equal identifiers, which a page must not have twice; none refers to them.
+    used = set(re.findall(r"""(?:href="#|url\(#)([^")]+)""", content))
+    content = re.sub(r'\s+id="([^"]*)"', lambda own: own[0] if own[1] in used else "", content)
     content = re.sub(r"""(\bid="|href="#|url\(#)""", rf"\g<1>{name}-", content)
     width = re.search(r'\bwidth="([\d.]+)pt"', attributes)
-    return Picture(
-        Markup(f'<svg role="img" aria-labelledby="{name}-caption"{attributes}>{content}'),
-        least=f"{0.8 * float(width[1]):.0f}pt" if width else "0",
-        most=f"{1.1 * float(width[1]):.0f}pt" if width else "none",
-    )
+    # Between these its text reads well.
+    least, most = (f"{k * float(width[1]):.0f}pt" for k in (0.8, 1.1)) if width else ("0", "none")
+    sizes = f"--least: {least}; --most: {most}"
+    named = f'role="img" aria-labelledby="{name}-caption" style="{sizes}"'
+    return Markup(f"<svg {named}{attributes}>{content}")
+
+
+def with_contents(sections: str) -> Markup:
+    """Sections behind links to them, by their headings of the second level."""
+    headings = re.findall(r'<h2 id="([\w-]+)">(.*?)</h2>', sections)
+    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in headings)
+    return Markup(f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n{sections}')
 
 
 def number(value: float, decimals: int) -> str:
@@ -101,5 +103,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(breakable=_breakable, columns=_columns, rounded=_rounded)
+    environment.filters.update(
+        breakable=_breakable, columns=_columns, rounded=_rounded, with_contents=with_contents
+    )
     return environment

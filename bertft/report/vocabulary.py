@@ -190,17 +190,21 @@ SITES = {
 
 
 def by_facet(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with every corpus named by its site and model too: "ewt (attention), parser".
+    """The table with every corpus named by its site and model too: "ewt (attention, parser)".
 
     What a report shows of a corpus it shows of each site and each fine-tuned model. The site
     `output` and a single model are not named.
     """
-    names = table["corpus"].astype(str)
+    told: list[pd.Series[str]] = []
     if "site" in table:
-        sited = names + " (" + table["site"].astype(str) + ")"
-        names = sited.where(table["site"] != "output", names)
+        told.append(table["site"].astype(str).where(table["site"] != "output", ""))
     if "finetuned" in table and len(short := short_names(table["finetuned"])) > 1:
-        names = names + ", " + table["finetuned"].map(short)
+        told.append(table["finetuned"].map(short))
+    if not told:
+        return table
+    beside = [", ".join(filter(None, of_row)) for of_row in zip(*told, strict=True)]
+    corpora = table["corpus"].astype(str)
+    names = [f"{of} ({more})" if more else of for of, more in zip(corpora, beside, strict=True)]
     return table.assign(corpus=names)
 
 
