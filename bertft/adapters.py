@@ -5,6 +5,7 @@ Needs peft, which is loaded when it is used.
 """
 
 import json
+import re
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -40,7 +41,13 @@ def base_of(source: str, revision: str | None, name: str) -> str | None:
             f"[load_encoder] model must be whole or an adapter, got {CONFIG} and "
             f"{', '.join(sorted(beside))} in {name!r}; move the one that is not meant elsewhere."
         )
-    config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        config: dict[str, Any] = dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"[load_encoder] {CONFIG} must be a JSON object, got another text in {name!r} "
+            f"({first_line(error)}); save the adapter again."
+        ) from error
     base, version = config.get("base_model_name_or_path"), config.get("revision")
     if not base:
         raise ValueError(
@@ -67,27 +74,23 @@ def merged(
         ValueError: an adapter that changes no weights (prompt tuning), or none of this encoder.
     """
     try:
-        from peft import PeftConfig, get_peft_model
-        from peft.utils import load_peft_weights
+        from peft import get_peft_model
     except ImportError as error:
         raise RuntimeError(
             f"[load_encoder] peft must be installed to read an adapter, got {name!r} and no peft; "
             "run: pip install 'bertft[peft]'."
         ) from error
-    config = PeftConfig.from_pretrained(source, revision=revision)
+    config, weights = _read(source, revision, name)
     if config.is_prompt_learning:
         raise ValueError(
             f"[load_encoder] adapter must change weights, as LoRA does, got "
             f"{config.peft_type.value} in {name!r}; its virtual tokens have no rows to compare."
         )
-    weights: dict[str, Tensor] = load_peft_weights(source, device="cpu", revision=revision)
     heads = [*_heads(base), ""]
     head = next(head for head in heads if any(key.startswith(ROOT + head) for key in weights))
     # Heads are left out: an encoder has none.
     config.task_type, config.inference_mode = None, False
-    for patterns in ("rank_pattern", "alpha_pattern"):
-        given = getattr(config, patterns, None) or {}
-        setattr(config, patterns, {key.removeprefix(head): value for key, value in given.items()})
+    _name_in_encoder(config, base, head)
     own = {
         ROOT + key.removeprefix(ROOT + head): value
         for key, value in weights.items()
@@ -108,6 +111,48 @@ def merged(
         ) from error
     whole: PreTrainedModel = adapted.merge_and_unload()
     return whole
+
+
+def _read(source: str, revision: str | None, name: str) -> tuple[Any, dict[str, Tensor]]:
+    """The configuration and the weights of an adapter; nothing is unpickled."""
+    from peft import PeftConfig
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME, load_peft_weights
+    from safetensors import SafetensorError
+    from transformers.utils import cached_file
+
+    try:
+        cached_file(source, SAFETENSORS_WEIGHTS_NAME, revision=revision)
+        config = PeftConfig.from_pretrained(source, revision=revision)
+        weights: dict[str, Tensor] = load_peft_weights(source, device="cpu", revision=revision)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"[load_encoder] adapter must have a whole {CONFIG} and {SAFETENSORS_WEIGHTS_NAME}, "
+            f"got {name!r} ({first_line(error)}); save it again with save_pretrained."
+        ) from error
+    if getattr(config, "layer_replication", None):
+        raise ValueError(
+            f"[load_encoder] adapter must change the layers that its base has, got {name!r} with "
+            "layer_replication; merge it into a model of its own and pass that."
+        )
+    return config, weights
+
+
+def _name_in_encoder(config: Any, base: "PreTrainedModel", head: str) -> None:
+    """Make a configuration name the modules of an encoder as a model with that head names them.
+
+    Patterns are regular expressions over names in the whole model: each becomes the names in the
+    encoder that it stands for.
+    """
+    from peft.utils.other import get_pattern_key
+
+    for patterns in ("rank_pattern", "alpha_pattern"):
+        given = getattr(config, patterns, None) or {}
+        keys = {name: get_pattern_key(list(given), head + name) for name, _ in base.named_modules()}
+        found = {f"^{re.escape(name)}": given[key] for name, key in keys.items() if key in given}
+        setattr(config, patterns, found)
+    for names in ("target_modules", "exclude_modules"):
+        if isinstance(given := getattr(config, names, None), (set, list)):
+            setattr(config, names, {name.removeprefix(head) for name in given})
 
 
 def suffix_of(model: Any) -> str:

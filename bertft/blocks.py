@@ -94,7 +94,16 @@ def find_blocks(encoder: "PreTrainedModel", layers: str | None = None) -> Blocks
         ValueError: `hidden_states` that no members of module lists receive, or no such path.
     """
     run = trace(encoder)
-    blocks = _members_at(encoder, layers, run) if layers else _receivers(encoder, run)
+    blocks = _receivers(encoder, run)
+    if layers:
+        members = _members_at(encoder, layers, run)
+        if blocks and [call.start for call in members] != [call.start for call in blocks]:
+            raise ValueError(
+                f"[find_blocks] layers must be the path of the blocks that receive hidden_states, "
+                f"got {layers!r}, whose members do not; a {type(encoder).__name__} is read without "
+                "a path, leave it out."
+            )
+        blocks = members
     if not blocks:
         raise ValueError(
             f"[find_blocks] layers must be what a list of blocks receives, got a "
@@ -172,7 +181,10 @@ def _remedy(run: Trace) -> str:
     if not paths:
         return "pass an encoder whose blocks are in a ModuleList."
     others = f" or another of {', '.join(paths[1:4])}" if paths[1:] else ""
-    return f"pass the path of the list, layers={paths[0]!r} (--layers {paths[0]}){others}."
+    return (
+        f"pass the path of the list, layers={paths[0]!r} (bertft compare --layers {paths[0]})"
+        f"{others}."
+    )
 
 
 def _entry(layer_0: Tensor, run: Trace) -> nn.Module | None:
@@ -191,6 +203,8 @@ def _sublayers(blocks: list[Call], run: Trace) -> dict[Site, tuple[nn.Module, ..
     feed-forward network ends in the block's last projection.
     """
     first = blocks[0]
+    if any(parameter.dim() > 2 for parameter in first.module.parameters()):
+        return {}  # stacked experts, which one projection does not return
     projections = [
         call
         for call in run.calls

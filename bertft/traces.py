@@ -169,6 +169,12 @@ def trace(encoder: "PreTrainedModel") -> Trace:
                 f"{type(error).__name__} from a {type(encoder).__name__} "
                 f"({first_line(error)}); pass another text model."
             ) from error
+    if set(encoder.modules()) != set(names):
+        raise ValueError(
+            f"[find_blocks] model must run on few tokens as it is, got a {type(encoder).__name__} "
+            "that changes its modules for them; set what it changed beforehand (BigBird: "
+            "attention_type='original_full') and pass a fresh one."
+        )
     return Trace(calls, tuple(output.hidden_states or ()), last, names)
 
 

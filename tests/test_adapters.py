@@ -72,6 +72,57 @@ def test_patterns_of_ranks_are_kept(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "pattern",
+    [
+        "^bert.encoder.layer.1.attention.self.query",
+        r"bert\.encoder\.layer\.1\..*query",
+        "bert.*query",
+        "(bert|roberta).encoder.layer.0.attention.self.query",
+        "layer.1.attention.self.query",
+        "query",
+    ],
+)
+def test_patterns_are_regular_expressions_over_the_whole_model(checkpoint, tmp_path, pattern):
+    options = {"rank_pattern": {pattern: 2}, "alpha_pattern": {pattern: 64}}
+    model = adapted(str(checkpoint("base")), **options)
+    model.save_pretrained(tmp_path / "lora")
+    encoder = load_encoder(str(tmp_path / "lora"), torch.float32)
+    for own, other in zip(layers_of(encoder), layers_of(model), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+
+
+def test_targets_may_be_whole_names(checkpoint, tmp_path):
+    names = [f"bert.encoder.layer.{i}.attention.self.query" for i in (0, 2)]
+    model = adapted(str(checkpoint("base")), target_modules=names)
+    model.save_pretrained(tmp_path / "lora")
+    encoder = load_encoder(str(tmp_path / "lora"), torch.float32)
+    for own, other in zip(layers_of(encoder), layers_of(model), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("text", ["", "[1]", None])
+def test_adapters_in_part_are_told_in_a_line(checkpoint, tmp_path, file, text):
+    adapted(str(checkpoint("base"))).save_pretrained(folder := tmp_path / "lora")
+    if text is None and file == "adapter_config.json":
+        rewrite(folder, peft_type="NOPE")
+    elif text is None:
+        (folder / file).unlink()
+        torch.save({}, folder / "adapter_model.bin")
+    else:
+        (folder / file).write_text(text)
+    with pytest.raises(ValueError, match=r"^\[load_encoder\] adapter.* must .*; save [^\n]*$"):
+        load_encoder(str(folder), torch.float32)
+
+
+def test_adapters_that_repeat_layers_are_refused(checkpoint, tmp_path):
+    adapted(str(checkpoint("base"))).save_pretrained(folder := tmp_path / "lora")
+    rewrite(folder, layer_replication=[[0, 2], [1, 3]])
+    with pytest.raises(ValueError, match=r"layers that its base has, got .* layer_replication"):
+        load_encoder(str(folder), torch.float32)
+
+
+@pytest.mark.parametrize(
     ("kind", "head", "options"),
     [
         ("t5", "AutoModelForSeq2SeqLM", {"target_modules": ["q", "wo"]}),

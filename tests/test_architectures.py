@@ -387,12 +387,33 @@ class Scaled(transformers.BertPreTrainedModel):
         )
 
 
+@pytest.mark.parametrize("path", ["encoder.layer.0", "encoder.layer.0.attention"])
+def test_a_path_to_anything_but_the_blocks_is_refused(path):
+    model = built("bert")
+    assert find_blocks(model, "encoder.layer").calls == find_blocks(model).calls
+    with pytest.raises(
+        ValueError, match=rf"path of the blocks that receive .* got '{path}', whose"
+    ):
+        find_blocks(model, path)
+
+
+def test_a_model_that_changes_for_short_texts_is_refused():
+    config = tiny_config("bert").to_dict()
+    sizes = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
+    given = {name: config[name] for name in sizes} | {"num_hidden_layers": 2, "block_size": 4}
+    short = transformers.BigBirdModel(transformers.BigBirdConfig(**given)).eval()
+    with pytest.raises(ValueError, match=r"run on few tokens as it is, got a BigBirdModel that"):
+        find_blocks(short)
+    given["attention_type"] = "original_full"
+    assert find_blocks(transformers.BigBirdModel(transformers.BigBirdConfig(**given)).eval())
+
+
 def test_what_cannot_be_read_is_refused_with_the_path_to_pass():
     model = Scaled(tiny_config("bert")).eval()
     told = (
         r"^\[find_blocks\] layers must be what a list of blocks receives, got a Scaled where no "
         r"such list receives its hidden_states; pass the path of the list, "
-        r"layers='stack\.layers' \(--layers stack\.layers\)\.$"
+        r"layers='stack\.layers' \(bertft compare --layers stack\.layers\)\.$"
     )
     with pytest.raises(ValueError, match=told):
         find_blocks(model)
