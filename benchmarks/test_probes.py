@@ -323,8 +323,9 @@ def test_an_epoch_of_edge_probes(benchmark, who):
         aim(
             benchmark,
             least=3,
-            why="Products take a quarter to a half of the bank's time, the step of Adam a tenth; "
-            "most of the rest is Python between small operations, which no second thread helps.",
+            why="The gradients take some 60 % of a step, at most at the speed of their products; "
+            "finding and gathering the pieces and the memory that Adam passes over take the rest, "
+            "much of it on one thread.",
         )
     if who == "one by one, the encoder in every step":
         aim(benchmark, least=15)
