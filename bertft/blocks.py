@@ -111,8 +111,8 @@ def find_blocks(encoder: "PreTrainedModel", layers: str | None = None) -> Blocks
             f"{_remedy(run)}"
         )
     received = [call.received for call in blocks]
-    states = [state for state in received if state is not None and state.dim() == 3]
-    if len(states) != len(blocks) or any(state.shape[:2] != (TEXTS, TOKENS) for state in states):
+    states = [state for state in received if state is not None]
+    if not all(map(_is_hidden, blocks)):
         raise ValueError(
             f"[find_blocks] blocks must receive hidden states (batch, length, d), got "
             f"{[tuple(state.shape) for state in states]} for {TEXTS} texts of {TOKENS} tokens in a "
@@ -170,21 +170,41 @@ def _members_at(encoder: "PreTrainedModel", path: str, run: Trace) -> list[Call]
 
 
 def _remedy(run: Trace) -> str:
-    """Paths of lists of modules of one kind, the ones with the most calls first."""
-    called = [call.module for call in run.calls]
+    """Paths of lists whose members receive hidden states, the outermost first."""
     counts = {
-        name: sum(called.count(child) for child in module.children())
+        name: len(calls)
         for module, name in run.names.items()
-        if name and len({type(child) for child in module.children()}) == 1
+        if name and (calls := _calls_of(module, run)) and all(map(_is_hidden, calls))
     }
-    paths = [name for name in sorted(counts, key=lambda name: -counts[name]) if counts[name] > 1]
+    paths = [
+        name
+        for name in sorted(counts, key=lambda name: (name.count("."), -counts[name]))
+        if counts[name] > 1
+    ]
     if not paths:
-        return "pass an encoder whose blocks are in a ModuleList."
+        return (
+            "pass an encoder with a list of blocks of one kind, whose first argument is "
+            "(batch, length, d)."
+        )
     others = f" or another of {', '.join(paths[1:4])}" if paths[1:] else ""
     return (
         f"pass the path of the list, layers={paths[0]!r} (bertft compare --layers {paths[0]})"
         f"{others}."
     )
+
+
+def _calls_of(module: nn.Module, run: Trace) -> list[Call]:
+    """The calls of a module's members, where these are of one kind."""
+    members = set(module.children())
+    if len({type(member) for member in members}) != 1:
+        return []
+    return [call for call in run.calls if call.module in members]
+
+
+def _is_hidden(call: Call) -> bool:
+    """Whether a call receives hidden states `(batch, length, d)`."""
+    received = call.received
+    return received is not None and received.dim() == 3 and received.shape[:2] == (TEXTS, TOKENS)
 
 
 def _entry(layer_0: Tensor, run: Trace) -> nn.Module | None:

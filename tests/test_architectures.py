@@ -408,6 +408,20 @@ def test_a_model_that_changes_for_short_texts_is_refused():
     assert find_blocks(transformers.BigBirdModel(transformers.BigBirdConfig(**given)).eval())
 
 
+@pytest.mark.parametrize(("kind", "path"), [("CLIPText", "encoder.layers"), ("XLNet", None)])
+def test_only_paths_that_can_be_read_are_suggested(kind, path):
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3, "vocab_size": 99}
+    if kind == "XLNet":
+        sizes = {"d_model": 16, "n_head": 2, "n_layer": 3, "vocab_size": 99}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    wanted = rf"layers='{path}' " if path else r"hidden_states; pass an encoder with a list of"
+    with pytest.raises(ValueError, match=wanted):
+        find_blocks(model)
+    if path:
+        assert find_blocks(model, path).depth == 3
+
+
 def test_what_cannot_be_read_is_refused_with_the_path_to_pass():
     model = Scaled(tiny_config("bert")).eval()
     told = (
