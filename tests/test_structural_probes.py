@@ -345,7 +345,9 @@ def test_a_run_is_saved_with_its_pictures(base, checkpoint, task, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "A sentence as the probes see it" in page
     assert "linear chain" in page
-    assert page.count('id="trees-') > 5
+    assert 'aria-labelledby="trees-caption"' in page
+    assert 'id="trees-caption"' in page
+    assert page.count('href="#trees-') > 5
     again.write_report(tmp_path / "out")
     assert (tmp_path / "out" / "report.html").read_text() == page
     [own, *_] = done.pictures
