@@ -347,7 +347,6 @@ def test_a_run_is_saved_with_its_pictures(base, checkpoint, task, tmp_path):
     assert "linear chain" in page
     assert 'aria-labelledby="trees-caption"' in page
     assert 'id="trees-caption"' in page
-    assert page.count('href="#trees-') > 5
     again.write_report(tmp_path / "out")
     assert (tmp_path / "out" / "report.html").read_text() == page
     [own, *_] = done.pictures
