@@ -139,7 +139,8 @@ def of_segment(encoding: Sequence[Encoded], segment: int) -> list[Encoded]:
 class _Tokens:
     """A tokenized input: ids, character offsets, the positions of pieces, and if it was cut.
 
-    `segments` and `types` have an entry for each position, `cut` one for each text of the input:
+    `segments` and `types` have an entry for each position, `types` none where all are 0, and `cut`
+    one for each text of the input:
     whether pieces of it were taken off. `added` are the positions of the special tokens.
     """
 
@@ -160,7 +161,8 @@ def _tokenized(
             "[encode] tokenizer must tell character offsets and word ids, got "
             f"{type(tokenizer).__name__}; save it as a fast tokenizer (tokenizer.json)."
         )
-    specials = np.array(sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}), np.int64)
+    is_special = np.zeros(len(tokenizer), bool)
+    is_special[sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})] = True
     has_types = "token_type_ids" in tokenizer.model_input_names
     for text, encoding in zip(texts, _encodings(texts, tokenizer, max_length), strict=True):
         ids = np.array(encoding.ids, np.int64)
@@ -170,8 +172,9 @@ def _tokenized(
         if text.second is not None:
             of_second = [number == 1 for number in encoding.sequence_ids]
             segments[np.array(of_second, bool) & ~added] = SECOND
-        types = np.array(encoding.type_ids if has_types else [0] * len(ids), np.int64)
-        is_piece = ~added & ~np.isin(ids, specials) & (offsets[:, 1] > offsets[:, 0])
+        is_typed = has_types and any(encoding.type_ids)
+        types = np.array(encoding.type_ids if is_typed else [], np.int64)
+        is_piece = ~added & ~is_special[ids] & (offsets[:, 1] > offsets[:, 0])
         pieces = np.flatnonzero(is_piece)
         cut = _cut(encoding, len(text.segments))
         yield _Tokens(ids, offsets, pieces, np.flatnonzero(added), segments, types, cut)
