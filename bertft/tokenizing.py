@@ -140,8 +140,8 @@ class _Tokens:
     """A tokenized input: ids, character offsets, the positions of pieces, and if it was cut.
 
     `segments` and `types` have an entry for each position, `types` none where all are 0, and `cut`
-    one for each text of the input:
-    whether pieces of it were taken off. `added` are the positions of the special tokens.
+    one for each text of the input: whether pieces of it were taken off. `added` are the positions
+    of the special tokens.
     """
 
     ids: Integers
