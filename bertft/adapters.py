@@ -74,7 +74,7 @@ def merged(
         ValueError: an adapter that changes no weights (prompt tuning), or none of this encoder.
     """
     try:
-        from peft import get_peft_model
+        from peft import get_peft_model, set_peft_model_state_dict
     except ImportError as error:
         raise RuntimeError(
             f"[load_encoder] peft must be installed to read an adapter, got {name!r} and no peft; "
@@ -96,19 +96,19 @@ def merged(
         for key, value in weights.items()
         if key.startswith(ROOT + head)
     }
+    poolers = find_blocks(base, layers).late
     try:
         with warnings.catch_warnings():
             # peft asks models for what transformers has renamed.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing")
             adapted = get_peft_model(base, config)
-        _load(adapted, own, find_blocks(base, layers).late, name)
+        set_peft_model_state_dict(adapted, own)
     except (ValueError, RuntimeError) as error:
-        if str(error).startswith("["):
-            raise
         raise ValueError(
             f"[load_encoder] adapter must fit its base, got {name!r} ({first_line(error)}); "
             "merge it into the model it was trained on (merge_and_unload) and pass that."
         ) from error
+    _require_all(adapted, own, poolers, name)
     whole: PreTrainedModel = adapted.merge_and_unload()
     return whole
 
@@ -124,6 +124,7 @@ def _read(source: str, revision: str | None, name: str) -> tuple[Any, dict[str, 
         cached_file(source, SAFETENSORS_WEIGHTS_NAME, revision=revision)
         config = PeftConfig.from_pretrained(source, revision=revision)
         weights: dict[str, Tensor] = load_peft_weights(source, device="cpu", revision=revision)
+    # A configuration with keys that are absent, unknown or of another type: KeyError, TypeError.
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"[load_encoder] adapter must have a whole {CONFIG} and {SAFETENSORS_WEIGHTS_NAME}, "
@@ -167,13 +168,12 @@ def _heads(encoder: "PreTrainedModel") -> list[str]:
     return [f"{prefix}encoder.", "encoder.", prefix] if is_inner else [prefix]
 
 
-def _load(
+def _require_all(
     adapted: "PeftModel", weights: dict[str, Tensor], poolers: Collection[str], name: str
 ) -> None:
-    """Set the weights of an adapter: each must have a place and, but for poolers, a value."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    """Refuse weights without a place in an adapted model, and places without, but for poolers."""
+    from peft import get_peft_model_state_dict
 
-    set_peft_model_state_dict(adapted, weights)
     wanted = get_peft_model_state_dict(adapted)
     late = tuple(f"{ROOT}{module}." for module in poolers)
     missing = {key for key in wanted.keys() - weights.keys() if not key.startswith(late)}

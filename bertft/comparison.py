@@ -113,7 +113,7 @@ def compare(
         batch_size: most texts of a batch.
         dtype: "float32" (default), "float64", "bfloat16" or "float16", for models by name.
         device: "cpu", "cuda" or "auto"; by default the CPU, and a model in memory stays put.
-        tokenizer: for both models; by default each one's own.
+        tokenizer: for all models; by default each one's own.
         backend: of `bertft.ops`; by default that of the rows' device.
         progress: print a plan and show a bar.
 
@@ -173,8 +173,8 @@ def compare(
         device_used = str(sides[PRETRAINED].encoder.device)
     solved = solve(gathered, work, sides, display)
     told = dict.fromkeys(note for task in work for note in task.notes)
-    notes = [*cut, *told, *_notes_on(solved)]
-    for note in _notes_on(solved):
+    of_values = _notes_on(solved)
+    for note in of_values:
         display.note(note)
     used = backend or ("native" if summed_on.type == "cpu" else "triton")
     provenance = {
@@ -208,7 +208,7 @@ def compare(
             "dot_precision": dot_precision() if used == "triton" else None,
         },
         "diagnostics": solved.diagnostics,
-        "notes": notes,
+        "notes": [*cut, *told, *of_values],
     }
     moments = {key: kept.moments for key, kept in gathered.items()}
     return Comparison(solved.table, provenance, moments, solved.geometry, solved.replicates)

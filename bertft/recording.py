@@ -152,6 +152,9 @@ class _Pass:
         lengths = lengths_of([[texts[number] for number in with_rows]])
         counts = [len(texts[number].starts) for number in with_rows]
         pad_id = next(iter(self.sides.values())).pad_id
+        wanted: dict[str, list[Layer]] = {side: [] for side in self.sides}
+        for side, layer in self.widths:
+            wanted[side].append(Layer(layer))
         for number, group in enumerate(groups_by_length(lengths, counts, self._batch_size, n)):
             own = [with_rows[place] for place in group]
             batch = pad([texts[text] for text in own], pad_id)
@@ -159,14 +162,13 @@ class _Pass:
             for side, checkpoint in self.sides.items():
                 receive = self._receiver(side, batch, place, out)
                 try:
-                    wanted = [Layer(number) for own, number in self.widths if own == side]
                     capture(
                         checkpoint.encoder,
                         checkpoint.blocks,
                         batch.ids,
                         batch.mask,
                         receive,
-                        wanted,
+                        wanted[side],
                     )
                 except ValueError as error:
                     error.add_note(f"(batch {number} of {len(texts)} texts; {checkpoint.name!r})")

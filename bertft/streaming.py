@@ -87,7 +87,7 @@ def _run(
         taker.open(group)
     for place, side in sides.items():
         own = [(taker, role) for taker in takers for role in taker.roles_of(place)]
-        wanted = {layer: None for taker, role in own for layer in taker.task.layers(role)}
+        wanted = {layer for taker, role in own for layer in taker.task.layers(role)}
 
         def receive(layer: Layer, hidden: Tensor, own: list[tuple[_Taker, str]] = own) -> None:
             for taker, role in own:

@@ -161,8 +161,10 @@ def _tokenized(
             "[encode] tokenizer must tell character offsets and word ids, got "
             f"{type(tokenizer).__name__}; save it as a fast tokenizer (tokenizer.json)."
         )
-    is_special = np.zeros(len(tokenizer), bool)
-    is_special[sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})] = True
+    specials = sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
+    # The last entry stands for all ids beyond: a vocabulary may have gaps, so its size is no bound.
+    is_special = np.zeros(max(specials, default=-1) + 2, bool)
+    is_special[specials] = True
     has_types = "token_type_ids" in tokenizer.model_input_names
     for text, encoding in zip(texts, _encodings(texts, tokenizer, max_length), strict=True):
         ids = np.array(encoding.ids, np.int64)
@@ -174,7 +176,11 @@ def _tokenized(
             segments[np.array(of_second, bool) & ~added] = SECOND
         is_typed = has_types and any(encoding.type_ids)
         types = np.array(encoding.type_ids if is_typed else [], np.int64)
-        is_piece = ~added & ~is_special[ids] & (offsets[:, 1] > offsets[:, 0])
+        is_piece = (
+            ~added
+            & ~is_special[np.minimum(ids, len(is_special) - 1)]
+            & (offsets[:, 1] > offsets[:, 0])
+        )
         pieces = np.flatnonzero(is_piece)
         cut = _cut(encoding, len(text.segments))
         yield _Tokens(ids, offsets, pieces, np.flatnonzero(added), segments, types, cut)

@@ -163,7 +163,7 @@ def trace(encoder: "PreTrainedModel") -> Trace:
                 return_dict=True,
             )
             last = output.last_hidden_state
-        except Exception as error:  # whatever a model's own code does with what it cannot take
+        except Exception as error:  # what it raises is for the model's own code to choose
             raise ValueError(
                 f"[find_blocks] model must run on {TOKENS} token ids and a mask, got "
                 f"{type(error).__name__} from a {type(encoder).__name__} "

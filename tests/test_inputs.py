@@ -13,6 +13,7 @@ from bertft.checkpoints import load_encoder
 from bertft.corpora import Corpus, Text, corpora_of, read
 from bertft.traces import inference
 from tests.test_comparison import nudge, run, values
+from tests.test_pairing import pair_of
 
 TEXTS = ["the cat sat on a mat", 'a dog, an "old" dog', "red boats\nran under hills"]
 PAIRS = [("the cat sat", "a cat sat"), ("old boats ran .", "a dog played on"), ("a hill", "red")]
@@ -23,7 +24,7 @@ def fingerprint(texts):
 
 
 SINGLES = fingerprint([Text.of(text) for text in TEXTS])
-TWO = fingerprint([Text.of_pair(*pair) for pair in PAIRS])
+TWO = fingerprint([pair_of(*pair) for pair in PAIRS])
 
 
 def lines(*objects):

@@ -1,5 +1,7 @@
 """Models of different vocabularies word by word; pairs of texts, segments and single pieces."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,11 @@ import bertft
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Text
 from bertft.pairing import common_rows, encode_sides, shares_tokens
-from bertft.rows import SEGMENTS, batches, pad
+from bertft.rows import SEGMENTS, pad
 from bertft.tokenizing import encode, encode_rows, of_segment, paired
 from bertft.traces import inference
 from tests.test_comparison import values
+from tests.test_rows import batches
 
 LONG = ("pneumonoultramicroscopic" * 12, "a" * 150, "\U0001f44d" * 40)
 HOSTILE = [
@@ -27,6 +30,10 @@ HOSTILE = [
     "  leading\tand \u00a0 odd\u3000spaces\u2028here  ",
     "numbers 3.14159 1,000,000 2e-7 [SEP] <s> and [UNK] spelled out",
 ]
+
+
+def pair_of(first, second):
+    return replace(Text.of(first), second=Text.of(second))
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +282,7 @@ def test_a_slow_tokenizer_is_refused(two, make_model):
 
 def pairs_of_texts():
     firsts, seconds = HOSTILE[:8], HOSTILE[2:] * 2
-    return [Text.of_pair(a, b) for a, b in zip(firsts, seconds, strict=False)]
+    return [pair_of(a, b) for a, b in zip(firsts, seconds, strict=False)]
 
 
 @pytest.mark.parametrize("name", ["uncased", "bytes"])
@@ -343,7 +350,7 @@ def test_cuts_of_pairs_are_of_their_text(tokenizers):
     """The longer text is cut first; words of the other one that have no piece are not cut."""
     short, long = "the \u200d words", HOSTILE[0]
     for first, second in ((short, long), (long, short)):
-        rows = encode([Text.of_pair(first, second)], tokenizers["cased"], max_length=18)
+        rows = encode([pair_of(first, second)], tokenizers["cased"], max_length=18)
         assert rows.dropped_words == 1
         assert rows.truncated_texts == 1
         assert rows.n + rows.truncated_words == 2 + len(long.split())

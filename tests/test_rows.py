@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bertft.corpora import Corpus, Text, corpora_of, read
-from bertft.rows import Encoded, batches, draw, groups_by_length, lengths_of, pad
+from bertft.rows import Encoded, draw, groups_by_length, lengths_of, pad
 from bertft.tokenizing import CUT_OFF, encode, encode_words
 
 
@@ -19,6 +19,13 @@ def pieces_of(rows, tokenizer, text=0):
     encoded = rows.texts[text]
     tokens = tokenizer.convert_ids_to_tokens(encoded.ids.tolist())
     return [tokens[i:j] for i, j in zip(encoded.starts, encoded.stops, strict=True)]
+
+
+def batches(rows, batch_size, most_rows):
+    """The texts of rows as a pass groups them."""
+    counts = [len(text.starts) for text in rows.texts]
+    groups = groups_by_length(lengths_of([rows.texts]), counts, batch_size, most_rows)
+    return [[rows.texts[number] for number in group] for group in groups]
 
 
 def test_words_are_runs_of_non_space_characters():
@@ -154,6 +161,20 @@ def test_batches_pad_on_the_right_and_point_at_the_same_pieces(tokenizer, texts)
 def test_a_text_with_more_rows_than_a_block_is_a_batch_of_its_own(tokenizer, texts):
     rows = encode([Text.of(text) for text in texts], tokenizer)
     assert all(len(group) == 1 for group in batches(rows, 8, 1))
+
+
+@pytest.mark.parametrize("specials", [True, False])
+def test_a_vocabulary_may_have_gaps(specials):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    rules = Tokenizer(models.WordLevel({"[UNK]": 0, "[X]": 7, "far": 900}, unk_token="[UNK]"))
+    rules.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    marks = {"additional_special_tokens": ["[X]"]} if specials else {}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=rules, unk_token="[UNK]", **marks)
+    rows = encode([Text.of("far near [X] far")], tokenizer)
+    assert rows.texts[0].ids.tolist() == [900, 0, 7, 900]
+    assert rows.texts[0].starts.tolist() == ([0, 1, 3] if specials else [0, 1, 2, 3])
 
 
 def test_encode_refuses(tokenizer):

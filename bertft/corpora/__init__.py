@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,11 +47,6 @@ class Text:
             spans.append((start, start + len(word)))
             start += len(word) + 1
         return cls(" ".join(words), tuple(spans))
-
-    @classmethod
-    def of_pair(cls, first: str, second: str) -> "Text":
-        """Return two texts that are one input, such as a premise and a hypothesis."""
-        return replace(cls.of(first), second=cls.of(second))
 
     @property
     def segments(self) -> "tuple[Text, ...]":

@@ -27,12 +27,7 @@ class EdgeBank(MixingBank):
     The gradients of all probes are one call of `ops.edge_gradient`.
 
     Args:
-        probes: what tells them apart.
-        classes: number C of labels.
-        exclusive: softmax over the labels, or a sigmoid for each.
-        inputs: features that the bank will be trained on, for their number and width.
-        spans: S, one or two for each target.
-        mixed: whether to mix the layers of the inputs, which else have one.
+        probes, classes, exclusive, inputs, spans, mixed: as for `MixingBank`.
         symmetric: whether all spans share one projection and one attention.
     """
 

@@ -55,11 +55,11 @@ class MixingBank(Bank):
 
     def mix_weights(self) -> Tensor:
         """Return `(K, L)` the share that each layer has in each probe's mixture."""
-        return shares_of(self.parameters["mix"], self.probes)
+        return _shares(self.parameters["mix"], self.probes)
 
     def _factors(self, p: dict[str, Tensor]) -> Tensor:
         """`(K, L)`, what each probe's mixture multiplies the layers by."""
-        return p["gamma"] * shares_of(p["mix"], self.probes)
+        return p["gamma"] * _shares(p["mix"], self.probes)
 
 
 def mixture_of(factors: Tensor, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def mixture_of(factors: Tensor, x: Tensor) -> Tensor:
     return (factors @ x.flatten(1)).view(len(factors), *x.shape[1:])
 
 
-def shares_of(mix: Tensor, probes: Sequence[Probe]) -> Tensor:
+def _shares(mix: Tensor, probes: Sequence[Probe]) -> Tensor:
     """Return `(K, L)`, the softmax of each probe's weights over the layers it mixes, else 0."""
     depth = mix.shape[1]
     mixed = torch.tensor([probe.mixes or depth for probe in probes], device=mix.device)
