@@ -147,6 +147,13 @@ def groups_by_length(
     return groups
 
 
+def batches(rows: Rows, batch_size: int, most_rows: int) -> list[list[Encoded]]:
+    """Return the texts in groups of similar length; see `groups_by_length`."""
+    counts = [len(text.starts) for text in rows.texts]
+    groups = groups_by_length(lengths_of([rows.texts]), counts, batch_size, most_rows)
+    return [[rows.texts[number] for number in group] for group in groups]
+
+
 def pad(texts: Sequence[Encoded], pad_id: int) -> Batch:
     """Return texts as one batch, padded on the right."""
     length = max(len(text.ids) for text in texts)

@@ -10,11 +10,10 @@ import bertft
 from bertft.checkpoints import Checkpoint
 from bertft.corpora import Text
 from bertft.pairing import common_rows, encode_sides, shares_tokens
-from bertft.rows import SEGMENTS, pad
+from bertft.rows import SEGMENTS, batches, pad
 from bertft.tokenizing import encode, encode_rows, of_segment, paired
 from bertft.traces import inference
 from tests.test_comparison import values
-from tests.test_rows import batches
 
 LONG = ("pneumonoultramicroscopic" * 12, "a" * 150, "\U0001f44d" * 40)
 HOSTILE = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bertft.corpora import Corpus, Text, corpora_of, read
-from bertft.rows import Encoded, draw, groups_by_length, lengths_of, pad
+from bertft.rows import Encoded, batches, draw, groups_by_length, lengths_of, pad
 from bertft.tokenizing import CUT_OFF, encode, encode_words
 
 
@@ -19,13 +19,6 @@ def pieces_of(rows, tokenizer, text=0):
     encoded = rows.texts[text]
     tokens = tokenizer.convert_ids_to_tokens(encoded.ids.tolist())
     return [tokens[i:j] for i, j in zip(encoded.starts, encoded.stops, strict=True)]
-
-
-def batches(rows, batch_size, most_rows):
-    """The texts of rows as a pass groups them."""
-    counts = [len(text.starts) for text in rows.texts]
-    groups = groups_by_length(lengths_of([rows.texts]), counts, batch_size, most_rows)
-    return [[rows.texts[number] for number in group] for group in groups]
 
 
 def test_words_are_runs_of_non_space_characters():
