@@ -580,7 +580,10 @@ def test_interruption_leaves_no_files(pair, texts, tmp_path):
     assert "rows in" in process.stderr.readline()
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "interrupted; nothing was written" in errors
     assert "Traceback" not in errors

@@ -39,7 +39,7 @@ def asked(
         "scales": torch.rand(k),
         "losses": torch.ones(k).double(),
         "gradients": ops.EdgeProbes.of([torch.full_like(t, NAN) for t in probes.tensors]),
-        "kept": torch.randint(2, (b, k, h), dtype=torch.uint8),
+        "kept": torch.randint(2, (k, b, h), dtype=torch.uint8),
         "scale": 1.25,
         "of_x": [torch.full((k, n, d), NAN) for _ in rows] if own else None,
     }
@@ -147,7 +147,7 @@ def test_neither_threads_nor_other_probes_change_a_bit():
         "targets": given["targets"].view(5, 7, -1)[2].contiguous(),
         "scales": of_one(given["scales"]),
         "losses": of_one(given["losses"]),
-        "kept": given["kept"][:, 2:3].contiguous(),
+        "kept": given["kept"][2:3],
     }
     found = answered(alone, "native")[1]
     for whole, threaded, own in zip(one, three, found, strict=True):

@@ -36,7 +36,7 @@ def edge_logits(
     multiply(pooled.transpose(0, 1), probes.hidden, hidden.transpose(0, 1))
     units = torch.empty_like(hidden)
     layer = (probes.hidden_bias, probes.gain, probes.shift)
-    tanh_norm(hidden, *layer, kept, units, scale=scale, epsilon=epsilon)
+    tanh_norm(hidden, *layer, _by_target(kept), units, scale=scale, epsilon=epsilon)
     multiply(probes.weight.mT, units.permute(1, 2, 0), out)
     out += probes.bias[:, :, None]
     return attended, pooled, hidden, units
@@ -68,7 +68,8 @@ def edge_gradient(
     multiply(logits.mT, probes.weight.mT, units.transpose(0, 1))
     layer = (probes.hidden_bias, probes.gain, probes.shift)
     of_layer = (gradients.hidden_bias, gradients.gain, gradients.shift)
-    tanh_norm_gradient(hidden, *layer, kept, units, *of_layer, scale=scale, epsilon=epsilon)
+    own = _by_target(kept)
+    tanh_norm_gradient(hidden, *layer, own, units, *of_layer, scale=scale, epsilon=epsilon)
     multiply(pooled.permute(1, 2, 0), units.transpose(0, 1), gradients.hidden)
     of_pooled = torch.empty_like(pooled)
     multiply(units.transpose(0, 1), probes.hidden.mT, of_pooled.transpose(0, 1))
@@ -80,6 +81,11 @@ def edge_gradient(
         if of_x is not None:
             multiply(of_rows.transpose(0, 1), probes.projection(s).weight.mT, of_x[s])
     return is_finite
+
+
+def _by_target(kept: Tensor | None) -> Tensor | None:
+    """Units that dropout keeps `(B, K, H)`, as the operations on units have them."""
+    return None if kept is None else kept.transpose(0, 1).contiguous()
 
 
 def _attend(probes: EdgeProbes, spans: Sequence[SpanRows], s: int) -> _Attended:

@@ -69,7 +69,7 @@ def edge_gradient(
         scales: `(K,)` float32, what a probe's gradients are multiplied by.
         losses: `(K,)` float64, added to: the sum over targets, in nats and not scaled.
         gradients: like the probes, written.
-        kept: `(B, K, H)` uint8, 1 for units that dropout keeps and 0 for others; None for all.
+        kept: `(K, B, H)` uint8, 1 for units that dropout keeps and 0 for others; None for all.
         scale: of the units that are kept.
         of_x: for each span `(K, N, d)`, the gradient of its rows, written; None for none.
         epsilon: see there.
@@ -91,7 +91,7 @@ def edge_gradient(
     call.output(scales, "scales", torch.float32, (k,))
     call.output(losses, "losses", torch.float64, (k,))
     if kept is not None:
-        call.output(kept, "kept", torch.uint8, (b, *probes.gain.shape))
+        call.output(kept, "kept", torch.uint8, (k, b, probes.gain.shape[1]))
     call.counts(len(probes.tensors), gradients=gradients.tensors)
     call.counts(len(spans), of_x=of_x)
     for own, gradient in zip(probes.tensors, gradients.tensors, strict=True):

@@ -125,12 +125,12 @@ class EdgeBank(MixingBank):
         return of_mix, of_gamma
 
     def _kept(self, count: int, device: torch.device) -> Tensor:
-        """Units `(count, K, H)` that dropout keeps, each probe by its own stream, as uint8."""
-        kept = np.empty((count, len(self._noise), HIDDEN), np.bool_)
+        """Units `(K, count, H)` that dropout keeps, each probe by its own stream, as uint8."""
+        kept = np.empty((len(self._noise), count, HIDDEN), np.bool_)
         for k, noise in enumerate(self._noise):
             # Four draws of 16 bits from each of the stream's 64.
             draws = np.asarray(noise.random_raw(count * HIDDEN // 4)).view(np.uint16)
-            np.less(draws.reshape(count, HIDDEN), KEPT, out=kept[:, k])
+            np.less(draws.reshape(count, HIDDEN), KEPT, out=kept[k])
         return torch.from_numpy(kept.view(np.uint8)).to(device)
 
 

@@ -57,7 +57,6 @@ void adam_of(const Views& weights, const Views& gradients, const Views& first, c
   const double steps = static_cast<double>(step);
   const double correction = 1.0 - std::pow(beta_1, steps);
   isa::AdamStep common = {};
-  common.scale = 1.0f;
   common.toward_gradient = static_cast<float>(1.0 - beta_1);
   common.of_second = static_cast<float>(beta_2);
   common.of_square = static_cast<float>(1.0 - beta_2);
@@ -78,8 +77,7 @@ void adam_of(const Views& weights, const Views& gradients, const Views& first, c
     parameters.matrices.push_back(std::move(matrix));
   }
   py::gil_scoped_release release;
-  if (most) clip(parameters, *most, threads);
-  adam(parameters, threads);
+  adam(parameters, most, threads);
 }
 
 }  // namespace

@@ -100,7 +100,7 @@ bool edge_gradient_of(const Projections& projections, const Head& head, const Sp
   x.targets = targets.shape.back();
   for (const auto& given : spans) x.spans.push_back(spans_of(check, given, n, x.targets, inputs));
   if (kept) {
-    check.contiguous(*kept, "kept", DType::kUInt8, {x.targets, n.probes, n.units});
+    check.contiguous(*kept, "kept", DType::kUInt8, {n.probes, x.targets, n.units});
     inputs.push_back({&*kept, "kept"});
   }
   x.kept = kept ? as<const std::uint8_t>(*kept) : nullptr;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "kernels/panels.h"
 #include "kernels/thread_pool.h"
@@ -9,25 +10,21 @@
 namespace bertft {
 namespace {
 
-// Weights of a task: some 10 microseconds, and few enough to end at one time.
+// Weights of a part: some 10 microseconds, and few enough to end at one time.
 constexpr std::int64_t kWeights = 1 << 14;
 
-// A part of a parameter: some rows, or some columns of one.
+// Some columns of a row of a parameter.
 struct Part {
   std::size_t matrix;
-  std::int64_t row, rows, column, columns;
+  std::int64_t column, columns;
 };
 
-std::vector<Part> parts_of(const AdamParameters& x) {
+std::vector<Part> parts_of_row(const AdamParameters& x) {
   std::vector<Part> parts;
   for (std::size_t m = 0; m < x.matrices.size(); ++m) {
-    const std::int64_t all = x.matrices[m].columns, columns = std::min(all, kWeights);
-    if (columns == 0) continue;
-    const std::int64_t rows = std::max(kWeights / columns, std::int64_t{1});
-    for (std::int64_t i = 0; i < x.rows; i += rows) {
-      for (std::int64_t j = 0; j < all; j += columns) {
-        parts.push_back({m, i, std::min(rows, x.rows - i), j, std::min(columns, all - j)});
-      }
+    const std::int64_t all = x.matrices[m].columns;
+    for (std::int64_t j = 0; j < all; j += kWeights) {
+      parts.push_back({m, j, std::min(kWeights, all - j)});
     }
   }
   return parts;
@@ -44,37 +41,53 @@ isa::AdamRow row_of(const AdamMatrices& x, std::int64_t row, std::int64_t column
   return found;
 }
 
-}  // namespace
-
-void adam(const AdamParameters& x, int threads) {
-  const std::vector<Part> parts = parts_of(x);
-  const auto adam_row = isa::active().adam_row;
-  parallel_for(static_cast<std::int64_t>(parts.size()), threads, [&](std::int64_t task, int) {
-    const Part& part = parts[static_cast<std::size_t>(task)];
-    const AdamMatrices& matrix = x.matrices[part.matrix];
-    for (std::int64_t i = part.row; i < part.row + part.rows; ++i) {
-      adam_row(row_of(matrix, i, part.column), part.columns, matrix.steps[i]);
-    }
-  });
+// What is left of the gradients whose parts have these sums of squares.
+float scale_to(double most, const std::vector<double>& squares) {
+  const double square = std::accumulate(squares.begin(), squares.end(), 0.0);
+  return static_cast<float>(std::min(1.0, most / std::sqrt(square)));
 }
 
-void clip(AdamParameters& x, double most, int threads) {
-  const std::vector<Part> parts = parts_of(x);
-  const auto sum_of_squares = isa::active().sum_of_squares;
-  // A row for each part.
-  std::vector<double> squares(parts.size() * static_cast<std::size_t>(x.rows));
-  parallel_for(static_cast<std::int64_t>(parts.size()), threads, [&](std::int64_t task, int) {
-    const Part& part = parts[static_cast<std::size_t>(task)];
-    for (std::int64_t i = part.row; i < part.row + part.rows; ++i) {
-      squares[task * x.rows + i] =
-          sum_of_squares(row_of(x.matrices[part.matrix], i, part.column).gradients, part.columns);
+}  // namespace
+
+void adam(const AdamParameters& x, std::optional<double> most, int threads) {
+  const std::vector<Part> parts = parts_of_row(x);
+  const auto count = static_cast<std::int64_t>(parts.size());
+  const isa::Table& table = isa::active();
+  const auto squares_of = [&](std::int64_t row, const Part& part) {
+    return table.sum_of_squares(row_of(x.matrices[part.matrix], row, part.column).gradients,
+                                part.columns);
+  };
+  const auto step = [&](std::int64_t row, const Part& part, float scale) {
+    const AdamMatrices& matrix = x.matrices[part.matrix];
+    isa::AdamStep own = matrix.steps[static_cast<std::size_t>(row)];
+    own.scale = scale;
+    table.adam_row(row_of(matrix, row, part.column), part.columns, own);
+  };
+  // A thread for a row, as for its gradients, as far as all threads have one; then all for a row.
+  const std::int64_t alone = x.rows - x.rows % threads;
+  std::vector<std::vector<double>> squares(static_cast<std::size_t>(threads),
+                                           std::vector<double>(parts.size()));
+  parallel_for(alone, threads, [&](std::int64_t row, int worker) {
+    float scale = 1.0f;
+    if (most) {
+      auto& own = squares[static_cast<std::size_t>(worker)];
+      for (std::size_t i = 0; i < parts.size(); ++i) own[i] = squares_of(row, parts[i]);
+      scale = scale_to(*most, own);
     }
+    for (const Part& part : parts) step(row, part, scale);
   });
-  for (std::int64_t i = 0; i < x.rows; ++i) {
-    double square = 0.0;
-    for (std::size_t part = 0; part < parts.size(); ++part) square += squares[part * x.rows + i];
-    const float scale = static_cast<float>(std::min(1.0, most / std::sqrt(square)));
-    for (AdamMatrices& matrix : x.matrices) matrix.steps[i].scale = scale;
+  for (std::int64_t row = alone; row < x.rows; ++row) {
+    float scale = 1.0f;
+    if (most) {
+      parallel_for(count, threads, [&](std::int64_t i, int) {
+        squares[0][static_cast<std::size_t>(i)] =
+            squares_of(row, parts[static_cast<std::size_t>(i)]);
+      });
+      scale = scale_to(*most, squares[0]);
+    }
+    parallel_for(count, threads, [&](std::int64_t i, int) {
+      step(row, parts[static_cast<std::size_t>(i)], scale);
+    });
   }
 }
 

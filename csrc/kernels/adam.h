@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "isa/table.h"
@@ -21,14 +22,11 @@ struct AdamParameters {
   std::int64_t rows;
 };
 
-// For the step of each row of each parameter: g = scale gradient, first += (1 - beta_1) (g -
+// For the step of each row of each parameter: g = the gradient, scaled to a norm of at most `most`
+// over the row of all parameters, first += (1 - beta_1) (g -
 // first), second = beta_2 second + (1 - beta_2) g^2, largest = max(largest, second), and weights =
-// kept weights - size first / (sqrt(largest or second) inverse_root + epsilon). One pass over
-// memory; every weight is stepped by one thread. O(weights).
-void adam(const AdamParameters& x, int threads);
-
-// Scales each row's gradients to a norm of at most `most` over all parameters: sets the steps'
-// scales. Squares add up in float64, in an order that threads do not change. O(weights).
-void clip(AdamParameters& x, double most, int threads);
+// kept weights - size first / (sqrt(largest or second) inverse_root + epsilon). Squares add
+// up in float64, in an order that threads do not change. O(weights).
+void adam(const AdamParameters& x, std::optional<double> most, int threads);
 
 }  // namespace bertft

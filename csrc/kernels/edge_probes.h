@@ -31,7 +31,7 @@ struct EdgeProbes {
   std::int64_t probes, width, projected, units, labels, targets;
   std::vector<EdgeSpans> spans;
   float epsilon;             // of the normalization
-  const std::uint8_t* kept;  // (targets, probes, units) of dropout, or nullptr for all
+  const std::uint8_t* kept;  // (probes, targets, units) of dropout, or nullptr for all
   float scale;               // of units that are kept
 };
 
@@ -47,7 +47,7 @@ struct EdgeTargets {
 // sum_s m_s H_s, dropped out: adds the losses of logits u V + c to losses[k], and writes their
 // scaled gradients. Returns whether every logit that counts is finite. Neither the number of
 // threads nor other probes change a bit. O(rows x width x projected x probes), and as much for the
-// hidden layer. Throws std::bad_alloc.
+// hidden layer; memory for what lies between in as many probes as threads. Throws std::bad_alloc.
 bool edge_gradient(const EdgeProbes& x, const EdgeTargets& targets, double* losses,
                    const EdgeParameters<float>& out, int threads);
 

@@ -24,8 +24,9 @@ isa::Dropout dropout_of(const HiddenUnits& x, std::int64_t place) {
 // Calls visit(probe, block, place) for each row, with the place of its first unit.
 template <class Visit>
 void for_each_row(const HiddenUnits& x, int threads, const Visit& visit) {
-  parallel_for(x.probes * divide_up(x.rows, kRows), threads, [&](std::int64_t task, int) {
-    const std::int64_t k = task % x.probes, block = task / x.probes;
+  const std::int64_t blocks = divide_up(x.rows, kRows);
+  parallel_for(x.probes * blocks, threads, [&](std::int64_t task, int) {
+    const std::int64_t k = task / blocks, block = task % blocks;
     for (std::int64_t i = block * kRows; i < std::min(x.rows, (block + 1) * kRows); ++i) {
       visit(k, block, (i * x.probes + k) * x.width);
     }

@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kPackedBytes = std::int64_t{2} << 20;
 // Panels that a task multiplies by: kRun rows of 9 of them are 432 KiB of a 1 MiB cache.
 constexpr std::int64_t kPanels = 9;
-// Tiles of a that a task multiplies; for no more of them b is not worth packing.
+// Tiles of a that a task multiplies.
 constexpr std::int64_t kTiles = 4;
 // Below this many multiplications a second thread costs more than it saves.
 constexpr double kWorthThreads = 2e6;
@@ -70,10 +70,13 @@ class Multiplication {
   }
 
  private:
-  // Few tiles of a pass over rows of b that lie in one piece and are whole vectors wide.
+  // Rows of b that lie in one piece and are whole vectors wide are read where they are if a cache
+  // holds them all, or if few tiles of a pass over them: what one thread packs, another fetches.
   static bool can_stay(const Matrix& a, const Matrix& b) {
-    return a.rows <= kTiles * panel_kernels<T>().tile_height && b.column_stride == 1 &&
-           b.columns % panel_kernels<T>().vector == 0;
+    const std::int64_t bytes = b.rows * b.columns * static_cast<std::int64_t>(sizeof(T));
+    const bool is_short = a.rows <= kTiles * panel_kernels<T>().tile_height;
+    return b.column_stride == 1 && b.columns % panel_kernels<T>().vector == 0 &&
+           (is_short || bytes <= kPackedBytes);
   }
 
   // Of all panels of an operand of each product.

@@ -18,26 +18,59 @@ constexpr std::int64_t kPackedTargets = 512;
 // Features of a task: for all targets they stay in a cache of 1 MiB while the probes pass.
 constexpr std::int64_t kFeatures = 6 * isa::kWidestPanel;
 
+// Blocks of what all probes read. A thread has the same probes for all of them, and takes a block
+// for each of its probes before the next one.
+class Blocks {
+ public:
+  Blocks(std::int64_t probes, std::int64_t blocks, int threads)
+      : probes_(probes),
+        blocks_(blocks),
+        groups_(std::max(std::min<std::int64_t>(threads, probes), std::int64_t{1})) {}
+
+  std::int64_t tasks() const { return probes_ * blocks_; }
+
+  struct Task {
+    std::int64_t probe, block;
+  };
+  Task at(std::int64_t task) const {
+    // The group whose probes, with all their blocks, the task is among.
+    const std::int64_t probe = task / blocks_;
+    std::int64_t group = probe * groups_ / probes_;
+    if (probes_ * (group + 1) / groups_ <= probe) ++group;
+    const std::int64_t first = probes_ * group / groups_;
+    const std::int64_t size = probes_ * (group + 1) / groups_ - first;
+    const std::int64_t place = task - first * blocks_;
+    return {first + place % size, place / size};
+  }
+
+ private:
+  const std::int64_t probes_, blocks_, groups_;
+};
+
 // What each probe loses on blocks of targets, added up in their order whoever came first.
 class PartialLosses {
  public:
-  PartialLosses(std::int64_t probes, std::int64_t targets, Workspace& workspace)
-      : probes_(probes), targets_(targets), place_(workspace.add<double>(tasks())) {}
+  PartialLosses(std::int64_t probes, std::int64_t targets, Workspace& workspace, int threads)
+      : probes_(probes),
+        targets_(targets),
+        blocks_(probes, divide_up(targets, kTargets), threads),
+        place_(workspace.add<double>(tasks())) {}
 
-  // All probes on a block, then on the next.
-  std::int64_t tasks() const { return probes_ * divide_up(targets_, kTargets); }
+  std::int64_t tasks() const { return blocks_.tasks(); }
 
   // Calls visit(probe, first, count, loss) for a block of targets.
   template <class Visit>
   void measure(const Workspace& workspace, std::int64_t task, const Visit& visit) {
-    const std::int64_t first = task / probes_ * kTargets;
+    const auto [k, block] = blocks_.at(task);
+    const std::int64_t first = block * kTargets;
     isa::Loss loss;
-    if (!visit(task % probes_, first, std::min(kTargets, targets_ - first), loss)) {
+    if (!visit(k, first, std::min(kTargets, targets_ - first), loss)) {
       is_finite_.store(false, std::memory_order_relaxed);
     }
     const isa::Product& factors = loss.factors;
-    workspace.at<double>(place_)[task] = loss.total + std::log(factors.mantissa) +
-                                         static_cast<double>(factors.exponent) * std::numbers::ln2;
+    workspace.at<double>(place_)[block * probes_ + k] =
+        loss.total + std::log(factors.mantissa) +
+        static_cast<double>(factors.exponent) * std::numbers::ln2;
   }
 
   bool add_to(double* losses, const Workspace& workspace) const {
@@ -48,6 +81,7 @@ class PartialLosses {
 
  private:
   std::int64_t probes_, targets_;
+  Blocks blocks_;
   std::size_t place_;
   std::atomic<bool> is_finite_{true};
 };
@@ -57,7 +91,7 @@ template <class Differentiate>
 bool differentiate_logits(const Logits& x, double* losses, int threads,
                           const Differentiate& differentiate) {
   Workspace workspace;
-  PartialLosses partial(x.probes, x.targets, workspace);
+  PartialLosses partial(x.probes, x.targets, workspace, threads);
   workspace.allocate();
   workspace.attach();
   parallel_for(partial.tasks(), threads, [&](std::int64_t task, int) {
@@ -87,7 +121,8 @@ class LinearGradient {
         by_feature_{x.x, 1, x.x_row, x.targets, table_.narrow.panel_width, pack_},
         // Not a multiple of 4 KiB apart.
         logits_row_(divide_up(x.targets, 16) * 16 + 16),
-        partial_(x.probes, x.targets, workspace_) {
+        features_(x.probes, divide_up(x.width, kFeatures), threads),
+        partial_(x.probes, x.targets, workspace_, threads) {
     by_target_.reserve(workspace_, x.targets);
     by_feature_.reserve(workspace_, x.width);
     of_logits_ = workspace_.add<float>(x.probes * rows_ * logits_row_);
@@ -109,8 +144,9 @@ class LinearGradient {
                          return differentiate(logits, k, first, loss);
                        });
     });
-    parallel_for(x_.probes * divide_up(x_.width, kFeatures), threads_, [&](std::int64_t task, int) {
-      sum(task % x_.probes, task / x_.probes * kFeatures);
+    parallel_for(features_.tasks(), threads_, [&](std::int64_t task, int) {
+      const auto [k, block] = features_.at(task);
+      sum(k, block * kFeatures);
     });
     return partial_.add_to(out_.losses, workspace_);
   }
@@ -125,17 +161,16 @@ class LinearGradient {
 
   void prepare() const {
     const std::int64_t first = by_target_.tasks(x_.targets);
-    const std::int64_t second = first + by_feature_.tasks(x_.width);
-    parallel_for(second + (is_relative_ ? x_.probes : 0), threads_, [&](std::int64_t task, int) {
+    parallel_for(first + by_feature_.tasks(x_.width), threads_, [&](std::int64_t task, int) {
       if (task < first) {
         by_target_.pack(workspace_, task, 0, x_.targets);
-      } else if (task < second) {
-        by_feature_.pack(workspace_, task - first, 0, x_.width);
       } else {
-        const std::int64_t k = task - second;
-        table_.subtract_last(x_.weights + k * x_.labels * x_.width, x_.labels, x_.width,
-                             relative_weights(k));
+        by_feature_.pack(workspace_, task - first, 0, x_.width);
       }
+    });
+    parallel_for(is_relative_ ? x_.probes : 0, threads_, [&](std::int64_t k, int) {
+      table_.subtract_last(x_.weights + k * x_.labels * x_.width, x_.labels, x_.width,
+                           relative_weights(k));
     });
   }
 
@@ -184,6 +219,7 @@ class LinearGradient {
   const std::int64_t logits_row_;
   std::size_t of_logits_ = 0, of_weights_ = 0;
   Workspace workspace_;
+  const Blocks features_;
   PartialLosses partial_;
 };
 

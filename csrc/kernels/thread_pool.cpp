@@ -9,6 +9,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 namespace bertft {
 namespace {
@@ -43,8 +44,7 @@ class Pool {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       task_ = &task;
-      tasks_ = tasks;
-      next_.store(0, std::memory_order_relaxed);
+      share(tasks, helpers + 1);
       wanted_ = helpers;
       active_.store(helpers, std::memory_order_relaxed);
       generation_.fetch_add(1, std::memory_order_release);
@@ -59,6 +59,12 @@ class Pool {
   }
 
  private:
+  // Tasks from `next` to `end`, in a cache line of their own.
+  struct alignas(64) Share {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+  };
+
   // Starts threads until `count` exist; a machine that gives fewer is used with fewer.
   int grow(std::int64_t count) {
     try {
@@ -90,11 +96,24 @@ class Pool {
     }
   }
 
+  void share(std::int64_t tasks, int workers) {
+    if (static_cast<int>(shares_.size()) != workers) shares_ = std::vector<Share>(workers);
+    for (int worker = 0; worker < workers; ++worker) {
+      shares_[worker].next.store(tasks * worker / workers, std::memory_order_relaxed);
+      shares_[worker].end = tasks * (worker + 1) / workers;
+    }
+  }
+
+  // A worker's own share first, and then what is left of the others'.
   void drain(int worker) {
-    for (;;) {
-      const std::int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
-      if (index >= tasks_) return;
-      (*task_)(index, worker);
+    const int workers = static_cast<int>(shares_.size());
+    for (int other = 0; other < workers; ++other) {
+      Share& share = shares_[(worker + other) % workers];
+      for (;;) {
+        const std::int64_t index = share.next.fetch_add(1, std::memory_order_relaxed);
+        if (index >= share.end) break;
+        (*task_)(index, worker);
+      }
     }
   }
 
@@ -103,8 +122,7 @@ class Pool {
   std::condition_variable wake_;
   std::condition_variable done_;
   const Task* task_ = nullptr;
-  std::int64_t tasks_ = 0;
-  std::atomic<std::int64_t> next_{0};
+  std::vector<Share> shares_;
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<int> active_{0};
   int wanted_ = 0;

@@ -46,7 +46,7 @@ def edge_gradient(
         sums = torch.bmm(torch.cat(means, 2), wide.hidden) + wide.hidden_bias[:, None]
         units = layer_norm(sums.tanh(), sums.shape[2:], eps=epsilon)
         units = units * wide.gain[:, None] + wide.shift[:, None]
-        units = units * (scale if kept is None else scale * kept.transpose(0, 1))
+        units = units * (scale if kept is None else scale * kept)
         out = (torch.bmm(units, wide.weight) + wide.bias[:, None]).mT
     of_logits = out.detach().clone().flatten(0, 1)
     offsets = torch.arange(k + 1, device=out.device) * out.shape[1]
