@@ -5,6 +5,7 @@ each tokenizer's pieces belong to the words whose characters they cover. So mode
 vocabularies are compared word by word.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -45,7 +46,7 @@ def encode(
 
     Raises:
         ValueError: an unknown kind, a tokenizer that does not tell character offsets, or one
-            without a classification token where it is wanted.
+            that gives texts no classification token where it is wanted.
     """
     return paired({"": encode_rows(texts, tokenizer, kind, max_length, pieces)})[""]
 
@@ -58,7 +59,8 @@ def encode_words(
     """Tokenize texts and find the run of positions of every word, in order.
 
     A word without a piece has the empty run `start == stop == 0`. Words that `max_length` cuts
-    off, whole or in part, have `start == stop == CUT_OFF`; they are the last ones of their text.
+    off, whole or in part, have `start == stop == CUT_OFF`; they are the last ones of their text, or
+    the first ones for a tokenizer that truncates on the left.
 
     Raises:
         ValueError: a tokenizer that does not tell character offsets.
@@ -85,10 +87,10 @@ def encode_rows(
             f"[encode] rows must be among {', '.join(get_args(RowKind))} and pieces among "
             f"{', '.join(get_args(Pieces))}, got {kind!r} and {pieces!r}; pass one of each."
         )
-    if kind == "cls" and tokenizer.cls_token_id is None:
+    if kind == "cls" and tokenizer.cls_token_id not in tokenizer("")["input_ids"]:
         raise ValueError(
-            f"[encode] tokenizer must have a classification token for rows of 'cls', got "
-            f"{type(tokenizer).__name__} without one; use words or tokens."
+            f"[encode] tokenizer must give texts a classification token for rows of 'cls', got "
+            f"{type(tokenizer).__name__} that gives none; use words or tokens."
         )
     return [
         _encoded(place, text, tokens, tokenizer.cls_token_id, kind, pieces, specials)
@@ -139,9 +141,9 @@ def of_segment(encoding: Sequence[Encoded], segment: int) -> list[Encoded]:
 class _Tokens:
     """A tokenized input: ids, character offsets, the positions of pieces, and if it was cut.
 
-    `segments` and `types` have an entry for each position, `types` none where all are 0, and `cut`
-    one for each text of the input: whether pieces of it were taken off. `added` are the positions
-    of the special tokens.
+    `segments` and `types` have an entry for each position, `types` none where all are 0, and `kept`
+    one for each text of the input: the characters `[start, stop)` of which no piece was taken off,
+    None where all are there. `added` are the positions of the special tokens.
     """
 
     ids: Integers
@@ -150,7 +152,7 @@ class _Tokens:
     added: Integers
     segments: Integers
     types: Integers
-    cut: tuple[bool, ...]
+    kept: tuple[tuple[float, float] | None, ...]
 
 
 def _tokenized(
@@ -161,7 +163,7 @@ def _tokenized(
             "[encode] tokenizer must tell character offsets and word ids, got "
             f"{type(tokenizer).__name__}; save it as a fast tokenizer (tokenizer.json)."
         )
-    specials = sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
+    specials = _special_ids(tokenizer)
     # The last entry stands for all ids beyond: a vocabulary may have gaps, so its size is no bound.
     is_special = np.zeros(max(specials, default=-1) + 2, bool)
     is_special[specials] = True
@@ -182,24 +184,44 @@ def _tokenized(
             & (offsets[:, 1] > offsets[:, 0])
         )
         pieces = np.flatnonzero(is_piece)
-        cut = _cut(encoding, len(text.segments))
-        yield _Tokens(ids, offsets, pieces, np.flatnonzero(added), segments, types, cut)
+        overflowing = encoding.overflowing
+        kept = tuple(
+            _kept(encoding, overflowing, number, tokenizer.truncation_side) if overflowing else None
+            for number in range(len(text.segments))
+        )
+        yield _Tokens(ids, offsets, pieces, np.flatnonzero(added), segments, types, kept)
 
 
-def _cut(encoding: "Encoding", texts: int) -> tuple[bool, ...]:
-    """For each text of an input, whether pieces of it were taken off."""
-    if texts == 1 or not encoding.overflowing:
-        return (bool(encoding.overflowing),) * texts
-    return tuple(
-        max(_end_of(part, number) for part in encoding.overflowing) > _end_of(encoding, number)
-        for number in range(texts)
-    )
+def _special_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Ids that stand for no word wherever they are: all special ones, but for an unknown word's."""
+    added = tokenizer.added_tokens_decoder.items()
+    specials = {*tokenizer.all_special_ids, *(number for number, own in added if own.special)}
+    # GPT-2 has one token to end texts and for what is unknown, which nothing is to its bytes.
+    if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        specials.discard(tokenizer.unk_token_id)
+    return sorted(specials)
 
 
-def _end_of(encoding: "Encoding", number: int) -> int:
-    """The character at which the pieces of a text of the input end."""
-    owners = zip(encoding.offsets, encoding.sequence_ids, strict=True)
-    return max((end for (_, end), owner in owners if owner == number), default=0)
+def _kept(
+    encoding: "Encoding", overflowing: "Sequence[Encoding]", number: int, side: str
+) -> tuple[float, float] | None:
+    """The characters of a text of an input of which no piece was taken off; None for all."""
+    own = _pieces_of(encoding, number)
+    # Of a pair, what was taken off one text comes with all that is left of the other.
+    parts = [_pieces_of(part, number) for part in overflowing]
+    off = [span for part in parts if part != own for _, span in part]
+    if not off:
+        return None
+    # Pieces of a character that takes several (bytes) have the same offsets: it may be divided.
+    if side == "left":
+        return max(stop for _, stop in off), math.inf
+    return 0, min(start for start, _ in off)
+
+
+def _pieces_of(encoding: "Encoding", number: int) -> list[tuple[int, tuple[int, int]]]:
+    """Ids and offsets of the pieces of a text of an input."""
+    told = zip(encoding.ids, encoding.offsets, encoding.sequence_ids, strict=True)
+    return [(piece, span) for piece, span, owner in told if owner == number and span[1] > span[0]]
 
 
 def _encodings(
@@ -230,7 +252,7 @@ def _encoded(
     parts: list[tuple[Integers, Integers]] = []
     of: list[int] = []
     if kind == "cls":
-        own = np.flatnonzero(tokens.ids == cls_id)[:1]
+        own = tokens.added[tokens.ids[tokens.added] == cls_id][:1]
         parts.append((own, own + 1))
         of.append(SPECIAL)
     if specials:
@@ -253,7 +275,7 @@ def _encoded(
         place=place,
         segments=None if of == [FIRST] else segments,
         types=tokens.types.astype(np.int32) if tokens.types.any() else None,
-        is_cut=any(tokens.cut),
+        is_cut=any(kept is not None for kept in tokens.kept),
     )
 
 
@@ -277,6 +299,6 @@ def _word_runs(
     runs = np.zeros((2, len(words)), np.int64)
     covered = last > first
     runs[0, covered], runs[1, covered] = pieces[first[covered]], pieces[last[covered] - 1] + 1
-    if tokens.cut[number]:
-        runs[:, words[:, 1] > (stops[-1] if len(stops) else 0)] = CUT_OFF
+    if (kept := tokens.kept[number]) is not None:
+        runs[:, (words[:, 0] < kept[0]) | (words[:, 1] > kept[1])] = CUT_OFF
     return runs[0], runs[1]

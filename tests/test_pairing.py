@@ -1,5 +1,6 @@
 """Models of different vocabularies word by word; pairs of texts, segments and single pieces."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from bertft.checkpoints import Checkpoint
 from bertft.corpora import Text
 from bertft.pairing import common_rows, encode_sides, shares_tokens
 from bertft.rows import SEGMENTS, batches, pad
-from bertft.tokenizing import encode, encode_rows, of_segment, paired
+from bertft.tokenizing import CUT_OFF, encode, encode_rows, encode_words, of_segment, paired
 from bertft.traces import inference
 from tests.test_comparison import values
 
@@ -356,6 +357,53 @@ def test_cuts_of_pairs_are_of_their_text(tokenizers):
         assert rows.truncated_words > 0
 
 
+def pieces_at(encoding, number, span):
+    """Positions of the pieces that cover a character of a span of a text of the input."""
+    return [
+        position
+        for position, (start, stop) in enumerate(encoding.offsets)
+        if encoding.sequence_ids[position] == number and start < span[1] and span[0] < stop
+    ]
+
+
+@pytest.mark.parametrize("max_length", [7, 12, 24])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["uncased", "bytes"])
+def test_words_are_cut_where_a_piece_is_missing(tokenizers, name, side, max_length):
+    """On either side, in the middle of a character that takes several bytes too."""
+    tokenizer = copy.deepcopy(tokenizers[name])
+    tokenizer.truncation_side = side
+    texts = [Text.of(f"\U0001f1eb\U0001f1f7 {text} \U0001f44d\U0001f3fd") for text in HOSTILE[:-1]]
+    texts += [pair_of(a.text, b.text) for a, b in zip(texts, texts[3:], strict=False)]
+    for text, own in zip(texts, encode_words(texts, tokenizer, max_length), strict=True):
+        parts = [part.text for part in text.segments]
+        whole = tokenizer(*parts).encodings[0]
+        left = tokenizer(*parts, truncation=True, max_length=max_length).encodings[0]
+        expected = []
+        for number, part in enumerate(text.segments):
+            for span in part.words:
+                kept = pieces_at(left, number, span)
+                missing = len(pieces_at(whole, number, span)) - len(kept)
+                expected.append((kept[0], kept[-1] + 1) if kept and not missing else None)
+        runs = zip(own.starts.tolist(), own.stops.tolist(), strict=True)
+        assert [(a, b) if b > a else None for a, b in runs] == expected
+        assert own.is_cut == (len(whole.ids) > len(left.ids))
+        assert (own.stops == CUT_OFF).any() == own.is_cut
+
+
+def test_special_tokens_spelled_out_are_no_words(tokenizers):
+    """Those that no part of the tokenizer names, and the one that also stands for the unknown."""
+    tokenizer = copy.deepcopy(tokenizers["bytes"])
+    tokenizer.unk_token = "</s>"
+    tokenizer.add_special_tokens({"mask_token": "<turn>"})
+    tokenizer.mask_token = None
+    assert "<turn>" not in tokenizer.all_special_tokens
+    rows = encode([Text.of("one <turn> two </s> three")], tokenizer)
+    assert (rows.n, rows.dropped_words) == (3, 2)
+    unknown = encode([Text.of("the \u4e00\u4e01 words")], tokenizers["uncased"])
+    assert (unknown.n, unknown.dropped_words) == (3, 0)
+
+
 @pytest.mark.parametrize("name", ["uncased", "bytes"])
 def test_single_pieces_of_words(tokenizers, name):
     texts = [*pairs_of_texts(), *map(Text.of, HOSTILE)]
@@ -376,7 +424,23 @@ def test_classification_tokens_are_rows(tokenizers, make_model):
         rows = encode([*pairs_of_texts(), Text.of("x")], tokenizers[name], "cls")
         assert all(own.starts.tolist() == [0] for own in rows.texts)
         assert {int(own.ids[0]) for own in rows.texts} == {tokenizers[name].cls_token_id}
+    message = r"must give texts a classification token for rows of 'cls', got .* use words or tok"
     bare = type(tokenizers["bytes"])(tokenizer_object=tokenizers["bytes"].backend_tokenizer)
-    message = r"must have a classification token for rows of 'cls', got .* use words or tokens"
-    with pytest.raises(ValueError, match=message):
-        encode([Text.of("x")], bare, "cls")
+    for cls_token in (None, "the"):
+        bare.cls_token = cls_token
+        with pytest.raises(ValueError, match=message):
+            encode([Text.of("the words")], bare, "cls")
+
+
+def test_the_classification_token_is_not_one_that_a_text_spells(tokenizers):
+    """It may come last, as XLNet's does."""
+    from tokenizers import Tokenizer, processors
+
+    rules = Tokenizer.from_str(tokenizers["bytes"].backend_tokenizer.to_str())
+    rules.post_processor = processors.TemplateProcessing(
+        single="$A </s> <s>", special_tokens=[("</s>", 1), ("<s>", 0)]
+    )
+    last = type(tokenizers["bytes"])(tokenizer_object=rules, cls_token="<s>", sep_token="</s>")
+    texts = [Text.of("a <s> b"), Text.of("<s>"), Text.of("words")]
+    for own in encode(texts, last, "cls").texts:
+        assert own.starts.tolist() == [len(own.ids) - 1]

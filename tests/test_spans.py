@@ -1,5 +1,6 @@
 """Rows for the spans of targets, against the characters that pieces and words cover."""
 
+import copy
 import random
 import re
 
@@ -132,6 +133,16 @@ def test_nothing_kept_is_refused(tokenizer, pool):
             span_rows(nothing, tokenizer, 3, pool)
 
 
+def test_spans_that_are_cut_off_on_the_left(tokenizer):
+    left = copy.deepcopy(tokenizer)
+    left.truncation_side = "left"
+    records = [record("played the cat sat on", ((0, 1),), ((0, 3),), ((2, 3),), ((1, 5),))]
+    rows, targets = span_rows(records, left, 5, pool=True)
+    # Of the words only the last ones are left, whole, between [CLS] and [SEP].
+    assert (rows.truncated_texts, rows.truncated_words, rows.dropped_words) == (1, 2, 0)
+    assert (targets.kept.tolist(), targets.cut, targets.dropped) == ([2], 3, 0)
+
+
 def some_records(n, spans, seed):
     """Records of known, unknown, long, unprintable and empty words, with spans of all lengths."""
     draw = random.Random(seed)
@@ -161,9 +172,8 @@ def covering(text, words, span, tokenizer, limit):
             found.append(position)
     # The last position that is left is the special token at the end.
     if limit is not None and len(encoded["input_ids"]) > limit:
-        ends = [stop for _, stop in encoded["offset_mapping"][: limit - 1]]
         last = sum(len(word) + 1 for word in words[: span[1]]) - 1
-        if last > ends[-1]:
+        if last > encoded["offset_mapping"][limit - 1][0]:
             return None
     return found
 

@@ -73,8 +73,8 @@ def span_rows(
     covered = np.flatnonzero(stops > starts)
     # Words with a piece before each end of a span: as many before both where no word has one.
     first, last = np.searchsorted(covered, spans[..., 0]), np.searchsorted(covered, spans[..., 1])
-    # A text is cut at one place, so a span is whole if its last word is.
-    cut = (stops[spans[..., 1] - 1] == CUT_OFF).any(axis=1)
+    # A text is cut at one end, so a span is whole if its first and its last word are.
+    cut = ((stops[spans[..., 0]] == CUT_OFF) | (stops[spans[..., 1] - 1] == CUT_OFF)).any(axis=1)
     dropped = ~cut & (first == last).any(axis=1)
     kept = np.flatnonzero(~cut & ~dropped)
     if not len(kept):
