@@ -71,7 +71,8 @@ def merged(
 
     Raises:
         RuntimeError: peft is not installed.
-        ValueError: an adapter that changes no weights (prompt tuning), or none of this encoder.
+        ValueError: an adapter that changes no weights (prompt tuning), or none of this encoder;
+            those of a pooler that the base lacks are left out.
     """
     try:
         from peft import get_peft_model, set_peft_model_state_dict
@@ -86,16 +87,22 @@ def merged(
             f"[load_encoder] adapter must change weights, as LoRA does, got "
             f"{config.peft_type.value} in {name!r}; its virtual tokens have no rows to compare."
         )
-    heads = [*_heads(base), ""]
-    head = next(head for head in heads if any(key.startswith(ROOT + head) for key in weights))
+    held = (head for head in _heads(base) if any(key.startswith(ROOT + head) for key in weights))
+    head = next(held, "")
     # Heads are left out: an encoder has none.
     config.task_type, config.inference_mode = None, False
     _name_in_encoder(config, base, head)
+    absent = tuple(f"{head}{module}." for module in _absent(base))
     own = {
         ROOT + key.removeprefix(ROOT + head): value
         for key, value in weights.items()
-        if key.startswith(ROOT + head)
+        if key.startswith(ROOT + head) and not key.removeprefix(ROOT).startswith(absent)
     }
+    if not own:
+        raise ValueError(
+            f"[load_encoder] adapter must change weights that its base has, got only others in "
+            f"{name!r}, such as {min(weights, default='')!r}; no layer would differ."
+        )
     poolers = find_blocks(base, layers).late
     try:
         with warnings.catch_warnings():
@@ -166,6 +173,16 @@ def _heads(encoder: "PreTrainedModel") -> list[str]:
     prefix = f"{encoder.base_model_prefix}."
     is_inner = encoder.config.is_encoder_decoder or encoder.get_encoder() is encoder
     return [f"{prefix}encoder.", "encoder.", prefix] if is_inner else [prefix]
+
+
+def _absent(encoder: "PreTrainedModel") -> list[str]:
+    """Names of the modules that an encoder is left without: a pooler that its checkpoint lacks."""
+    return [
+        f"{parent}.{child}".removeprefix(".")
+        for parent, module in encoder.named_modules()
+        for child, own in module._modules.items()
+        if own is None
+    ]
 
 
 def _require_all(

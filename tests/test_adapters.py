@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import save_file
 
 import bertft
 from bertft.blocks import find_blocks
@@ -137,6 +138,37 @@ def test_adapters_of_other_architectures(checkpoint, tmp_path, kind, head, optio
     encoder = load_encoder(str(tmp_path / "lora"), torch.float32)
     for own, other in zip(layers_of(encoder), layers_of(model), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"target_modules": r".*(query|pooler\.dense)"},
+        {"target_modules": ["query"], "modules_to_save": ["pooler"]},
+    ],
+)
+def test_what_was_trained_of_a_pooler_that_the_base_lacks_is_left_out(
+    checkpoint, tmp_path, options
+):
+    base = checkpoint("base", head="AutoModelForMaskedLM")
+    assert load_encoder(str(base), torch.float32).pooler is None
+    model = adapted(str(base), **options)
+    model.save_pretrained(tmp_path / "lora")
+    encoder = load_encoder(str(tmp_path / "lora"), torch.float32)
+    for own, other in zip(layers_of(encoder), layers_of(model), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_of_nothing_that_the_base_has_is_refused(checkpoint, tmp_path):
+    base = checkpoint("base", head="AutoModelForMaskedLM")
+    adapted(str(base), target_modules=["pooler.dense"]).save_pretrained(tmp_path / "lora")
+    message = r"must change weights that its base has, got only others .* such as '.*pooler"
+    with pytest.raises(ValueError, match=message):
+        load_encoder(str(tmp_path / "lora"), torch.float32)
+    save_file({}, tmp_path / "lora" / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"must change weights that its base has, got only others"):
+        load_encoder(str(tmp_path / "lora"), torch.float32)
 
 
 def test_targets_that_are_not_in_the_encoder_are_refused(checkpoint, tmp_path):
