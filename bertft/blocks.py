@@ -189,7 +189,7 @@ def _remedy(run: Trace) -> str:
     others = f" or another of {', '.join(paths[1:4])}" if paths[1:] else ""
     return (
         f"pass the path of the list, layers={paths[0]!r} (bertft compare --layers {paths[0]})"
-        f"{others}."
+        f"{others}; probe, finetune and ablate take only models that are read without."
     )
 
 

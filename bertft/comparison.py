@@ -101,7 +101,8 @@ def compare(
             "attention" and "mlp" (what these sublayers of a block add to it).
         layers: numbers of the layers to compare, `[0, 6, 12]` or "0,6,12", all by default: the pass
             ends after the deepest. Or, for an architecture that cannot be read by itself, the path
-            of the module list that holds its blocks, "model.decoder.layers".
+            of the module list that holds its blocks, "model.decoder.layers", with numbers behind it
+            for some of them, "model.decoder.layers:0,6,12".
         intervals: "jackknife" for 95 % intervals that leave out a group of sentences at a time.
         groups: of sentences, at least 5.
         ridge: of measures that invert a scatter matrix; see `bertft.similarity.cca`.
@@ -194,7 +195,8 @@ def compare(
         "options": {
             **asdict(options),
             "sites": list(options.sites),
-            "layers": path or (list(numbers) if numbers is not None else None),
+            "layers": list(numbers) if numbers is not None else None,
+            "blocks": path,
             "column": column if column is None or isinstance(column, str) else list(column),
             "intervals": intervals,
             "max_length": work[0].max_length,

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -250,7 +250,7 @@ def known_measures(measures: Sequence[str] | None) -> list[str] | None:
 def layers_asked(
     layers: str | int | Sequence[int] | None,
 ) -> tuple[str | None, tuple[int, ...] | None]:
-    """Return the path of a module list, or numbers of layers: `layers` is one or the other.
+    """Return the path of a module list and numbers of layers, of which `layers` tells one or both.
 
     Raises:
         TypeError: a number that is not whole.
@@ -258,24 +258,30 @@ def layers_asked(
 
     >>> layers_asked("0,6,12"), layers_asked([12, 0]), layers_asked("model.decoder.layers")
     ((None, (0, 6, 12)), (None, (0, 12)), ('model.decoder.layers', None))
+    >>> layers_asked("model.decoder.layers:0,6")
+    ('model.decoder.layers', (0, 6))
     """
     if layers is None:
         return None, None
+    path: str | None = None
     if isinstance(layers, str):
-        words = [word.strip() for word in layers.split(",")]
-        if re.fullmatch(r"[^\W\d]\w*(\.\w+)*", layers):
-            return layers, None
+        first, colon, rest = layers.partition(":")
+        if re.fullmatch(r"[^\W\d]\w*(\.\w+)*", first):
+            path = first
+        if path and not colon:
+            return path, None
+        words = [word.strip() for word in (rest if path else layers).split(",")]
         if not all(word.isdecimal() for word in words):
             raise ValueError(
-                f"[compare] layers must be numbers, 0,6,12, or the path of a module list, got "
-                f"{layers!r}; pass one of the two."
+                "[compare] layers must be numbers, 0,6,12, the path of a module list, or both, "
+                f"decoder.layers:0,6,12, got {layers!r}; pass one of these, or none for all."
             )
         numbers = [int(word) for word in words]
     else:
-        numbers = [layers] if isinstance(layers, int) else list(layers)
+        numbers = list(layers) if isinstance(layers, Iterable) else [layers]
     for number in numbers:
         require_integers("compare", layers=number)
-    return None, tuple(sorted(set(numbers)))
+    return path, tuple(sorted({int(number) for number in numbers}))
 
 
 def sites_asked(sites: str | Sequence[str]) -> tuple[Site, ...]:

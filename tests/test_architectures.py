@@ -427,7 +427,8 @@ def test_what_cannot_be_read_is_refused_with_the_path_to_pass():
     told = (
         r"^\[find_blocks\] layers must be what a list of blocks receives, got a Scaled where no "
         r"such list receives its hidden_states; pass the path of the list, "
-        r"layers='stack\.layers' \(bertft compare --layers stack\.layers\)\.$"
+        r"layers='stack\.layers' \(bertft compare --layers stack\.layers\); probe, finetune and "
+        r"ablate take only models that are read without\.$"
     )
     with pytest.raises(ValueError, match=told):
         find_blocks(model)

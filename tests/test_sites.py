@@ -119,6 +119,11 @@ def test_blocks_may_be_named_by_the_path_of_their_list(pair, texts):
     for path in ("encoder.layer", "bert.encoder.layer"):
         named = bertft.compare(*pair, texts, measures=MEASURES, layers=path).table
         pd.testing.assert_frame_equal(by_itself, named)
+    some = bertft.compare(*pair, texts, measures=MEASURES, layers="encoder.layer:2,0")
+    kept = by_itself[by_itself["pretrained_layer"].isin([0, 2])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some.table, kept)
+    options = some.provenance["options"]
+    assert (options["blocks"], options["layers"]) == ("encoder.layer", [0, 2])
     with pytest.raises(ValueError, match=r"path of a module list in a BertModel, got 'decoder"):
         bertft.compare(*pair, texts, layers="decoder.layers")
 
@@ -159,14 +164,27 @@ def test_names_come_in_one_order():
     assert layers_asked("encoder.layer") == ("encoder.layer", None)
     assert layers_asked(None) == (None, None)
     assert layers_asked(2) == (None, (2,))
+    assert layers_asked(np.int64(2)) == (None, (2,))
+    assert layers_asked("encoder.layer:3, 0") == ("encoder.layer", (0, 3))
 
 
 def test_layers_that_are_neither_numbers_nor_a_path_are_refused():
-    for text in ("0-3", "-1", "0,x", "", "a b"):
+    for text in (
+        "0-3",
+        "-1",
+        "0,x",
+        "",
+        "a b",
+        "0:3",
+        "encoder.layer:",
+        "encoder.layer:x",
+        "a.b,0",
+    ):
         with pytest.raises(ValueError, match=rf"must be numbers, .*, got '{text}'; pass one of"):
             layers_asked(text)
-    with pytest.raises(TypeError, match=r"layers must be an integer, got 0\.5"):
-        layers_asked([0.5])
+    for layers in ([0.5], 0.5):
+        with pytest.raises(TypeError, match=r"layers must be an integer, got 0\.5"):
+            layers_asked(layers)
 
 
 def test_sites_are_told_everywhere(pair, texts, tmp_path, capsys):

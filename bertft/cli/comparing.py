@@ -25,7 +25,7 @@ def compare(
         list[Path],
         typer.Option(
             help="A .txt, .conllu, .jsonl, .csv, .tsv, .parquet or SQuAD .json file, a data set "
-            "(NAME:SPLIT), or - for standard input; repeat it for more corpora."
+            "(NAME:SPLIT), or - for standard input, a text per line; repeat it for more corpora."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the table, figure and report.")],
@@ -57,7 +57,10 @@ def compare(
     ] = "output",
     layers: Annotated[
         str | None,
-        typer.Option(help="Numbers, 0,6,12; or the path of the blocks' list, decoder.layers."),
+        typer.Option(
+            help="Numbers, 0,6,12; the path of the blocks' list, decoder.layers; or both, "
+            "decoder.layers:0,6,12."
+        ),
     ] = None,
     intervals: Annotated[
         str | None, typer.Option(help="jackknife: 95 %, leaving out groups of sentences.")
