@@ -82,9 +82,9 @@ def compare(
             layers that it has are compared. Several are compared with the base in one pass, in
             which the base runs once, on the rows that all models have.
         data: a file (`.txt`, `.conllu`, `.jsonl`, `.csv`, `.tsv`, `.parquet`, SQuAD `.json`), a
-            data set of the hub (`NAME:SPLIT`), an iterable of texts, or a mapping of names to
-            these; each is a corpus of its own. Premises with hypotheses and questions with contexts
-            are pairs.
+            data set of the hub (`NAME:SPLIT`), an iterable of texts, a data frame, or a mapping of
+            names to these; each is a corpus of its own. Premises with hypotheses and questions with
+            contexts are pairs.
         column: of data with columns, that of the text, or two for pairs of texts; `text`, or
             `premise` and `hypothesis`, and others, need not be named.
         measures: names from `bertft.similarity.MEASURES` and `SAMPLED`; by default all that the

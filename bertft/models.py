@@ -195,6 +195,8 @@ def _unwrapped(model: Any) -> Any:
     """What is inside of the wrappers of compilers, parallel runs and peft."""
     from accelerate.utils import extract_model_from_parallel
 
+    if not isinstance(model, nn.Module):
+        return model
     inner = extract_model_from_parallel(model, keep_torch_compile=False)
     if not hasattr(inner, "get_base_model"):
         return inner

@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -170,6 +171,23 @@ def test_streams_are_read_a_row_at_a_time():
     assert corpus.fingerprint == SINGLES
 
 
+def test_data_frames_have_rows():
+    """They iterate over the names of their columns, which are no texts."""
+    pairs = pd.DataFrame(PAIRS, columns=["premise", "hypothesis"])
+    assert [corpus.fingerprint for corpus in corpora_of(pairs)] == [TWO]
+    frame = pd.DataFrame({"review": [*TEXTS, None, np.nan], 0: [1, 2, 3, 4, 5]})
+    for data in (frame, {"x": frame}):
+        [corpus] = corpora_of(data, "review")
+        assert (corpus.fingerprint, corpus.empty) == (SINGLES, 2)
+    assert corpora_of(frame["review"][:3])[0].fingerprint == SINGLES
+    with pytest.raises(ValueError, match="must have a column 'no', got the columns review, 0; "):
+        corpora_of(frame, "no")
+    with pytest.raises(
+        ValueError, match=r"row 1 must have a 'text', .* got fields \['0', 'review'"
+    ):
+        corpora_of(frame)
+
+
 def test_empty_texts_are_counted(tmp_path):
     assert read(save(tmp_path, "x.txt", "a\n\n \nb\n")).empty == 2
     assert read(save(tmp_path, "y.txt", "a\nb")).empty == 0
@@ -193,6 +211,21 @@ def test_empty_texts_are_counted(tmp_path):
             lines({"premise": "a", "hypothesis": "b"}, {"premise": "a", "label": 1}),
             r"x.jsonl, line 2 must have a 'hypothesis' beside its 'premise', got fields \['label'",
         ),
+        (
+            "x.jsonl",
+            lines({"hypothesis": "b"}),
+            r"x.jsonl, line 1 must have a 'premise' beside its 'hypothesis', got fields \['hypoth",
+        ),
+        (
+            "x.json",
+            squad().replace('"question": ', '"asked": ', 1),
+            r"x.json, question 1 must have a 'question' beside its 'context', got fields \['asked",
+        ),
+        (
+            "x.jsonl",
+            '{"text": ["a", "\\ud800"]}\n',
+            r"x, text 1 must have whole characters, got half of a surrogate pair; mend it",
+        ),
         ("x.csv", "text,n\na,1\nb\n", r"x.csv, line 3 must have 2 fields as its header, got 1"),
         ("x.csv", "text,n\na,b,1\n", r"line 2 must have 2 .* got 3; mend the line, or quote"),
         ("x.csv", "text,text\na,b\n", r"must have a header with each name once, got text again"),
@@ -212,7 +245,9 @@ def test_bad_files_are_refused(tmp_path, name, content, message):
     [
         ("review", r"line 1 must have a column 'review', got the columns text, n; pass one of the"),
         ("text,review", r"line 1 must have a column 'review', got"),
-        ("a,b,c", r"column must be the name of one column, or of two .*, got \['a', 'b', 'c'\]"),
+        ("a,b,c", r"column must be the name of one column, or of two .*, got 'a,b,c'"),
+        (["a", "b", "c"], r"got \['a', 'b', 'c'\]; pass it as in 'review'"),
+        (3, r"column must be the name of one column, .*, got 3; pass it as in"),
         ("", r"column must be the name of one column"),
     ],
 )
@@ -238,6 +273,9 @@ def test_standard_input(monkeypatch):
     assert corpus.fingerprint == fingerprint([Text.of(text) for text in TEXTS[:2]])
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"ab\xff")))
     with pytest.raises(ValueError, match="standard input must be UTF-8, got byte 0xff at offset 2"):
+        corpora_of("-")
+    monkeypatch.setattr("sys.stdin", None)  # as where the shell closed it
+    with pytest.raises(ValueError, match="standard input must be open, got none; pipe texts into"):
         corpora_of("-")
 
 

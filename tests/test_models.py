@@ -106,6 +106,9 @@ def test_a_model_without_blocks_is_refused(make_model):
         ValueError, match=r"\[find_blocks\] layers must be what a list of blocks receives"
     ):
         find_blocks(model)
+    for model in (5, None, iter([])):
+        with pytest.raises(TypeError, match="must be a name, a path or a PreTrainedModel, got"):
+            encoder_of(model)
     with pytest.raises(TypeError, match="must be a name, a path or a PreTrainedModel, got Linear"):
         encoder_of(nn.Linear(1, 1))
 

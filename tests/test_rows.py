@@ -1,6 +1,7 @@
 """Words, tokens, draws and batches; and the readers of files."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,6 +279,15 @@ def test_corpora_of_anything(tmp_path):
         ([], ValueError, "at least one text"),
         ([3], TypeError, "strings, sequences of words or mappings of .*, got int"),
         ({"a": 3}, TypeError, "a must be a path or an iterable of texts, got int"),
+        (3, TypeError, "texts must be a path or an iterable of texts, got int"),
+        ({}, ValueError, "data must be a corpus or more, got none"),
+        (["a\ud800"], ValueError, "texts, text 1 must have whole characters, got half of a surr"),
+        (
+            ["a b", ("a premise", "a hypothesis")],
+            ValueError,
+            "texts must hold words where it holds sequences, got two texts in number 2; pass",
+        ),
+        (str(Path(__file__).parent), FileNotFoundError, "data must name a split where it is a fol"),
     ],
 )
 def test_corpora_of_refuses(data, error, message):

@@ -468,7 +468,7 @@ def test_splits_that_are_not_there_are_named(tmp_path, parquet):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"empty:dev must be a file, or a data set"):
         read_pairs(f"{tmp_path / 'empty'}:dev")
-    with pytest.raises(FileNotFoundError, match=r"must be an existing file or a data set as NAME"):
+    with pytest.raises(FileNotFoundError, match=r"must name a split where it is a folder"):
         read_pairs(folder)
 
 

@@ -72,24 +72,38 @@ class Corpus:
         """Return a corpus with its fingerprint.
 
         Raises:
-            ValueError: no text, or none with a word.
+            ValueError: no text, none with a word, or one with half of a character.
         """
         kept, empty = [], 0
         digest = hashlib.blake2b(digest_size=16)
-        for text in texts:
+        for number, text in enumerate(texts, start=1):
+            if not all(is_whole(part.text) for part in text.segments):
+                raise ValueError(
+                    f"[corpora] {name}, text {number} must have whole characters, got half of a "
+                    "surrogate pair; mend it."
+                )
             if not all(part.words for part in text.segments):
                 empty += 1
                 continue
             kept.append(text)
             parts = [(part.text, part.words) for part in text.segments]
             shown = repr(parts[0] if text.second is None else parts)
-            digest.update(shown.encode("utf-8", "surrogatepass"))
+            digest.update(shown.encode("utf-8"))
         if not kept:
             raise ValueError(
                 f"[corpora] {name} must hold at least one text with a word, got none in "
                 f"{source}; check that the file is not empty."
             )
         return cls(name, source, tuple(kept), digest.hexdigest(), empty)
+
+
+def is_whole(text: str) -> bool:
+    """Return whether a text is of whole characters, without half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def corpora_of(
@@ -100,24 +114,26 @@ def corpora_of(
     Args:
         data: what `read` reads; an iterable of texts for one corpus (strings, sequences of words,
             or mappings of columns to values, as data sets of `datasets` yield them, streamed or
-            not); an iterable of `Path` objects for one corpus each; or a mapping of names to any of
-            these.
+            not); a data frame of pandas; an iterable of `Path` objects for one corpus each; or a
+            mapping of names to any of these.
         column: of data with columns, that with the text, or the two with a pair of texts (joined by
             a comma, or a sequence); by default `text`, or `premise` and `hypothesis`, and others as
             `fields` has them.
 
     Raises:
         FileNotFoundError: no such file or data set.
-        ValueError: an empty corpus, two of one name, a file that its format does not allow, or a
-            column that is not there.
+        ValueError: no corpus or an empty one, two of one name, a file that its format does not
+            allow, or a column that is not there.
         TypeError: anything else, or strings that are paths where texts are expected.
     """
     columns = _columns(column)
     if isinstance(data, Mapping):
+        if not data:
+            raise ValueError("[corpora] data must be a corpus or more, got none; pass some texts.")
         corpora = [_corpus(name, source, columns) for name, source in data.items()]
     elif isinstance(data, (str, os.PathLike)):
         corpora = [read(data, columns=columns)]
-    elif hasattr(data, "column_names"):
+    elif not isinstance(data, Iterable) or _known_columns(data) is not None:
         corpora = [_corpus("texts", data, columns)]
     else:
         items = list(data)
@@ -156,6 +172,11 @@ def read(
             f"{', '.join(columns)} for {str(path)!r}; leave it out."
         )
     if str(path) == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise ValueError(
+                "[corpora] standard input must be open, got none; pipe texts into it, or pass a "
+                "file."
+            )
         lines = _decoded(sys.stdin.buffer.read(), "standard input").split("\n")
         return Corpus.of(name or _name_of(path), plain.texts_in(lines), "standard input")
     texts: Iterable[Text]
@@ -216,12 +237,12 @@ def _columns(column: str | Sequence[str] | None) -> tuple[str, ...]:
     """The names of one column or of two."""
     if column is None:
         return ()
-    names = column.split(",") if isinstance(column, str) else list(column)
-    names = [name.strip() for name in names]
+    given = column.split(",") if isinstance(column, str) else column
+    names = [str(name).strip() for name in given] if isinstance(given, Iterable) else []
     if len(names) not in (1, 2) or not all(names):
         raise ValueError(
             f"[corpora] column must be the name of one column, or of two for pairs of texts, got "
-            f"{names}; pass it as in 'review' or 'premise,hypothesis'."
+            f"{column!r}; pass it as in 'review' or 'premise,hypothesis'."
         )
     return tuple(names)
 
@@ -257,11 +278,19 @@ def _corpus(name: str, source: object, columns: Sequence[str]) -> Corpus:
             f"{type(source).__name__}; pass a list of strings."
         )
     items: Iterable[object] = source
-    if known := getattr(source, "column_names", None):
+    if known := _known_columns(source):
         require_columns(name, columns, known)
-        items = hub.only(source, columns)
+        items = hub.rows_of(source, columns)
     texts = (_text(name, n, item, columns) for n, item in enumerate(items, start=1))
     return Corpus.of(name, texts)
+
+
+def _known_columns(data: object) -> list[str] | None:
+    """The columns of a data set or a data frame; None of anything else, or where none are known."""
+    columns = getattr(data, "column_names", None)
+    if columns is None and hasattr(data, "iterrows"):
+        columns = getattr(data, "columns", None)
+    return None if columns is None else [str(column) for column in columns]
 
 
 def _text(name: str, number: int, item: object, columns: Sequence[str]) -> Text:
@@ -283,6 +312,11 @@ def _text(name: str, number: int, item: object, columns: Sequence[str]) -> Text:
             )
         return Text.of(item)
     if isinstance(item, Sequence) and all(isinstance(word, str) for word in item):
+        if len(item) == 2 and all(len(word.split()) > 1 for word in item):
+            raise ValueError(
+                f"[corpora] {name} must hold words where it holds sequences, got two texts in "
+                f"number {number}; pass a pair as {{'premise': ..., 'hypothesis': ...}}."
+            )
         return Text.of_words(item)
     raise TypeError(
         f"[corpora] {name} must hold strings, sequences of words or mappings of columns, got "

@@ -57,10 +57,10 @@ def _names_in(record: Record) -> tuple[str, ...]:
     for first, second in PAIRS:
         if first in record.fields and second in record.fields:
             return first, second
-    for first, second in PAIRS:
-        if first in record.fields:
+    for one, other in (*PAIRS, *(pair[::-1] for pair in PAIRS)):
+        if one in record.fields:
             raise ValueError(
-                f"[corpora] {record.where} must have a {second!r} beside its {first!r}, got fields "
+                f"[corpora] {record.where} must have a {other!r} beside its {one!r}, got fields "
                 f"{sorted(record.fields)}; add it, or name the text as column (--column)."
             )
     raise ValueError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertft.corpora import is_whole
 from bertft.quiet import quiet
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Record:
             ValueError: no such field, or another type.
         """
         value = self.fields.get(name)
-        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        if isinstance(value, str) and not is_whole(value):
             raise ValueError(
                 f"[corpora] {self.where} must have whole characters in {name!r}, got half of a "
                 "surrogate pair; mend it."
@@ -70,6 +71,11 @@ def records(
     if _is_saved(file):
         return _rows(os.fspath(path), str(file), None, None)
     named = _NAME.fullmatch(os.fspath(path))
+    if named is None and file.is_dir():
+        raise FileNotFoundError(
+            f"[corpora] data must name a split where it is a folder, got {os.fspath(path)!r}; "
+            "write it as FOLDER:train, or pass one of its files."
+        )
     if named is None:
         raise FileNotFoundError(
             f"[corpora] data must be an existing file or a data set as NAME:SPLIT, got "
@@ -93,9 +99,16 @@ def _place(name: str) -> tuple[str, str | None]:
     return "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
 
 
-def only(dataset: Any, columns: Sequence[str]) -> Any:
-    """Return a data set of `datasets` in memory, with some of its columns or all."""
-    return dataset.select_columns(list(columns)) if columns else dataset
+def rows_of(dataset: Any, columns: Sequence[str]) -> Any:
+    """Return the rows of a data set in memory, or of a data frame, with some columns or all.
+
+    What is missing from a data frame is None.
+    """
+    if hasattr(dataset, "select_columns"):
+        return dataset.select_columns(list(columns)) if columns else dataset
+    frame = dataset.rename(columns=str)
+    frame = frame[list(columns)] if columns else frame
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
 def _is_saved(folder: Path) -> bool:
