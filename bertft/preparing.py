@@ -22,9 +22,9 @@ from bertft.planning import (
     layer_pairs,
     row_maps_of,
 )
-from bertft.rows import SEGMENTS, Rows
+from bertft.rows import FIRST, SEGMENTS, Rows
 from bertft.similarity import MEASURES, SAMPLED
-from bertft.tokenizing import FIRST, of_segment
+from bertft.tokenizing import of_segment
 
 
 def prepare(

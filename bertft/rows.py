@@ -18,6 +18,7 @@ Pieces = Literal["mean", "first", "last"]
 Grouping = Literal["segment"]
 SEGMENTS = ("special", "first", "second")
 """What a position of an input belongs to, by number: special tokens, or one of its texts."""
+SPECIAL, FIRST, SECOND = range(len(SEGMENTS))
 
 
 @dataclass(frozen=True)

@@ -5,27 +5,21 @@ each tokenizer's pieces belong to the words whose characters they cover. So mode
 vocabularies are compared word by word.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice, pairwise
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from bertft.corpora import Text
-from bertft.rows import SEGMENTS, Encoded, Pieces, RowKind, Rows
+from bertft.rows import FIRST, SPECIAL, Encoded, Pieces, RowKind, Rows
+from bertft.tokens import TEXTS_AT_ONCE, Integers, Rules, Tokens, flat, tokenized
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-Integers = npt.NDArray[np.int64]
 Name = TypeVar("Name")
-TEXTS_AT_ONCE = 512
 CUT_OFF = -1
-SPECIAL, FIRST, SECOND = range(len(SEGMENTS))
 
 
 def encode(
@@ -92,12 +86,19 @@ def encode_rows(
             f"[encode] tokenizer must give texts a classification token for rows of 'cls', got "
             f"{type(tokenizer).__name__} that gives none; use words or tokens."
         )
-    return [
-        _encoded(place, text, tokens, tokenizer.cls_token_id, kind, pieces, specials)
-        for place, (text, tokens) in enumerate(
-            zip(texts, _tokenized(texts, tokenizer, max_length), strict=True)
+    if not tokenizer.is_fast:
+        raise ValueError(
+            "[encode] tokenizer must tell character offsets and word ids, got "
+            f"{type(tokenizer).__name__}; save it as a fast tokenizer (tokenizer.json)."
         )
-    ]
+    rules = Rules.of(tokenizer)
+    both = zip(texts, tokenized(texts, tokenizer, max_length), strict=True)
+    found: list[Encoded] = []
+    while chunk := list(islice(both, TEXTS_AT_ONCE)):
+        some, encodings = zip(*chunk, strict=True)
+        tokens = Tokens.of(some, encodings, rules)
+        found += _encoded(len(found), some, tokens, rules, kind, pieces, specials)
+    return found
 
 
 def paired(encodings: Mapping[Name, Sequence[Encoded]]) -> dict[Name, Rows]:
@@ -137,146 +138,75 @@ def of_segment(encoding: Sequence[Encoded], segment: int) -> list[Encoded]:
     ]
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """A tokenized input: ids, character offsets, the positions of pieces, and if it was cut.
-
-    `segments` and `types` have an entry for each position, `types` none where all are 0, and `kept`
-    one for each text of the input: the characters `[start, stop)` of which no piece was taken off,
-    None where all are there. `added` are the positions of the special tokens.
-    """
-
-    ids: Integers
-    offsets: Integers
-    pieces: Integers
-    added: Integers
-    segments: Integers
-    types: Integers
-    kept: tuple[tuple[float, float] | None, ...]
-
-
-def _tokenized(
-    texts: Sequence[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
-) -> Iterator[_Tokens]:
-    if not tokenizer.is_fast:
-        raise ValueError(
-            "[encode] tokenizer must tell character offsets and word ids, got "
-            f"{type(tokenizer).__name__}; save it as a fast tokenizer (tokenizer.json)."
-        )
-    specials = _special_ids(tokenizer)
-    # The last entry stands for all ids beyond: a vocabulary may have gaps, so its size is no bound.
-    is_special = np.zeros(max(specials, default=-1) + 2, bool)
-    is_special[specials] = True
-    has_types = "token_type_ids" in tokenizer.model_input_names
-    for text, encoding in zip(texts, _encodings(texts, tokenizer, max_length), strict=True):
-        ids = np.array(encoding.ids, np.int64)
-        added = np.array(encoding.special_tokens_mask, bool)
-        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        segments = np.where(added, SPECIAL, FIRST)
-        if text.second is not None:
-            of_second = [number == 1 for number in encoding.sequence_ids]
-            segments[np.array(of_second, bool) & ~added] = SECOND
-        is_typed = has_types and any(encoding.type_ids)
-        types = np.array(encoding.type_ids if is_typed else [], np.int64)
-        is_piece = (
-            ~added
-            & ~is_special[np.minimum(ids, len(is_special) - 1)]
-            & (offsets[:, 1] > offsets[:, 0])
-        )
-        pieces = np.flatnonzero(is_piece)
-        overflowing = encoding.overflowing
-        kept = tuple(
-            _kept(encoding, overflowing, number, tokenizer.truncation_side) if overflowing else None
-            for number in range(len(text.segments))
-        )
-        yield _Tokens(ids, offsets, pieces, np.flatnonzero(added), segments, types, kept)
-
-
-def _special_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Ids that stand for no word wherever they are: all special ones, but for an unknown word's."""
-    added = tokenizer.added_tokens_decoder.items()
-    specials = {*tokenizer.all_special_ids, *(number for number, own in added if own.special)}
-    # GPT-2 has one token to end texts and for what is unknown, which nothing is to its bytes.
-    if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        specials.discard(tokenizer.unk_token_id)
-    return sorted(specials)
-
-
-def _kept(
-    encoding: "Encoding", overflowing: "Sequence[Encoding]", number: int, side: str
-) -> tuple[float, float] | None:
-    """The characters of a text of an input of which no piece was taken off; None for all."""
-    own = _pieces_of(encoding, number)
-    # Of a pair, what was taken off one text comes with all that is left of the other.
-    parts = [_pieces_of(part, number) for part in overflowing]
-    off = [span for part in parts if part != own for _, span in part]
-    if not off:
-        return None
-    # Pieces of a character that takes several (bytes) have the same offsets: it may be divided.
-    if side == "left":
-        return max(stop for _, stop in off), math.inf
-    return 0, min(start for start, _ in off)
-
-
-def _pieces_of(encoding: "Encoding", number: int) -> list[tuple[int, tuple[int, int]]]:
-    """Ids and offsets of the pieces of a text of an input."""
-    told = zip(encoding.ids, encoding.offsets, encoding.sequence_ids, strict=True)
-    return [(piece, span) for piece, span, owner in told if owner == number and span[1] > span[0]]
-
-
-def _encodings(
-    texts: Sequence[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
-) -> "Iterator[Encoding]":
-    # A chunk at a time: what tokenizers return takes far more memory than the ids.
-    for first in range(0, len(texts), TEXTS_AT_ONCE):
-        some = texts[first : first + TEXTS_AT_ONCE]
-        inputs = [
-            text.text if text.second is None else (text.text, text.second.text) for text in some
-        ]
-        encoded = tokenizer(
-            inputs, truncation=max_length is not None, max_length=max_length, padding=False
-        )
-        yield from encoded.encodings
-
-
 def _encoded(
     place: int,
-    text: Text,
-    tokens: _Tokens,
-    cls_id: int | None,
+    texts: Sequence[Text],
+    tokens: Tokens,
+    rules: Rules,
     kind: RowKind,
     pieces: Pieces,
     specials: bool,
-) -> Encoded:
-    """An input with everything that may be a row of it."""
-    parts: list[tuple[Integers, Integers]] = []
-    of: list[int] = []
+) -> list[Encoded]:
+    """Inputs, of which the first has the number `place`, with all that may be a row of them."""
+    runs = []
     if kind == "cls":
-        own = tokens.added[tokens.ids[tokens.added] == cls_id][:1]
-        parts.append((own, own + 1))
-        of.append(SPECIAL)
+        own = np.flatnonzero(tokens.added & (tokens.ids == rules.cls_id))
+        inputs, firsts = np.unique(tokens.inputs_of(own), return_index=True)
+        runs.append(_Runs.of_tokens(inputs, own[firsts], SPECIAL))
     if specials:
-        parts.append((tokens.added, tokens.added + 1))
-        of.append(SPECIAL)
-    if kind != "cls":
-        for number, part in enumerate(text.segments):
-            own = tokens.pieces[tokens.segments[tokens.pieces] == FIRST + number]
-            if kind == "tokens":
-                parts.append((own, own + 1))
-            else:
-                parts.append(_of_pieces(_word_runs(part, tokens, own, number), pieces))
-            of.append(FIRST + number)
-    starts, stops = (np.concatenate(ends).astype(np.int32) for ends in zip(*parts, strict=True))
-    segments = np.repeat(np.array(of, np.int32), [len(starts) for starts, _ in parts])
-    return Encoded(
-        tokens.ids.astype(np.int32),
-        starts,
-        stops,
-        place=place,
-        segments=None if of == [FIRST] else segments,
-        types=tokens.types.astype(np.int32) if tokens.types.any() else None,
-        is_cut=any(kept is not None for kept in tokens.kept),
-    )
+        own = np.flatnonzero(tokens.added)
+        runs.append(_Runs.of_tokens(tokens.inputs_of(own), own, SPECIAL))
+    if kind == "tokens":
+        own = tokens.pieces
+        runs.append(_Runs.of_tokens(tokens.inputs_of(own), own, tokens.segments[own]))
+    if kind == "words":
+        runs.append(_word_runs(texts, tokens, pieces))
+    every = _Runs(*(np.concatenate(columns) for columns in zip(*runs, strict=True)))
+    if len(runs) > 1:
+        order = np.argsort(every.inputs, kind="stable")
+        every = _Runs(*(column[order] for column in every))
+    # Numbers of tokens become positions of their input.
+    origins = np.where(every.stops > 0, tokens.ends[every.inputs], 0)
+    starts, stops = ((ends - origins).astype(np.int32) for ends in (every.starts, every.stops))
+    segments, ids = every.segments.astype(np.int32), tokens.ids.astype(np.int32)
+    types = tokens.types.astype(np.int32)
+    rows = np.searchsorted(every.inputs, np.arange(len(texts) + 1)).tolist()
+    is_cut = set(_inputs_of_parts(texts)[list(tokens.kept)].tolist())
+    found = []
+    for number, ((first, last), (begin, end)) in enumerate(
+        zip(pairwise(rows), pairwise(tokens.ends.tolist()), strict=True)
+    ):
+        is_plain = kind != "cls" and not specials and texts[number].second is None
+        own_types = types[begin:end]
+        found.append(
+            Encoded(
+                ids[begin:end],
+                starts[first:last],
+                stops[first:last],
+                place=place + number,
+                segments=None if is_plain else segments[first:last],
+                types=own_types if own_types.any() else None,
+                is_cut=number in is_cut,
+            )
+        )
+    return found
+
+
+class _Runs(NamedTuple):
+    """Runs of tokens [start, stop) that may be rows, with their input and what they are of."""
+
+    inputs: Integers
+    starts: Integers
+    stops: Integers
+    segments: Integers
+
+    @classmethod
+    def of_tokens(cls, inputs: Integers, tokens: Integers, segments: int | Integers) -> "_Runs":
+        return cls(inputs, tokens, tokens + 1, np.broadcast_to(segments, tokens.shape))
+
+
+def _inputs_of_parts(texts: Sequence[Text]) -> Integers:
+    return np.repeat(np.arange(len(texts)), [len(text.segments) for text in texts])
 
 
 def _of_pieces(runs: tuple[Integers, Integers], pieces: Pieces) -> tuple[Integers, Integers]:
@@ -288,17 +218,27 @@ def _of_pieces(runs: tuple[Integers, Integers], pieces: Pieces) -> tuple[Integer
     return np.where(is_whole, starts, stops - 1), stops
 
 
-def _word_runs(
-    text: Text, tokens: _Tokens, pieces: Integers, number: int
-) -> tuple[Integers, Integers]:
+def _word_runs(texts: Sequence[Text], tokens: Tokens, pieces: Pieces) -> _Runs:
     """The run of every word, empty for a word without pieces and `CUT_OFF` for one that is cut."""
-    words = np.array(text.words, np.int64).reshape(-1, 2)
-    starts, stops = tokens.offsets[pieces, 0], tokens.offsets[pieces, 1]
-    first = np.searchsorted(stops, words[:, 0], side="right")
-    last = np.searchsorted(starts, words[:, 1], side="left")
+    every = [part for text in texts for part in text.segments]
+    counts = [len(part.words) for part in every]
+    parts = np.repeat(np.arange(len(every)), counts)
+    spans = chain.from_iterable(part.words for part in every)
+    words = flat(spans, 2 * len(parts)).reshape(-1, 2)
+    # Characters counted over all parts: pieces and words of one are not among those of another.
+    longest = 1 + max(words.max(initial=0), tokens.offsets.max(initial=0))
+    offsets = tokens.offsets + longest * tokens.parts[:, None]
+    places = words + longest * parts[:, None]
+    first = np.searchsorted(offsets[:, 1], places[:, 0], side="right")
+    last = np.searchsorted(offsets[:, 0], places[:, 1], side="left")
     runs = np.zeros((2, len(words)), np.int64)
     covered = last > first
-    runs[0, covered], runs[1, covered] = pieces[first[covered]], pieces[last[covered] - 1] + 1
-    if (kept := tokens.kept[number]) is not None:
-        runs[:, (words[:, 0] < kept[0]) | (words[:, 1] > kept[1])] = CUT_OFF
-    return runs[0], runs[1]
+    runs[0, covered] = tokens.pieces[first[covered]]
+    runs[1, covered] = tokens.pieces[last[covered] - 1] + 1
+    runs = np.stack(_of_pieces((runs[0], runs[1]), pieces))
+    for part, (start, stop) in tokens.kept.items():
+        own = slice(*np.searchsorted(parts, (part, part + 1)))
+        runs[:, own][:, (words[own, 0] < start) | (words[own, 1] > stop)] = CUT_OFF
+    inputs = _inputs_of_parts(texts)
+    numbers = np.concatenate([np.arange(len(text.segments)) for text in texts])
+    return _Runs(inputs[parts], runs[0], runs[1], FIRST + numbers[parts])
