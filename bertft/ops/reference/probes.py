@@ -54,7 +54,7 @@ def linear_gradient(
 ) -> bool:
     """See `bertft.ops.linear_gradient`."""
     labels = len(weights) // len(losses)
-    offsets = torch.arange(len(losses) + 1) * labels
+    offsets = torch.arange(len(losses) + 1, device=x.device) * labels
     logits = weights.double() @ x.double().T
     if biases is not None:
         logits += biases.double()[:, None]

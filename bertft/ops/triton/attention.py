@@ -26,19 +26,19 @@ def _attend_spans(
     BLOCK_N: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    """Program (b, k): span b under probe k, with a softmax that goes along (online)."""
-    probe = tl.program_id(1)
-    place = tl.program_id(0).to(tl.int64) * K + probe
+    """Program b K + k: span b under probe k, with a softmax that goes along (online)."""
+    place = tl.program_id(0).to(tl.int64)
+    span, probe = place // K, place % K
     column = tl.arange(0, BLOCK_H)
     is_column = column < H
-    weight = tl.load(weight_ptr + probe.to(tl.int64) * H + column, mask=is_column, other=0.0)
-    start, stop = tl.load(starts_ptr + tl.program_id(0)), tl.load(stops_ptr + tl.program_id(0))
+    weight = tl.load(weight_ptr + probe * H + column, mask=is_column, other=0.0)
+    start, stop = tl.load(starts_ptr + span), tl.load(stops_ptr + span)
     TYPE: tl.constexpr = weight.dtype
     largest = tl.full((), float("-inf"), TYPE)
     total = tl.full((), 0.0, TYPE)
     mean = tl.zeros((BLOCK_H,), TYPE)
     for first in range(start, stop, BLOCK_N):
-        row = first + tl.arange(0, BLOCK_N)
+        row = (first + tl.arange(0, BLOCK_N)).to(tl.int64)
         mask = (row < stop)[:, None] & is_column[None, :]
         x = tl.load(x_ptr + (row[:, None] * K + probe) * H + column, mask=mask, other=0.0)
         logit = tl.where(row < stop, tl.sum(x * weight[None, :], axis=1), float("-inf"))
@@ -56,11 +56,12 @@ def attend_spans(
     x: Tensor, weight: Tensor, starts: Tensor, stops: Tensor, out: Tensor, logsums: Tensor
 ) -> None:
     """See `bertft.ops.attend_spans`."""
+    require_spans(Call("attend_spans"), len(x), starts, stops)
     spans, probes, width = out.shape
     if not out.numel():
         return
     with on_device_of(x):
-        _attend_spans[(spans, probes)](
+        _attend_spans[(spans * probes,)](
             x, weight, starts, stops, out, logsums, probes, width, **_tile(width)
         )
 
@@ -81,15 +82,15 @@ def _attend_spans_gradient(
     BLOCK_N: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    """Program (i, k): row i of probe k, from the spans that it is in, `span[bounds[i]:...]`."""
-    probe = tl.program_id(1)
-    place = tl.program_id(0).to(tl.int64) * K + probe
+    """Program i K + k: row i of probe k, from the spans that it is in, `span[bounds[i]:...]`."""
+    place = tl.program_id(0).to(tl.int64)
+    row, probe = place // K, place % K
     column = tl.arange(0, BLOCK_H)
     is_column = column < H
-    weight = tl.load(weight_ptr + probe.to(tl.int64) * H + column, mask=is_column, other=0.0)
+    weight = tl.load(weight_ptr + probe * H + column, mask=is_column, other=0.0)
     x = tl.load(x_ptr + place * H + column, mask=is_column, other=0.0)
     logit = tl.sum(x * weight, axis=0)
-    start, stop = tl.load(bounds_ptr + tl.program_id(0)), tl.load(bounds_ptr + tl.program_id(0) + 1)
+    start, stop = tl.load(bounds_ptr + row), tl.load(bounds_ptr + row + 1)
     of_logit = tl.full((), 0.0, weight.dtype)
     of_x = tl.zeros((BLOCK_H,), weight.dtype)
     for first in range(start, stop, BLOCK_N):
@@ -128,7 +129,7 @@ def attend_spans_gradient(
     of_logits = x.new_empty(rows, probes)
     if x.numel():
         with on_device_of(x):
-            _attend_spans_gradient[(rows, probes)](
+            _attend_spans_gradient[(rows * probes,)](
                 x,
                 weight,
                 bounds,

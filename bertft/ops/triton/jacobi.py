@@ -59,7 +59,7 @@ def _map_of(products, P: tl.constexpr):
 def _jacobi(
     rows_ptr,
     angles_ptr,
-    tolerance,
+    tolerance: tl.float64,
     sweeps,
     D: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -114,11 +114,14 @@ def jacobi(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     batch, d, _ = matrices.shape
     size = max(triton.next_power_of_2(d), BLOCK)
+    # A power of two rounds nothing, and sums of entries from -2 to 2 do not overflow.
+    exponents = torch.frexp(matrices.abs().amax(dim=(1, 2))).exponent - 1
+    power = 2.0 ** exponents.double()[:, None, None]
+    scaled = matrices / power
     # The largest sum of a row bounds the eigenvalues.
-    scale = matrices.abs().sum(dim=2).amax(dim=1)
-    scale = torch.where(scale > 0.0, scale, 1.0)[:, None, None]
+    bound = scaled.abs().sum(dim=2).amax(dim=1).clamp(min=1.0)
     rows = matrices.new_zeros(batch, size, size)
-    rows[:, :d, :d] = matrices / scale
+    rows[:, :d, :d] = scaled / bound[:, None, None]
     rows.diagonal(dim1=1, dim2=2).add_(2.0)
     angles = matrices.new_empty(batch)
     tolerance = 4.0 * torch.finfo(torch.float64).eps * size**0.5
@@ -134,7 +137,7 @@ def jacobi(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             num_stages=STAGES,
         )
     vectors = torch.nn.functional.normalize(rows[:, :d, :d], dim=2)
-    values = ((vectors @ matrices) * vectors).sum(dim=2)
+    values = ((vectors @ scaled) * vectors).sum(dim=2) * power[:, :, 0]
     values, order = values.sort(dim=1, stable=True)
     vectors = vectors.gather(1, order[:, :, None].expand_as(vectors))
     return values, vectors, angles > tolerance

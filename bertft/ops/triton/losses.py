@@ -29,9 +29,10 @@ def _softmax_gradient(
     BLOCK_C: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Program (i, k): targets i of probe k. Not finite logits that count make a loss NaN."""
-    probe, probes = tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    column = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    """Program k blocks + i: targets i of probe k; NaN is lost where a logit is not finite."""
+    program, blocks = tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(N, tl.int64), BLOCK_N)
+    probe = program // blocks
+    column = program % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     start, stop = tl.load(offsets_ptr + probe), tl.load(offsets_ptr + probe + 1)
     target = tl.load(targets_ptr + probe * N + column, mask=column < N, other=-1)
     counts = target >= 0
@@ -56,7 +57,7 @@ def _softmax_gradient(
     of_others = tl.where(chosen == largest, log1p(others), tl.log(total))
     lost = of_others.to(tl.float64) + (largest.to(tl.float64) - chosen.to(tl.float64))
     lost = tl.where(counts, tl.where(is_finite != 0, lost, float("nan")), 0.0)
-    tl.store(lost_ptr + tl.program_id(0).to(tl.int64) * probes + probe, tl.sum(lost, axis=0))
+    tl.store(lost_ptr + program, tl.sum(lost, axis=0))
     for first in range(start, stop, BLOCK_C):
         row = (first + tl.arange(0, BLOCK_C)).to(tl.int64)[:, None]
         mask = (row < stop) & (column < N)
@@ -69,14 +70,14 @@ def _softmax_gradient(
 def softmax_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
     """See `bertft.ops.softmax_gradient`; the verdict stays on the GPU."""
     require_classes(Call("softmax_gradient"), targets, offsets.diff())
-    grid, tile = _blocks(logits, losses)
-    lost = losses.new_empty(grid)
+    blocks, tile = _blocks(logits, losses)
+    lost = losses.new_empty(len(losses), blocks)
     if logits.numel():
         with on_device_of(logits):
-            _softmax_gradient[grid](
+            _softmax_gradient[(lost.numel(),)](
                 logits, offsets, targets, lost, logits.shape[1], BLOCK_C=tile[0], BLOCK_N=tile[1]
             )
-    return add_lost(lost, losses)
+    return add_lost(lost.T, losses)
 
 
 @triton.jit
@@ -89,9 +90,10 @@ def _sigmoid_gradient(
     BLOCK_C: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Program (i, k): targets i of probe k. Not finite logits that count make a loss NaN."""
-    probe, probes = tl.program_id(1), tl.num_programs(1)
-    column = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    """Program k blocks + i: targets i of probe k; NaN is lost where a logit is not finite."""
+    program, blocks = tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(N, tl.int64), BLOCK_N)
+    probe = program // blocks
+    column = program % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     start, stop = tl.load(offsets_ptr + probe), tl.load(offsets_ptr + probe + 1)
     total = tl.zeros((BLOCK_N,), tl.float64)
     for first in range(start, stop, BLOCK_C):
@@ -107,20 +109,20 @@ def _sigmoid_gradient(
         total += tl.sum(tl.where(counts, lost, 0.0).to(tl.float64), axis=0)
         gradient = tl.where(z < 0.0, e, 1.0) / (1.0 + e) - y
         tl.store(logits_ptr + place, tl.where(counts, gradient, 0.0), mask=mask)
-    tl.store(lost_ptr + tl.program_id(0).to(tl.int64) * probes + probe, tl.sum(total, axis=0))
+    tl.store(lost_ptr + program, tl.sum(total, axis=0))
 
 
 def sigmoid_gradient(logits: Tensor, offsets: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
     """See `bertft.ops.sigmoid_gradient`; the verdict stays on the GPU."""
     require_labels(Call("sigmoid_gradient"), targets, offsets)
-    grid, tile = _blocks(logits, losses)
-    lost = losses.new_empty(grid)
+    blocks, tile = _blocks(logits, losses)
+    lost = losses.new_empty(len(losses), blocks)
     if logits.numel():
         with on_device_of(logits):
-            _sigmoid_gradient[grid](
+            _sigmoid_gradient[(lost.numel(),)](
                 logits, offsets, targets, lost, logits.shape[1], BLOCK_C=tile[0], BLOCK_N=tile[1]
             )
-    return add_lost(lost, losses)
+    return add_lost(lost.T, losses)
 
 
 def add_lost(lost: Tensor, losses: Tensor) -> Tensor:
@@ -148,13 +150,13 @@ def linear_gradient(
     )
 
 
-def _blocks(logits: Tensor, losses: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The grid, and the tile of a program: as tall as the probes are on average."""
+def _blocks(logits: Tensor, losses: Tensor) -> tuple[int, tuple[int, int]]:
+    """The blocks of targets, and the tile of a program: as tall as the probes are on average."""
     probes = max(len(losses), 1)
     height = triton.next_power_of_2(triton.cdiv(max(len(logits), 1), probes))
     height = min(max(height, 2), TALLEST)
     width = TILE // height
-    return (triton.cdiv(logits.shape[1], width), len(losses)), (height, width)
+    return triton.cdiv(logits.shape[1], width), (height, width)
 
 
 BUILDS = [

@@ -35,10 +35,10 @@ def _adam(
     BLOCK_C: tl.constexpr,
 ):
     """Program i: some columns of a row. `rest_j` is 1 - beta_j, as float32 has no 1 - 0.999."""
-    blocks = tl.cdiv(C, BLOCK_C)
-    row = tl.program_id(0) // blocks
-    column = (tl.program_id(0) % blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
-    place, mask = row.to(tl.int64) * C + column, column < C
+    program, blocks = tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(C, tl.int64), BLOCK_C)
+    row = program // blocks
+    column = program % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    place, mask = row * C + column, column < C
     rate = tl.load(rates_ptr + row).to(tl.float64)
     decay = tl.load(decays_ptr + row).to(tl.float64)
     weight = tl.load(weights_ptr + place, mask=mask, other=0.0)

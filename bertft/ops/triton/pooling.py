@@ -34,7 +34,8 @@ def _pool_rows(
     is_run = (start >= 0) & (start < stop) & (stop <= N)
     total = tl.zeros((BLOCK_D,), tl.float64)
     for row in range(start, tl.where(is_run, stop, start)):
-        x = tl.load(x_ptr + row * stride_xn + columns * stride_xd, mask=is_column, other=0.0)
+        at = tl.cast(row, tl.int64) * stride_xn + columns * stride_xd
+        x = tl.load(x_ptr + at, mask=is_column, other=0.0)
         total += x.to(tl.float64)
     mean = (tl.where(is_run, total, float("nan")) / (stop - start).to(tl.float64)).to(TYPE)
     tl.store(out_ptr + run * D + columns, mean, mask=is_column)

@@ -76,7 +76,7 @@ def _multiply(
     y_ptrs = y_ptr + row[:, None] * stride_yn + right[None, :] * stride_yd
     total = tl.zeros((BLOCK_X, BLOCK_Y), TYPE)
     for start in range(first, last, BLOCK_N):
-        row = start + tl.arange(0, BLOCK_N)
+        row = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
         is_row = row < last
         x = tl.load(x_ptrs, mask=is_row[:, None] & (left < DX)[None, :], other=0.0)
         y = tl.load(y_ptrs, mask=is_row[:, None] & (right < DY)[None, :], other=0.0)
@@ -136,7 +136,7 @@ def _add_parts(
     place = at
     for _ in range(PARTS):
         total += tl.load(parts_ptr + place, mask=wanted, other=0.0).to(tl.float64)
-        place += DX * DY
+        place += tl.cast(DX, tl.int64) * DY
     if IS_SPLIT:
         origin = tl.load(origin_ptr + columns, mask=wanted, other=0.0).to(tl.float64)
         total -= tl.load(taken_ptr + row) * origin + tl.load(taken_ptr + DX + row)

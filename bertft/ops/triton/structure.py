@@ -141,7 +141,7 @@ def _depth_gradient(
     scale = 2.0 / words.to(tl.float32)
     lost = tl.zeros((BLOCK_N,), tl.float64)
     for first in range(start, stop, BLOCK_N):
-        row = first + tl.arange(0, BLOCK_N)
+        row = (first + tl.arange(0, BLOCK_N)).to(tl.int64)
         squares = tl.zeros((BLOCK_N,), tl.float32)
         for some in range(0, R, BLOCK_R):
             column = some + tl.arange(0, BLOCK_R)

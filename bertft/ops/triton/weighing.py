@@ -46,7 +46,7 @@ def _weigh(
     last = tl.minimum(first + ROWS, N)
     total = tl.zeros((BLOCK_W, BLOCK_D), TYPE)
     for start in range(first, last, BLOCK_N):
-        row = start + tl.arange(0, BLOCK_N)
+        row = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
         is_row = row < last
         at = row[:, None] * stride_xn + columns[None, :] * stride_xd
         x = tl.load(x_ptr + at, mask=is_row[:, None] & is_column[None, :], other=0.0)
