@@ -16,8 +16,17 @@ pytest.importorskip("triton")
 import triton.language as tl
 from triton.runtime.interpreter import interpreter_builder
 
-from bertft.ops.triton import attention, jacobi, losses, optimizing, pairs, pooling, products
-from bertft.ops.triton import structure, weighing
+from bertft.ops.triton import (
+    attention,
+    jacobi,
+    losses,
+    optimizing,
+    pairs,
+    pooling,
+    products,
+    structure,
+    weighing,
+)
 from bertft.ops.triton.tilings import using
 
 pytestmark = pytest.mark.skipif(
