@@ -37,3 +37,9 @@ def test_cross_moments_are_products_of_tensor_cores(rows):
         ]
         assert found
         assert all(name.startswith(instruction) for name in found)
+
+
+def test_builds_are_what_host_code_launches():
+    command = [sys.executable, "-m", "tests.launches"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr

@@ -105,31 +105,23 @@ def adam(
             )
 
 
-BUILDS = [
-    Build(
-        f"adam {'amsgrad clipped ' * amsgrad}{rates}",
+_POINTERS = ("weights", "gradients", "first", "second")
+_FLOATS = ("beta_1", "beta_2", "rest_1", "rest_2", "correction_1", "correction_2", "epsilon")
+
+
+def _build(rates: str, is_whole: bool) -> Build:
+    beside = ("largest_ptr", "scales_ptr")
+    return Build(
+        f"adam {'amsgrad clipped ' * is_whole}{rates}",
         _adam,
-        {
-            "weights_ptr": "*fp32",
-            "gradients_ptr": "*fp32",
-            "first_ptr": "*fp32",
-            "second_ptr": "*fp32",
-            "largest_ptr": "*fp32",
-            "rates_ptr": f"*{rates}",
-            "decays_ptr": f"*{rates}",
-            "scales_ptr": "*fp32",
-            "C": "i32",
-            "beta_1": "fp32",
-            "beta_2": "fp32",
-            "rest_1": "fp32",
-            "rest_2": "fp32",
-            "correction_1": "fp32",
-            "correction_2": "fp32",
-            "epsilon": "fp32",
-        },
-        {"AMSGRAD": amsgrad, "CLIPPED": amsgrad, "BLOCK_C": WIDEST},
+        {f"{name}_ptr": "*fp32" for name in _POINTERS}
+        | (dict.fromkeys(beside, "*fp32") if is_whole else {})
+        | {"rates_ptr": f"*{rates}", "decays_ptr": f"*{rates}", "C": "i32"}
+        | dict.fromkeys(_FLOATS, "fp32"),
+        {"AMSGRAD": is_whole, "CLIPPED": is_whole, "BLOCK_C": WIDEST}
+        | ({} if is_whole else dict.fromkeys(beside)),
         aligned=("C",),
     )
-    for amsgrad in (True, False)
-    for rates in ("fp32", "fp64")
-]
+
+
+BUILDS = [_build(rates, is_whole) for is_whole in (True, False) for rates in ("fp32", "fp64")]

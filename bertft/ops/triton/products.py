@@ -155,7 +155,7 @@ def add_products(
     """Add `sum_i z_x,i z_y,i^T` under every map to its product, unless a fault is noted."""
     parts = _multiplied(x, y, is_own, note)
     is_split = _is_split(y)
-    taken = parts
+    taken: Tensor | None = None
     if is_split:
         shifts = y.steps[..., 1] * y.steps[..., 2]
         taken = weigh(x, torch.stack([torch.ones_like(shifts), shifts]), note)
@@ -163,7 +163,7 @@ def add_products(
         _add_parts[(x.width, triton.cdiv(y.width, ADDED_COLUMNS))](
             parts[m],
             product,
-            taken[m],
+            None if taken is None else taken[m],
             y.origins[m],
             note,
             x.width,
@@ -249,13 +249,14 @@ def _multiply_build(name: str, precision: Precision, tiling: Tiling) -> Build:
 
 
 def _add_parts_build(name: str, is_split: bool) -> Build:
-    parts = {"parts_ptr": f"*{name}", "origin_ptr": f"*{name}", "note_ptr": "*i64"}
+    pointers = {"parts_ptr": f"*{name}", "origin_ptr": f"*{name}", "note_ptr": "*i64"}
+    pointers |= {"product_ptr": "*fp64"} | ({"taken_ptr": "*fp64"} if is_split else {})
     return Build(
         f"add_parts {name}{' split' if is_split else ''}",
         _add_parts,
-        {**parts, "product_ptr": "*fp64", "taken_ptr": "*fp64"}
-        | dict.fromkeys(("DX", "DY", "PARTS"), "i32"),
-        {"IS_OWN": False, "IS_SPLIT": is_split, "BLOCK": ADDED_COLUMNS},
+        pointers | dict.fromkeys(("DX", "DY", "PARTS"), "i32"),
+        {"IS_OWN": False, "IS_SPLIT": is_split, "BLOCK": ADDED_COLUMNS}
+        | ({} if is_split else {"taken_ptr": None}),
         aligned=("DX", "DY"),
     )
 
