@@ -26,6 +26,8 @@ from bertft.rows import Batch
 
 RESULTS = Path(__file__).parent / "results" / "gpu.jsonl"
 DEVICE = torch.device("cuda")
+# Widths, layers, heads and inner widths of BERT-base and BERT-large.
+SIZES = {"base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
 
 
 def time_ms(call):
@@ -44,16 +46,15 @@ def row(name, times, **about):
     return {"name": name, "ms": median, "ms_q20": times[1], "ms_q80": times[2], **about, **rates}
 
 
-def ceilings():
+def ceilings(n=8192, copied=2**28):
     """Products of torch in bfloat16 and TF32, and a copy."""
-    n = 8192
     for dtype, allowed in ((torch.bfloat16, False), (torch.float32, True)):
         torch.backends.cuda.matmul.allow_tf32 = allowed
         a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
         name = "torch.mm bfloat16" if dtype == torch.bfloat16 else "torch.mm tf32"
         yield row(name, time_ms(lambda a=a, b=b: torch.mm(a, b)), flops=2 * n**3)
         torch.backends.cuda.matmul.allow_tf32 = False
-    x = torch.empty(2**28, device=DEVICE)
+    x = torch.empty(copied, device=DEVICE)
     y = torch.empty_like(x)
     yield row("copy", time_ms(lambda: y.copy_(x)), bytes=2 * x.nbytes)
 
@@ -89,13 +90,13 @@ def require_equal(rows, kinds, bound):
         assert error <= bound * other.crosses[0].product.abs().max(), float(error)
 
 
-def cross_moments(n=16_384):
+def cross_moments(n=16_384, widths=(768, 1024)):
     """Sides of the widths of BERT-base and BERT-large, in every type and precision."""
     cases: list[tuple[str, Precision, float]]
     cases = [("float32", "tf32x3", 2e-6), ("float32", "tf32", 2e-3), ("bfloat16", "tf32x3", 2e-6)]
     fault = torch.full((), -1, dtype=torch.int64, device=DEVICE)
     major, minor = torch.cuda.get_device_capability()
-    for d in (768, 1024):
+    for d in widths:
         for dtype, precision, bound in cases:
             kind = getattr(torch, dtype)
             x, y = (torch.randn(n, d, device=DEVICE).to(kind) for _ in range(2))
@@ -183,9 +184,8 @@ def whole(models, ids, mask):
     moments.require_usable(fault)
 
 
-def passes(batches=24, texts=64, length=128):
+def passes(batches=24, texts=64, length=128, sizes=SIZES):
     """A comparison's pass beside the two bare forward passes that it needs."""
-    sizes = {"base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
     ids = [torch.randint(1000, 20_000, (texts, length)) for _ in range(batches)]
     mask = torch.ones(texts, length, dtype=torch.int64)
     tokens = batches * texts * length

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from bertft import ops
 from bertft.corpora.conllu import Tree
 from bertft.corpora.edges import from_arcs
 from bertft.features import Mapped
@@ -209,3 +210,17 @@ def test_what_stays_behind_is_told():
     train, dev = (behind._replace(examples=part.examples) for part in parts(whole))
     with pytest.raises((RuntimeError, ValueError), match=r"on the CPU|on one device"):
         train_bank(Training.of("mlp", epochs=1), train, dev, [Probe()], C, mixed=True)
+
+
+@pytest.mark.parametrize("softmax", [False, True], ids=["sigmoid", "softmax"])
+def test_the_definition_of_linear_gradients_runs_where_its_tensors_are(softmax):
+    x, weights = torch.randn(9, D), torch.randn(2 * C, D)
+    targets = torch.randint(C, (2, 9))
+    if not softmax:
+        targets = torch.randint(2, (2 * C, 9), dtype=torch.uint8)
+    given = (x, weights, None, targets, torch.ones(2), torch.zeros(2).double(), weights.clone())
+    found = [tuple(t if t is None else t.to(place) for t in given) for place in (CPU, DEVICE)]
+    for arguments in found:
+        assert ops.linear_gradient(*arguments, None, backend="reference")
+    for own, other in zip(*(arguments[-2:] for arguments in found), strict=True):
+        assert torch.equal(here(own), here(other))

@@ -239,30 +239,31 @@ def test_structural_losses_of_many_words(vast, begin, kind):
 
 
 def test_spans_of_many_rows(vast, begin):
-    n, probes, width = 2**20 + 3, 2, 2**10
-    x, weight = vast(n, probes, width), torch.randn(probes, width)
-    x[-3:] = torch.randn(3, probes, width) / 32
-    starts, stops = torch.tensor([n - 3]), torch.tensor([n])
-    near, logsums = torch.empty(1, probes, width), torch.empty(1, probes)
-    ops.attend_spans(x, weight, starts, stops, near, logsums, backend="triton")
-    shares = (x[-3:] * weight).sum(dim=2).softmax(dim=0)[:, :, None]
-    torch.testing.assert_close(near[0], (shares * x[-3:]).sum(dim=0), rtol=0, atol=1e-6)
+    """The last three rows as span 2^20 of as many, under the last of two probes."""
+    n, probes, width, span = 2**20 + 3, 2, 2**10, 2**20
+    x, out, gradient, of_x = (vast(n, probes, width) for _ in range(4))
+    logsums, of_logits, weight = vast(n, probes), vast(n, probes), torch.randn(probes, width)
+    x[-3:], gradient[span] = torch.randn(3, probes, width) / 32, torch.randn(probes, width)
+    starts, stops, bounds = (vast(n + 1, dtype=torch.int64) for _ in range(3))
+    starts[span], stops[span], bounds[-1] = n - 3, n, 1
+    sizes = {"K": probes, "H": width, "BLOCK_N": 2, "BLOCK_H": width}
 
-    # The same as span 2^20 of as many, from the last row of the last probe.
-    out, gradient, of_x = vast(n, probes, width), vast(n, probes, width), vast(n, probes, width)
-    sums, of_logits, bounds = vast(n, probes), vast(n, probes), vast(n + 1, dtype=torch.int64)
-    span = 2**20
-    out[span], sums[span], gradient[span] = near[0], logsums[0], torch.randn(probes, width)
-    bounds[-1] = 1
+    begin(span * probes + 1, 0, 0)
+    attention._attend_spans[(1,)](x, weight, starts, stops, out, logsums, **sizes)
+    rows, own = x[-3:, 1], gradient[span, 1]
+    logits = rows @ weight[1]
+    mean = logits.softmax(dim=0) @ rows
+    torch.testing.assert_close(out[span, 1], mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(logsums[span, 1], logits.logsumexp(dim=0))
+
     begin(n * probes - 1, 0, 0)
     attention._attend_spans_gradient[(1,)](
-        x, weight, bounds, torch.tensor([span]), out, sums, gradient, of_x, of_logits,
-        probes, width, BLOCK_N=1, BLOCK_H=width,
-    )  # fmt: skip
-    share, own = shares[-1, 1], gradient[span, 1]
-    of_logit = share * (own * (x[-1, 1] - near[0, 1])).sum()
-    torch.testing.assert_close(of_logits[-1, 1:], of_logit, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(of_x[-1, 1], share * own + of_logit * weight[1])
+        x, weight, bounds, torch.tensor([span]), out, logsums, gradient, of_x, of_logits, **sizes
+    )
+    share = logits.softmax(dim=0)[-1]
+    of_logit = share * (own @ (rows[-1] - mean))
+    torch.testing.assert_close(of_logits[-1, 1], of_logit, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(of_x[-1, 1], share * own + of_logit * weight[1], rtol=0, atol=1e-5)
 
 
 def test_many_matrices(vast, begin):

@@ -4,9 +4,13 @@ from itertools import chain, pairwise
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from bertft import ops
-from tests.test_span_ops import SPANS, check_attended
+from bertft.ops import backends
+from bertft.ops.checks import Call
+from tests.attended import SPANS, check_attended
+from tests.edge_gradients import asked, check
 from tests.tolerances import name
 
 pytest.importorskip("triton")
@@ -257,3 +261,24 @@ def test_structural_losses_that_are_not_finite_are_told(kind, bad):
 @pytest.mark.parametrize(("probes", "width"), [(1, 1), (3, 40)])
 def test_spans_are_attended(spans, probes, width, dtype):
     check_attended("triton", spans, probes, width, dtype, DEVICE)
+
+
+@pytest.mark.parametrize("span", [(1, 1), (3, 2), (-1, 1), (3, 5)])
+def test_spans_outside_the_rows_are_refused(span):
+    x, weight = randn(4, 2, 3), randn(2, 3)
+    starts, stops = torch.tensor([(0, 1), span], device=DEVICE).T.contiguous()
+    outputs = randn(2, 2, 3), randn(2, 2)
+    with pytest.raises(ValueError, match=r"\[attend_spans\] spans must be .* got .* at 1"):
+        ops.attend_spans(x, weight, starts, stops, *outputs, backend="triton")
+
+
+@pytest.mark.parametrize("softmax", [False, True], ids=["sigmoid", "softmax"])
+def test_gradients_of_edge_probes_are_composed_of_kernels(softmax, monkeypatch):
+    if DEVICE == "cpu":  # stands in for a GPU
+        taken = {**backends.DEVICES, "native": "none", "triton": "cpu"}
+        monkeypatch.setattr(backends, "DEVICES", taken)
+    given = asked(softmax=softmax, own=True)
+    given = tree_map_only(torch.Tensor, lambda tensor: tensor.to(DEVICE), given)
+    chosen = backends.choose_backend(Call("attend_spans"), None, [given["scales"]])
+    assert chosen.__name__ == "bertft.ops.triton"
+    check(given, None)

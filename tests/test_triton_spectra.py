@@ -30,13 +30,19 @@ def symmetric(kind, d):
         return torch.eye(d, dtype=x.dtype, device=DEVICE) + 1e-9 * (x + x.T)
     if kind == "huge":
         return 1e200 * (x + x.T)
+    if kind == "largest":
+        # Eigenvalues of 1.2e308 on both sides; the sum of a row overflows.
+        signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=x.dtype, device=DEVICE)
+        return 6e307 * torch.kron(signs, signs)
     return torch.zeros_like(x)
 
 
 KINDS = [(kind, 7) for kind in ("low rank", "clustered", "huge", "zero")]
 
 
-@pytest.mark.parametrize(("kind", "d"), [("indefinite", 1), ("indefinite", 16), *KINDS])
+@pytest.mark.parametrize(
+    ("kind", "d"), [("indefinite", 1), ("indefinite", 16), ("largest", 4), *KINDS]
+)
 def test_eigh_by_jacobi(kind, d):
     matrix = symmetric(kind, d)
     found = torch.full_like(matrix, float("nan"))

@@ -38,7 +38,7 @@ def _attend_spans(
     total = tl.full((), 0.0, TYPE)
     mean = tl.zeros((BLOCK_H,), TYPE)
     for first in range(start, stop, BLOCK_N):
-        row = (first + tl.arange(0, BLOCK_N)).to(tl.int64)
+        row = first + tl.arange(0, BLOCK_N)
         mask = (row < stop)[:, None] & is_column[None, :]
         x = tl.load(x_ptr + (row[:, None] * K + probe) * H + column, mask=mask, other=0.0)
         logit = tl.where(row < stop, tl.sum(x * weight[None, :], axis=1), float("-inf"))

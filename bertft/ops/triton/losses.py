@@ -30,9 +30,8 @@ def _softmax_gradient(
     BLOCK_N: tl.constexpr,
 ):
     """Program k blocks + i: targets i of probe k; NaN is lost where a logit is not finite."""
-    program, blocks = tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(N, tl.int64), BLOCK_N)
-    probe = program // blocks
-    column = program % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    program, blocks = tl.program_id(0), tl.cdiv(tl.cast(N, tl.int64), BLOCK_N)
+    probe, column = program // blocks, program % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     start, stop = tl.load(offsets_ptr + probe), tl.load(offsets_ptr + probe + 1)
     target = tl.load(targets_ptr + probe * N + column, mask=column < N, other=-1)
     counts = target >= 0
@@ -91,9 +90,8 @@ def _sigmoid_gradient(
     BLOCK_N: tl.constexpr,
 ):
     """Program k blocks + i: targets i of probe k; NaN is lost where a logit is not finite."""
-    program, blocks = tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(N, tl.int64), BLOCK_N)
-    probe = program // blocks
-    column = program % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    program, blocks = tl.program_id(0), tl.cdiv(tl.cast(N, tl.int64), BLOCK_N)
+    probe, column = program // blocks, program % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     start, stop = tl.load(offsets_ptr + probe), tl.load(offsets_ptr + probe + 1)
     total = tl.zeros((BLOCK_N,), tl.float64)
     for first in range(start, stop, BLOCK_C):

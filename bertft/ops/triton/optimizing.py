@@ -35,9 +35,8 @@ def _adam(
     BLOCK_C: tl.constexpr,
 ):
     """Program i: some columns of a row. `rest_j` is 1 - beta_j, as float32 has no 1 - 0.999."""
-    program, blocks = tl.program_id(0).to(tl.int64), tl.cdiv(tl.cast(C, tl.int64), BLOCK_C)
-    row = program // blocks
-    column = program % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    program, blocks = tl.program_id(0), tl.cdiv(tl.cast(C, tl.int64), BLOCK_C)
+    row, column = program // blocks, program % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
     place, mask = row * C + column, column < C
     rate = tl.load(rates_ptr + row).to(tl.float64)
     decay = tl.load(decays_ptr + row).to(tl.float64)

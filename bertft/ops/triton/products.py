@@ -76,7 +76,7 @@ def _multiply(
     y_ptrs = y_ptr + row[:, None] * stride_yn + right[None, :] * stride_yd
     total = tl.zeros((BLOCK_X, BLOCK_Y), TYPE)
     for start in range(first, last, BLOCK_N):
-        row = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
+        row = start + tl.arange(0, BLOCK_N)
         is_row = row < last
         x = tl.load(x_ptrs, mask=is_row[:, None] & (left < DX)[None, :], other=0.0)
         y = tl.load(y_ptrs, mask=is_row[:, None] & (right < DY)[None, :], other=0.0)
