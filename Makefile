@@ -84,6 +84,9 @@ kernels: $(VENV)/.dev-installed
 # On a machine with a GPU and no network: its own python3 with PyTorch and Triton, tests of the
 # kernels and then their table. Warnings of versions that we do not know are no failures here.
 gpu:
+	@python3 -c 'import sys, torch; torch.cuda.is_available() or sys.exit( \
+	  f"[make gpu] python3 must have a GPU, got none in its PyTorch {torch.__version__}; " \
+	  "run where torch.cuda.is_available().")'
 	rm -rf build/gpu && mkdir -p build
 	python3 -m pip install --quiet --no-build-isolation --no-deps --no-index --target build/gpu .
 	BERTFT_REQUIRE_CUDA=1 PYTHONPATH=build/gpu:. python3 -P -m pytest --import-mode=importlib \

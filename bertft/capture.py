@@ -184,4 +184,8 @@ class RowBlock:
     def finish(self) -> None:
         """Hand the last rows on, and let the main stream wait for all that was done with rows."""
         self.flush()
+        self.rejoin()
+
+    def rejoin(self) -> None:
+        """Let the main stream wait, after which what rows were added to may be read or freed."""
         self._beside.main_waits_for(self._beside.done())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 import numpy as np
@@ -65,7 +66,10 @@ def stream(
     groups.insert(0, groups.pop(len(groups) // 2))
     tokens = [sum(of_text) for of_text in inputs.lengths]
     total, name = sum(tokens), tasks[0].name
-    with display.bar(name, total, "tokens") as bar:
+    with ExitStack() as ends, display.bar(name, total, "tokens") as bar:
+        # An error frees sums that a GPU may still add to, beside what has their memory next.
+        for taker in takers:
+            ends.callback(taker.rejoin)
         for number, group in enumerate(groups):
             started = time.perf_counter()
             _run(takers, group, number, sides)
@@ -242,6 +246,10 @@ class _Taker:
             self._moments = sum(own[1:], own[0])
         return Gathered(self._moments.to("cpu"), self._groups, self._sample)
 
+    def rejoin(self) -> None:
+        """Let a GPU's main stream wait for what is done beside it."""
+        self._block.rejoin()
+
     def _hand_on(self, rows: Mapping[str, Tensor], numbers: Tensor) -> None:
         try:
             for sink in self._sinks:
@@ -315,9 +323,8 @@ class _FiniteRows:
 
     def _read(self) -> None:
         if self._fetched is not None:
-            layers, found, event = self._fetched
+            (layers, found, event), self._fetched = self._fetched, None
             event.synchronize()
-            self._fetched = None
             if not found.all():
                 raise self._refuse(*layers[int((~found).nonzero()[0])])
 

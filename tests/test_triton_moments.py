@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import bertft
-from bertft import Moments, ops, similarity
+from bertft import Moments, devices, ops, similarity
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,3 +70,20 @@ def test_compare_by_kernels_agrees_with_the_native_core(checkpoint):
     )
     assert found.provenance["options"]["backend"] == "triton"
     assert found.provenance["options"]["dot_precision"] == "tf32x3"
+
+
+def test_the_main_stream_waits_for_sums_that_an_error_frees(checkpoint, monkeypatch):
+    def broken(model):
+        model.encoder.layer[1].output.dense.bias.data.fill_(float("nan"))
+
+    base, tuned, waits = checkpoint("base"), checkpoint("tuned", change=broken), []
+    waited = devices.SideStream.main_waits_for
+
+    def wait(stream, event):
+        waits.append(event)
+        waited(stream, event)
+
+    monkeypatch.setattr(devices.SideStream, "main_waits_for", wait)
+    with pytest.raises(ValueError, match="NaN or infinity in layer 2 of the finetuned model"):
+        bertft.compare(base, tuned, ["the cat sat"], measures=["cka"], device=DEVICE)
+    assert waits
