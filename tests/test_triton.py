@@ -13,7 +13,7 @@ from bertft.ops.checks import Call
 from tests.tolerances import DTYPES, PRODUCTS, name
 
 pytest.importorskip("triton")
-from bertft.ops.triton import launching
+from bertft.ops.triton import launching, tilings
 from bertft.ops.triton.mapped_rows import measure
 from bertft.ops.triton.tilings import Tiling, using
 from bertft.ops.triton.weighing import weigh
@@ -173,6 +173,16 @@ def test_accumulate(shape, dtype):
         found = Sums(rows, pairs, MAPS, origins).add("triton")
     expected = Sums(rows, pairs, MAPS, origins).add("reference")
     assert_alike(found, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+def test_a_part_has_several_steps(dtype, monkeypatch):
+    monkeypatch.setattr(tilings, "MOST_PARTS", 1)
+    rows, pairs = rows_of(40, (5, 17), dtype), [(0, 0), (0, 1)]
+    origins = halfway(rows, ["unit"])
+    with using(tiling=SMALL):
+        found = Sums(rows, pairs, ["unit"], origins).add("triton")
+    assert_alike(found, Sums(rows, pairs, ["unit"], origins).add("reference"), dtype)
 
 
 @pytest.mark.parametrize(
