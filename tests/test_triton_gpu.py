@@ -72,6 +72,13 @@ def test_more_than_two_thousand_million_elements():
     out = torch.full((1, d), float("nan"), device="cuda")
     assert ops.pool_rows(x, starts, starts + 2, out)
     assert (out == 2.0).all()
+    origins = {"raw": [torch.zeros(d, dtype=torch.float64, device="cuda")]}
+    [sums] = Sums([x], [(0, 0)], ["raw"], origins).add("triton").maps
+    # Whole numbers, which are exact, after the 1 that sums begin with.
+    assert (sums.totals[0] == 1 + (n - 1) + 3).all()
+    upper = torch.ones(d, d, dtype=torch.bool, device="cuda").triu()
+    assert (sums.crosses[0].product[upper] == 1 + (n - 1) + 9).all()
+    assert (sums.crosses[0].weight == 1 + (n - 1) * d**2 + (9 * d) ** 2).all()
 
 
 def test_gathering_and_adding_rows_never_wait_for_the_gpu():
