@@ -3,7 +3,8 @@
 `python benchmarks/gpu.py` prints one row for each measurement and adds them to
 `benchmarks/results/gpu.jsonl` with the device's name. Equality comes first: a row whose sums are
 wrong is not written. Counted: 2 n d^2 flops for (x, y), n d (d + 1) for the upper triangle of
-(x, x), for every row map; bytes that must be read and written once.
+(x, x), for every row map, and thrice that where factors are multiplied in three pieces; bytes that
+must be read and written once. A row with a target has its ratio to a row before it.
 """
 
 import json
@@ -36,7 +37,7 @@ def time_ms(call):
 
 
 def row(name, times, **about):
-    """One row: times in ms and rates from what is counted."""
+    """One row: times in ms, rates from what is counted, and what they are to be beside another."""
     median = times[0]
     rates = {}
     if "flops" in about:
@@ -92,17 +93,23 @@ def require_equal(rows, kinds, bound):
 
 def cross_moments(n=16_384, widths=(768, 1024)):
     """Sides of the widths of BERT-base and BERT-large, in every type and precision."""
-    cases: list[tuple[str, Precision, float]]
-    cases = [("float32", "tf32x3", 2e-6), ("float32", "tf32", 2e-3), ("bfloat16", "tf32x3", 2e-6)]
+    cases: list[tuple[str, Precision, float, int]]
+    cases = [
+        ("float32", "tf32x3", 2e-6, 3),
+        ("float32", "tf32", 2e-3, 1),
+        ("bfloat16", "tf32x3", 2e-6, 3),
+    ]
     fault = torch.full((), -1, dtype=torch.int64, device=DEVICE)
     major, minor = torch.cuda.get_device_capability()
     for d in widths:
-        for dtype, precision, bound in cases:
+        for dtype, precision, bound, pieces in cases:
             kind = getattr(torch, dtype)
+            beside = "torch.mm bfloat16" if dtype == "bfloat16" else "torch.mm tf32"
+            target = {"beside": beside, "of": "tflops", "least": 0.7}
             x, y = (torch.randn(n, d, device=DEVICE).to(kind) for _ in range(2))
             for pair, rows in (("xy", [x, y]), ("xx", [x])):
                 for maps in (["raw"], ["raw", "unit"]):
-                    flops = len(maps) * n * d * (2 * d if pair == "xy" else d + 1)
+                    flops = pieces * len(maps) * n * d * (2 * d if pair == "xy" else d + 1)
                     for tiling in TILINGS[kind]:
                         if tiling.capability > 10 * major + minor:
                             continue
@@ -111,7 +118,7 @@ def cross_moments(n=16_384, widths=(768, 1024)):
                             sums = sums_of(rows, maps)
                             times = time_ms(lambda sums=sums: ops.accumulate(*sums, fault=fault))
                         name = f"cross moments {pair} {dtype} {precision} n={n} d={d} {maps}"
-                        yield row(name, times, flops=flops, tiling=str(tuple(tiling)))
+                        yield row(name, times, flops=flops, tiling=str(tuple(tiling)), **target)
 
 
 def row_pooling(tokens=65_536, d=768):
@@ -123,7 +130,8 @@ def row_pooling(tokens=65_536, d=768):
     assert ops.pool_rows(x, starts, stops, out)
     torch.testing.assert_close(out[0], x[: int(stops[0])].float().mean(dim=0))
     read = int(stops[-1]) * d * 2 + out.nbytes
-    yield row("row pooling", time_ms(lambda: ops.pool_rows(x, starts, stops, out)), bytes=read)
+    times = time_ms(lambda: ops.pool_rows(x, starts, stops, out))
+    yield row("row pooling", times, bytes=read, beside="copy", of="gbs", least=0.8)
 
 
 def second_order(n=5000, d=768):
@@ -195,11 +203,17 @@ def passes(batches=24, texts=64, length=128, sizes=SIZES):
             "forward_flops": 2 * tokens * depth * 2 * (4 * d * d + 2 * d * inner),
             "sums_flops": 2 * tokens * (depth + 1) * (2 * d * (d + 1) + 2 * d * d),
         }
+        counted["flops_ratio"] = 1 + counted["sums_flops"] / counted["forward_flops"]
         with torch.inference_mode():
-            for who, call in (("bare forward passes", bare), ("pass of compare", whole)):
+            bare_name = f"BERT-{name} bfloat16, bare forward passes"
+            target = {"beside": bare_name, "of": "ms", "most": 1.3}
+            for who, call, aim in (
+                (bare_name, bare, {}),
+                (f"BERT-{name} bfloat16, pass of compare", whole, target),
+            ):
                 call(models, ids[:1], mask)
                 times = sorted(time_once_ms(call, models, ids, mask) for _ in range(3))
-                yield row(f"BERT-{name} bfloat16, {who}", (times[1], times[0], times[2]), **counted)
+                yield row(who, (times[1], times[0], times[2]), **counted, **aim)
 
 
 def time_once_ms(call, *arguments):
@@ -219,8 +233,6 @@ def spectra(pairs=625, d=1024, looped=10):
     norms = torch.empty(pairs, dtype=torch.float64, device=DEVICE)
     ops.nuclear_norms(some, norms[:looped])
     torch.testing.assert_close(norms[:looped], expected, rtol=1e-12, atol=0)
-    ours = time_once_ms(ops.nuclear_norms, matrices, norms)
-    yield row(f"nuclear norms, {pairs} of {d} columns, each", (ours / pairs,) * 3)
     loops = {"torch.linalg.svdvals": torch.linalg.svdvals}
     if find_spec("cupy"):
         import cupy
@@ -229,6 +241,10 @@ def spectra(pairs=625, d=1024, looped=10):
     for name, call in loops.items():
         taken = time_once_ms(lambda call=call: [call(x) for x in some])
         yield row(f"{name}, a loop over {looped} of {d} columns, each", (taken / looped,) * 3)
+    ours = time_once_ms(ops.nuclear_norms, matrices, norms)
+    beside = f"torch.linalg.svdvals, a loop over {looped} of {d} columns, each"
+    name = f"nuclear norms, {pairs} of {d} columns, each"
+    yield row(name, (ours / pairs,) * 3, beside=beside, of="ms", most=0.2)
 
 
 def small_spectra(batch=256, sizes=(32, 128)):
@@ -298,6 +314,29 @@ BENCHMARKS = (
 )
 
 
+def measured(benchmarks):
+    """Yield the rows of all benchmarks, those with a target with their ratio to another row."""
+    rows = {}
+    for benchmark in benchmarks:
+        for found in benchmark():
+            rows[found["name"]] = found
+            if "beside" in found:
+                found["ratio"] = found[found["of"]] / rows[found["beside"]][found["of"]]
+            yield found
+
+
+def told(found):
+    """A row as a line, with its rates and whether its target is met."""
+    parts = [f"{found['name']:72} {found['ms']:10.3f} ms"]
+    parts += [f"{found[key]:9.1f} {key}" for key in ("tflops", "gbs") if key in found]
+    for key, word in (("least", "at least"), ("most", "at most")):
+        if key in found:
+            excess = found["ratio"] - found[key]
+            parts.append(f"{found['ratio']:6.2f} of {found['beside']}, target {word} {found[key]}")
+            parts.append("met" if (excess if key == "least" else -excess) >= 0.0 else "MISSED")
+    return " ".join(parts)
+
+
 def main():
     """Run all, print them and add them to the results."""
     if not torch.cuda.is_available():
@@ -309,11 +348,9 @@ def main():
         "triton": version("triton"),
     }
     with RESULTS.open("a") as file:
-        for benchmark in BENCHMARKS:
-            for found in benchmark():
-                rates = [f"{found[key]:9.1f} {key}" for key in ("tflops", "gbs") if key in found]
-                print(f"{found['name']:72} {found['ms']:10.3f} ms {' '.join(rates)}", flush=True)
-                file.write(json.dumps({**about, **found}) + "\n")
+        for found in measured(BENCHMARKS):
+            print(told(found), flush=True)
+            file.write(json.dumps({**about, **found}) + "\n")
 
 
 if __name__ == "__main__":

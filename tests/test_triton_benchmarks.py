@@ -40,3 +40,15 @@ def test_benchmarks_of_a_gpu(measure, monkeypatch):
     assert rows
     assert len({row["name"] + row.get("tiling", "") for row in rows}) == len(rows)
     assert all(row["ms_q20"] <= row["ms"] <= row["ms_q80"] for row in rows)
+
+
+def test_targets_of_a_gpu_are_told():
+    times = (1.0, 1.0, 1.0)
+    first = gpu.row("torch.mm", times, flops=4e9)
+    aimed = {"beside": "torch.mm", "of": "tflops", "least": 0.7}
+    rows = [gpu.row("ours", times, flops=flops, **aimed) for flops in (3e9, 2e9)]
+    rows.append(gpu.row("pass", times, beside="torch.mm", of="ms", most=1.3))
+    found = list(gpu.measured([lambda: iter([first, *rows])]))
+    assert [row.get("ratio") for row in found] == [None, 0.75, 0.5, 1.0]
+    ends = ["tflops", "at least 0.7 met", "at least 0.7 MISSED", "at most 1.3 met"]
+    assert all(gpu.told(row).endswith(end) for row, end in zip(found, ends, strict=True))
