@@ -111,7 +111,7 @@ def cross_moments(n=16_384, widths=(768, 1024)):
                 for maps in (["raw"], ["raw", "unit"]):
                     flops = pieces * len(maps) * n * d * (2 * d if pair == "xy" else d + 1)
                     for tiling in TILINGS[kind]:
-                        if tiling.capability > 10 * major + minor:
+                        if not tiling.suits(10 * major + minor):
                             continue
                         with using(precision, tiling):
                             require_equal(rows, maps, bound)

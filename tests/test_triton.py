@@ -176,6 +176,13 @@ def test_accumulate(shape, dtype):
     assert_alike(found, expected, dtype)
 
 
+def test_every_gpu_has_a_tiling_that_fits_its_shared_memory():
+    rows = {80: 16, 86: 16, 90: 32, 100: 32, 120: 16}
+    for capability, expected in rows.items():
+        suited = [t for t in tilings.TILINGS[torch.float32] if t.suits(capability)]
+        assert suited[0].rows == expected
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
 def test_a_part_has_several_steps(dtype, monkeypatch):
     monkeypatch.setattr(tilings, "MOST_PARTS", 1)

@@ -30,6 +30,7 @@ class Tiling(NamedTuple):
         warps: of a program.
         stages: of its pipeline.
         capability: the least that it is for; it would spill registers below.
+        below: the least above it that it is not for, with too little shared memory or registers.
     """
 
     rows: int
@@ -38,16 +39,22 @@ class Tiling(NamedTuple):
     warps: int
     stages: int
     capability: int = 80
+    below: int = 1000
+
+    def suits(self, capability: int) -> bool:
+        """Whether it is for GPUs of a compute capability, such as 90 for 9.0."""
+        return self.capability <= capability < self.below
 
 
-# The first that a GPU is capable of runs. They are no candidates to be timed when first used: the
-# last bits of sums would then depend on which was faster that day.
+# The first that suits a GPU runs; those of capability 12 have less shared memory than 9 or 10.
+# They are no candidates to be timed when first used: the last bits of sums would then depend on
+# which was faster that day.
 TILINGS = {
     torch.float32: (
-        Tiling(32, 128, 128, 8, 3, 90),
+        Tiling(32, 128, 128, 8, 3, 90, below=120),
         Tiling(16, 128, 128, 8, 3),
     ),
-    torch.bfloat16: (Tiling(32, 128, 128, 8, 3, 90), Tiling(32, 64, 128, 8, 3)),
+    torch.bfloat16: (Tiling(32, 128, 128, 8, 3, 90, below=120), Tiling(32, 64, 128, 8, 3)),
     torch.float64: (Tiling(16, 64, 64, 4, 3), Tiling(16, 32, 64, 4, 3)),
 }
 _PRECISION: ContextVar[Precision] = ContextVar("precision", default="tf32x3")
@@ -77,7 +84,7 @@ def tiling_of(x: Tensor) -> Tiling:
         return chosen
     kind = x.dtype if x.dtype in TILINGS else torch.float32
     major, minor = torch.cuda.get_device_capability(x.device) if x.is_cuda else (8, 0)
-    return next(t for t in TILINGS[kind] if t.capability <= 10 * major + minor)
+    return next(t for t in TILINGS[kind] if t.suits(10 * major + minor))
 
 
 def parts_of(n: int, programs: int, step: int) -> tuple[int, int]:
