@@ -7,9 +7,11 @@ import shutil
 import subprocess
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 
 import bertft
+from tests import test_ablation_report, test_probing_report
 from tests.test_comparison import nudge
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -199,3 +201,32 @@ def test_in_print(browser, report, tmp_path):
     sizes = {tuple(map(float, box.split())) for box in re.findall(rb"/MediaBox\s*\[(.+?)\]", raw)}
     assert 4 <= pages <= 40
     assert all(width > height for _, _, width, height in sizes)
+
+
+@pytest.mark.parametrize("kind", ["probes", "ablation"])
+def test_reports_of_other_commands(browser, tmp_path, kind):
+    table = test_ablation_report.grid()
+    page = test_ablation_report.page_of(table)
+    if kind == "probes":
+        table = pd.concat([test_probing_report.grid(), test_probing_report.trees()])
+        differences = test_probing_report.paired(table)
+        page = test_probing_report.page_of(table, None, differences)
+    report = tmp_path / "report.html"
+    report.write_text(page, encoding="utf-8")
+    for width in (320, 1200):
+        for dark in (False, True):
+            found = told(browser, tmp_path, report, width, dark=dark)
+            assert (found["width"], found["wide"]) == (width, [])
+            assert found["contrast"][0] >= 4.5, found["contrast"]
+            assert found["size"] >= 11
+    assert found["headings"][0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(found["headings"]))
+    assert all(found["focusable"])
+    assert found["unfocusable"] == 0
+    assert all(rest[1:] == [True, "solid", "2px"] for rest in found["outlines"] if rest[0])
+    assert all(found["targets"])
+    assert found["repeated"] == []
+    assert (found["headers"], found["captions"]) == (0, 0)
+    assert found["pictures"]
+    assert all(found["pictures"])
+    assert len(set(found["regions"])) == len(found["regions"])
