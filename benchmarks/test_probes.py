@@ -320,13 +320,7 @@ def test_an_epoch_of_edge_probes(benchmark, who):
     if "edges" not in TIMES:
         TIMES["edges"] = race_of_edges()
     if who == "one by one from features":
-        aim(
-            benchmark,
-            least=3,
-            why="The gradients take some 60 % of a step, at most at the speed of their products; "
-            "finding and gathering the pieces and the memory that Adam passes over take the rest, "
-            "much of it on one thread.",
-        )
+        aim(benchmark, least=3)
     if who == "one by one, the encoder in every step":
         aim(benchmark, least=15)
     tell(benchmark, TIMES["edges"][who])
