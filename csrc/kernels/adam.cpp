@@ -30,9 +30,10 @@ std::vector<Part> parts_of_row(const AdamParameters& x) {
   return parts;
 }
 
-isa::AdamRow row_of(const AdamMatrices& x, std::int64_t row, std::int64_t column) {
-  const std::int64_t place = row * x.columns + column;
-  isa::AdamRow found = x.first_row;
+isa::AdamRow row_of(const AdamParameters& x, const Part& part, std::int64_t row) {
+  const AdamMatrices& matrix = x.matrices[part.matrix];
+  const std::int64_t place = row * matrix.columns + part.column;
+  isa::AdamRow found = matrix.first_row;
   found.weights += place;
   found.first += place;
   found.second += place;
@@ -51,44 +52,34 @@ float scale_to(double most, const std::vector<double>& squares) {
 
 void adam(const AdamParameters& x, std::optional<double> most, int threads) {
   const std::vector<Part> parts = parts_of_row(x);
-  const auto count = static_cast<std::int64_t>(parts.size());
   const isa::Table& table = isa::active();
-  const auto squares_of = [&](std::int64_t row, const Part& part) {
-    return table.sum_of_squares(row_of(x.matrices[part.matrix], row, part.column).gradients,
-                                part.columns);
+  const auto for_each_part = [&](int own_threads, const auto& visit) {
+    parallel_for(static_cast<std::int64_t>(parts.size()), own_threads, [&](std::int64_t i, int) {
+      visit(static_cast<std::size_t>(i), parts[static_cast<std::size_t>(i)]);
+    });
   };
-  const auto step = [&](std::int64_t row, const Part& part, float scale) {
-    const AdamMatrices& matrix = x.matrices[part.matrix];
-    isa::AdamStep own = matrix.steps[static_cast<std::size_t>(row)];
-    own.scale = scale;
-    table.adam_row(row_of(matrix, row, part.column), part.columns, own);
+  const auto step_row = [&](std::int64_t row, std::vector<double>& squares, int own_threads) {
+    float scale = 1.0f;
+    if (most) {
+      for_each_part(own_threads, [&](std::size_t i, const Part& part) {
+        squares[i] = table.sum_of_squares(row_of(x, part, row).gradients, part.columns);
+      });
+      scale = scale_to(*most, squares);
+    }
+    for_each_part(own_threads, [&](std::size_t, const Part& part) {
+      isa::AdamStep step = x.matrices[part.matrix].steps[static_cast<std::size_t>(row)];
+      step.scale = scale;
+      table.adam_row(row_of(x, part, row), part.columns, step);
+    });
   };
   // A thread for a row, as for its gradients, as far as all threads have one; then all for a row.
   const std::int64_t alone = x.rows - x.rows % threads;
   std::vector<std::vector<double>> squares(static_cast<std::size_t>(threads),
                                            std::vector<double>(parts.size()));
   parallel_for(alone, threads, [&](std::int64_t row, int worker) {
-    float scale = 1.0f;
-    if (most) {
-      auto& own = squares[static_cast<std::size_t>(worker)];
-      for (std::size_t i = 0; i < parts.size(); ++i) own[i] = squares_of(row, parts[i]);
-      scale = scale_to(*most, own);
-    }
-    for (const Part& part : parts) step(row, part, scale);
+    step_row(row, squares[static_cast<std::size_t>(worker)], 1);
   });
-  for (std::int64_t row = alone; row < x.rows; ++row) {
-    float scale = 1.0f;
-    if (most) {
-      parallel_for(count, threads, [&](std::int64_t i, int) {
-        squares[0][static_cast<std::size_t>(i)] =
-            squares_of(row, parts[static_cast<std::size_t>(i)]);
-      });
-      scale = scale_to(*most, squares[0]);
-    }
-    parallel_for(count, threads, [&](std::int64_t i, int) {
-      step(row, parts[static_cast<std::size_t>(i)], scale);
-    });
-  }
+  for (std::int64_t row = alone; row < x.rows; ++row) step_row(row, squares[0], threads);
 }
 
 }  // namespace bertft
