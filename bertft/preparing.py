@@ -276,9 +276,10 @@ def _require_known_tokens(encodings: Encodings, sides: Mapping[str, Checkpoint])
 def _notes_on(name: str, rows: Rows, bound: int | None) -> list[str]:
     notes = []
     if rows.truncated_texts:
+        words = f", which leaves out {rows.truncated_words} words" if rows.truncated_words else ""
         notes.append(
-            f"{name}: {rows.truncated_texts} texts are longer than {bound} tokens and were cut, "
-            f"which leaves out {rows.truncated_words} words."
+            f"{name}: {rows.truncated_texts} texts are longer than {bound} tokens and were cut"
+            f"{words}."
         )
     if rows.dropped_words:
         notes.append(f"{name}: {rows.dropped_words} words have no token and were left out.")

@@ -234,9 +234,13 @@ def test_long_texts_are_counted(pair, texts):
     (corpus,) = comparison.provenance["corpora"]
     assert corpus["truncated_texts"] > 0
     assert corpus["truncated_words"] > 0
-    assert re.search(
-        r"texts are longer than 12 tokens and were cut", comparison.provenance["notes"][0]
-    )
+    told = r"texts are longer than 12 tokens and were cut"
+    count = corpus["truncated_words"]
+    note = comparison.provenance["notes"][0]
+    assert re.search(rf"{told}, which leaves out {count} words\.$", note)
+    # Rows of tokens: what is left out was no row, and is not counted.
+    of_tokens = bertft.compare(*pair, texts, max_length=12, measures=["rsa"], rows="tokens")
+    assert re.search(rf"{told}\.$", of_tokens.provenance["notes"][0])
 
 
 def test_constant_columns_and_ranks_are_reported(checkpoint, texts):

@@ -180,6 +180,8 @@ def test_data_frames_have_rows():
         [corpus] = corpora_of(data, "review")
         assert (corpus.fingerprint, corpus.empty) == (SINGLES, 2)
     assert corpora_of(frame["review"][:3])[0].fingerprint == SINGLES
+    spaced = pd.DataFrame({" a, b ": TEXTS})
+    assert corpora_of(spaced, [" a, b "])[0].fingerprint == SINGLES
     with pytest.raises(ValueError, match="must have a column 'no', got the columns review, 0; "):
         corpora_of(frame, "no")
     with pytest.raises(
@@ -228,6 +230,15 @@ def test_empty_texts_are_counted(tmp_path):
         ),
         ("x.csv", "text,n\na,1\nb\n", r"x.csv, line 3 must have 2 fields as its header, got 1"),
         ("x.csv", "text,n\na,b,1\n", r"line 2 must have 2 .* got 3; mend the line, or quote"),
+        ("x.tsv", "text\ttext\na\tb\n", r"must have a header with each name once, got text again"),
+        ("x.jsonl", "[" * 99999, r"x.jsonl, line 1 must be JSON, got '\[\[.*\(maximum recursion"),
+        ("x.json", "[" * 99999, r"x.json must be JSON, got '\[\[.*\(maximum recursion"),
+        ("x.json", "{}\n{}\n", r"line 2 must be JSON, got .* or name it .jsonl if it has an obj"),
+        (
+            "x.json",
+            squad().replace('"context": ', '"text_of": ', 1),
+            r"question 1 must have a 'context' beside its 'question', got fields \['id', 'question",
+        ),
         ("x.csv", "text,text\na,b\n", r"must have a header with each name once, got text again"),
         ("x.csv", 'text\n"a\n', r"x.csv, line 2 must be CSV, got unexpected end of data; mend"),
         ("x.csv", "text\n", "must hold at least one text with a word, got none"),

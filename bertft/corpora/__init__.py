@@ -237,8 +237,10 @@ def _columns(column: str | Sequence[str] | None) -> tuple[str, ...]:
     """The names of one column or of two."""
     if column is None:
         return ()
-    given = column.split(",") if isinstance(column, str) else column
-    names = [str(name).strip() for name in given] if isinstance(given, Iterable) else []
+    if isinstance(column, str):
+        names = [name.strip() for name in column.split(",")]
+    else:
+        names = [str(name) for name in column] if isinstance(column, Iterable) else []
     if len(names) not in (1, 2) or not all(names):
         raise ValueError(
             f"[corpora] column must be the name of one column, or of two for pairs of texts, got "

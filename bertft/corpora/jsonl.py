@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bertft.corpora import read_lines
 from bertft.corpora.hub import Record
+from bertft.quiet import first_line
 
 
 def read_objects(path: Path) -> Iterator[Record]:
@@ -19,10 +20,10 @@ def read_objects(path: Path) -> Iterator[Record]:
             continue
         try:
             fields = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # numbers and nesting have limits too
             raise ValueError(
-                f"[corpora] {path}, line {number} must be JSON, got {line[:40]!r} ({error.msg}); "
-                "write one object per line."
+                f"[corpora] {path}, line {number} must be JSON, got {line[:40]!r} "
+                f"({first_line(error)}); write one object per line."
             ) from error
         if not isinstance(fields, dict):
             raise ValueError(

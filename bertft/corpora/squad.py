@@ -12,6 +12,7 @@ from typing import Any
 
 from bertft.corpora import read_text
 from bertft.corpora.hub import Record, records
+from bertft.quiet import first_line
 
 VERSION = "1.1"
 
@@ -135,7 +136,13 @@ def _from_file(path: Path, remedy: str | None) -> Iterator[Record]:
     except json.JSONDecodeError as error:
         raise ValueError(
             f"[corpora] {path}, line {error.lineno} must be JSON, got "
-            f"{text[error.pos : error.pos + 40]!r} ({error.msg}); mend the file."
+            f"{text[error.pos : error.pos + 40]!r} ({error.msg}); mend the file, or name it .jsonl "
+            "if it has an object on each line."
+        ) from error
+    except (ValueError, RecursionError) as error:  # numbers and nesting have limits too
+        raise ValueError(
+            f"[corpora] {path} must be JSON, got {text[:40]!r} ({first_line(error)}); mend the "
+            "file."
         ) from error
     number = 0
     articles = _items(path, document, "data")
@@ -147,10 +154,10 @@ def _from_file(path: Path, remedy: str | None) -> Iterator[Record]:
         )
     for article in articles:
         for paragraph in _items(path, article, "paragraphs"):
+            context = {key: paragraph[key] for key in ("context",) if key in paragraph}
             for question in _items(path, paragraph, "qas"):
                 number += 1
-                fields = question | {"context": paragraph.get("context")}
-                yield Record(f"{path}, question {number}", number, fields)
+                yield Record(f"{path}, question {number}", number, question | context)
 
 
 def _items(path: Path, parent: Any, name: str) -> list[dict[str, Any]]:
@@ -160,6 +167,6 @@ def _items(path: Path, parent: Any, name: str) -> list[dict[str, Any]]:
         found = sorted(parent) if isinstance(parent, dict) else type(parent).__name__
         raise ValueError(
             f"[corpora] {path} must be SQuAD JSON, data > paragraphs > qas, got no list of objects "
-            f"{name!r} in {found}; convert it."
+            f"{name!r} in {found}; convert it, texts and pairs to JSON lines (.jsonl)."
         )
     return items

@@ -46,10 +46,11 @@ def read_tsv(path: Path) -> Iterator[Record]:
     """Yield the rows of a tab-separated file with a header; quotes are characters like others.
 
     Raises:
-        ValueError: a line with another number of columns (numbered).
+        ValueError: a line with another number of columns (numbered), or a header with a name twice.
     """
     header, *lines = read_lines(path)
     names = header.split("\t")
+    _require_names(path, names)
     for number, line in enumerate(lines, start=2):
         columns = line.split("\t")
         if not line.strip():
