@@ -32,7 +32,10 @@ def base_of(source: str, revision: str | None, name: str) -> str | None:
     """
     from transformers.utils import find_adapter_config_file
 
-    path = find_adapter_config_file(source, revision=revision)
+    try:
+        path = find_adapter_config_file(source, revision=revision)
+    except OSError:  # no name of the hub, which is told where weights or tokenizer are loaded
+        path = None
     if path is None:
         return None
     # transformers would load the weights and the adapter on top, which may be in them already.

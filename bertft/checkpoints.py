@@ -59,8 +59,14 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: no such model or tokenizer.
+            TypeError: a tokenizer, or a model, that is something else.
             ValueError: incomplete or pickled weights, or another dtype asked of a model in memory.
         """
+        if tokenizer is not None and not hasattr(tokenizer, "is_fast"):
+            raise TypeError(
+                f"[Checkpoint.open] tokenizer must be one of transformers, got {tokenizer!r:.60}; "
+                "load it with AutoTokenizer.from_pretrained."
+            )
         if isinstance(model, (str, Path)):
             name = str(model)
             encoder = load_encoder(name, dtype or torch.float32, layers)
@@ -239,6 +245,11 @@ def locate(name: str) -> tuple[str, str | None]:
         FileNotFoundError: `name` is written as a path, and there is no such folder.
     """
     folder = Path(name).expanduser()
+    if folder.is_file():
+        raise FileNotFoundError(
+            f"[load_encoder] model must be a folder or a hub name, got the file {name!r}; pass the "
+            "folder that it is in."
+        )
     if folder.exists():
         return str(folder), None
     if name.startswith((".", "/", "~")) or name.count("/") > 1:

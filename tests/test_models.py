@@ -228,9 +228,18 @@ def test_missing_models_are_told(tmp_path, checkpoint):
             load_encoder(name, torch.float32)
     with pytest.raises(FileNotFoundError, match="folder or hub name with safetensors weights, got"):
         load_encoder("no-such/model@main", torch.float32)
+    for load in (load_tokenizer, lambda name: load_encoder(name, torch.float32)):
+        with pytest.raises(FileNotFoundError, match=r"must .*, got 'my model' .*[Rr]epo"):
+            load("my model")
     with pytest.raises(FileNotFoundError, match=r"must be a folder with config.json"):
         load_encoder(str(tmp_path), torch.float32)
     folder = checkpoint("model")
+    with pytest.raises(
+        FileNotFoundError, match=r"got the file '.*config.json'; pass the folder tha"
+    ):
+        load_encoder(str(folder / "config.json"), torch.float32)
+    with pytest.raises(TypeError, match="tokenizer must be one of transformers, got 'name'; load"):
+        Checkpoint.open(str(folder), tokenizer="name")
     (folder / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"got no \*.safetensors"):
         load_encoder(str(folder), torch.float32)
