@@ -78,10 +78,10 @@ def tokenized_before(sides):
         for side in sides.sides.values()
     }
 
-    def encodings(texts, tokenizer, max_length):
+    def tokenized(texts, tokenizer, max_length):
         return iter(made[id(tokenizer)])
 
-    return encodings
+    return tokenized
 
 
 @pytest.mark.parametrize("who", WAYS)

@@ -6,14 +6,14 @@ vocabularies are compared word by word.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
 from bertft.corpora import Text
 from bertft.rows import FIRST, SPECIAL, Encoded, Pieces, RowKind, Rows
-from bertft.tokens import TEXTS_AT_ONCE, Integers, Rules, Tokens, flat, tokenized
+from bertft.tokens import Integers, Rules, Tokens, flat, tokenized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,10 +92,8 @@ def encode_rows(
             f"{type(tokenizer).__name__}; save it as a fast tokenizer (tokenizer.json)."
         )
     rules = Rules.of(tokenizer)
-    both = zip(texts, tokenized(texts, tokenizer, max_length), strict=True)
     found: list[Encoded] = []
-    while chunk := list(islice(both, TEXTS_AT_ONCE)):
-        some, encodings = zip(*chunk, strict=True)
+    for some, encodings in tokenized(texts, tokenizer, max_length):
         tokens = Tokens.of(some, encodings, rules)
         found += _encoded(len(found), some, tokens, rules, kind, pieces, specials)
     return found
@@ -180,7 +178,7 @@ def _encoded(
         own_types = types[begin:end]
         found.append(
             Encoded(
-                ids[begin:end],
+                ids[begin:end].copy(),  # not a view of those of all inputs
                 starts[first:last],
                 stops[first:last],
                 place=place + number,

@@ -142,9 +142,11 @@ def _pieces_of(encoding: "Encoding", number: int) -> list[tuple[int, tuple[int, 
 
 def tokenized(
     texts: Sequence[Text], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
-) -> "Iterator[Encoding]":
-    """Yield what a tokenizer makes of each text or pair of texts."""
-    # A chunk at a time: what tokenizers return takes far more memory than the ids.
+) -> "Iterator[tuple[Sequence[Text], Sequence[Encoding]]]":
+    """Yield some texts or pairs of texts at a time, with what a tokenizer makes of each.
+
+    What tokenizers return takes far more memory than the ids.
+    """
     for first in range(0, len(texts), TEXTS_AT_ONCE):
         some = texts[first : first + TEXTS_AT_ONCE]
         inputs = [
@@ -153,4 +155,4 @@ def tokenized(
         encoded = tokenizer(
             inputs, truncation=max_length is not None, max_length=max_length, padding=False
         )
-        yield from encoded.encodings
+        yield some, encoded.encodings

@@ -72,8 +72,9 @@ void adam(const AdamParameters& x, std::optional<double> most, int threads) {
       table.adam_row(row_of(x, part, row), part.columns, step);
     });
   };
-  // A thread for a row, as for its gradients, as far as all threads have one; then all for a row.
-  const std::int64_t alone = x.rows - x.rows % threads;
+  // A thread for a row as far as all threads have one; then all for a row that has enough parts.
+  const bool is_shared = static_cast<int>(parts.size()) >= threads;
+  const std::int64_t alone = is_shared ? x.rows - x.rows % threads : x.rows;
   std::vector<std::vector<double>> squares(static_cast<std::size_t>(threads),
                                            std::vector<double>(parts.size()));
   parallel_for(alone, threads, [&](std::int64_t row, int worker) {

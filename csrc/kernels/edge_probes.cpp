@@ -212,8 +212,8 @@ class EdgeGradient {
 
   const EdgeProbes& x_;
   std::int64_t k_ = 0;
-  EdgeParameters<const float> own_;
-  EdgeParameters<float> out_;
+  EdgeParameters<const float> own_{};
+  EdgeParameters<float> out_{};
   int threads_ = 1;
   std::vector<Attended> attended_;
   // Sums become hidden units; units, then dropped out, become their gradients.
@@ -225,14 +225,14 @@ class EdgeGradient {
 
 bool edge_gradient(const EdgeProbes& x, const EdgeTargets& targets, double* losses,
                    const EdgeParameters<float>& out, int threads) {
-  // A thread for a probe, whose numbers stay in its own cache. The last one is shared by all
-  // threads if all but one would wait for it.
-  const std::int64_t shared = threads > 1 && x.probes % threads == 1 ? 1 : 0;
-  const std::int64_t alone = x.probes - shared;
+  // A thread for a probe, whose numbers stay in its own cache. The last probes are shared by all
+  // threads, one after another, if half of these would have none.
+  const std::int64_t rest = x.probes % threads;
+  const std::int64_t alone = 2 * rest <= threads ? x.probes - rest : x.probes;
   std::vector<EdgeGradient> workers;
-  for (std::int64_t i = 0; i < std::min<std::int64_t>(threads, x.probes); ++i) {
-    workers.emplace_back(x);
-  }
+  const std::int64_t most = std::max(std::min<std::int64_t>(threads, alone), std::int64_t{1});
+  workers.reserve(static_cast<std::size_t>(most));
+  for (std::int64_t i = 0; i < most; ++i) workers.emplace_back(x);
   std::vector<char> is_finite(static_cast<std::size_t>(x.probes), 0);
   std::vector<std::exception_ptr> failures(static_cast<std::size_t>(x.probes));
   parallel_for(alone, threads, [&](std::int64_t k, int worker) {

@@ -13,6 +13,8 @@ namespace {
 
 // Bytes of packed operands between which all tasks wait for each other.
 constexpr std::int64_t kPackedBytes = std::int64_t{2} << 20;
+// Bytes of a factor that caches hold for all threads.
+constexpr std::int64_t kNearBytes = std::int64_t{2} << 20;
 // Panels that a task multiplies by: kRun rows of 9 of them are 432 KiB of a 1 MiB cache.
 constexpr std::int64_t kPanels = 9;
 // Tiles of a that a task multiplies.
@@ -76,7 +78,7 @@ class Multiplication {
     const std::int64_t bytes = b.rows * b.columns * static_cast<std::int64_t>(sizeof(T));
     const bool is_short = a.rows <= kTiles * panel_kernels<T>().tile_height;
     return b.column_stride == 1 && b.columns % panel_kernels<T>().vector == 0 &&
-           (is_short || bytes <= kPackedBytes);
+           (is_short || bytes <= kNearBytes);
   }
 
   // Of all panels of an operand of each product.

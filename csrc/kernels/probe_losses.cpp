@@ -18,8 +18,8 @@ constexpr std::int64_t kPackedTargets = 512;
 // Features of a task: for all targets they stay in a cache of 1 MiB while the probes pass.
 constexpr std::int64_t kFeatures = 6 * isa::kWidestPanel;
 
-// Blocks of what all probes read. A thread has the same probes for all of them, and takes a block
-// for each of its probes before the next one.
+// Blocks of what all probes read, in groups of probes, one for each thread, as near as their number
+// divides: a thread takes a block for each of its probes before the next one.
 class Blocks {
  public:
   Blocks(std::int64_t probes, std::int64_t blocks, int threads)
@@ -35,8 +35,7 @@ class Blocks {
   Task at(std::int64_t task) const {
     // The group whose probes, with all their blocks, the task is among.
     const std::int64_t probe = task / blocks_;
-    std::int64_t group = probe * groups_ / probes_;
-    if (probes_ * (group + 1) / groups_ <= probe) ++group;
+    const std::int64_t group = ((probe + 1) * groups_ - 1) / probes_;
     const std::int64_t first = probes_ * group / groups_;
     const std::int64_t size = probes_ * (group + 1) / groups_ - first;
     const std::int64_t place = task - first * blocks_;

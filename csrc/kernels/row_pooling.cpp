@@ -9,7 +9,7 @@ namespace bertft {
 namespace {
 
 constexpr std::int64_t kRowsPerTask = 64;
-// Below this many bytes to write a second thread costs more than it saves.
+// Below this many bytes to read a second thread costs more than it saves.
 constexpr std::int64_t kWorthThreads = std::int64_t{1} << 19;
 // Runs that are fetched ahead, and most bytes of one: rows that lie apart come from memory, and no
 // hardware foresees where.
@@ -35,7 +35,9 @@ bool pool_rows(const Matrix& x, const std::int64_t* starts, const std::int64_t* 
   const isa::Table& kernels = isa::active();
   const std::int64_t row_bytes = x.columns * (x.dtype == DType::kFloat64 ? 8 : 4);
   std::atomic<bool> finite{true};
-  if (count * row_bytes < kWorthThreads) threads = 1;
+  std::int64_t rows = 0;
+  for (std::int64_t i = 0; i < count; ++i) rows += stops[i] - starts[i];
+  if (rows * x.columns * size_of(x.dtype) < kWorthThreads) threads = 1;
   parallel_for((count + kRowsPerTask - 1) / kRowsPerTask, threads, [&](std::int64_t task, int) {
     const std::int64_t stop = std::min(count, (task + 1) * kRowsPerTask);
     bool all = true;

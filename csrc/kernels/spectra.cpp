@@ -33,15 +33,17 @@ std::int64_t solve_all(const std::vector<Problem>& problems, Scratch size, int t
   workspace.allocate();
   workspace.attach();
 
-  std::atomic<std::int64_t> failed{count};
-  parallel_for(count, threads, [&](std::int64_t task, int worker) {
-    const std::int64_t i = order[task];
-    const bool solved =
-        solve_one(problems[i], workspace.at<double>(matrices) + worker * size.matrix,
-                  workspace.at<double>(works) + worker * size.work,
-                  workspace.at<int>(integers) + worker * size.integers);
-    std::int64_t first = failed.load();
-    while (!solved && i < first && !failed.compare_exchange_weak(first, i)) {
+  std::atomic<std::int64_t> next{0}, failed{count};
+  parallel_for(threads, threads, [&](std::int64_t, int worker) {
+    for (std::int64_t task; (task = next.fetch_add(1)) < count;) {
+      const std::int64_t i = order[task];
+      const bool solved =
+          solve_one(problems[i], workspace.at<double>(matrices) + worker * size.matrix,
+                    workspace.at<double>(works) + worker * size.work,
+                    workspace.at<int>(integers) + worker * size.integers);
+      std::int64_t first = failed.load();
+      while (!solved && i < first && !failed.compare_exchange_weak(first, i)) {
+      }
     }
   });
   return failed.load() == count ? -1 : failed.load();

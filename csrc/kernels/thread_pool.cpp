@@ -110,6 +110,8 @@ class Pool {
     for (int other = 0; other < workers; ++other) {
       Share& share = shares_[(worker + other) % workers];
       for (;;) {
+        // A share that is through is only looked at.
+        if (share.next.load(std::memory_order_relaxed) >= share.end) break;
         const std::int64_t index = share.next.fetch_add(1, std::memory_order_relaxed);
         if (index >= share.end) break;
         (*task_)(index, worker);

@@ -14,7 +14,7 @@
 namespace bertft {
 
 // Calls task(index, worker) for every index below `tasks`; no two calls with the same worker, a
-// number below `threads`, run at once.
+// number below `threads` and below `tasks`, run at once.
 void parallel_for(std::int64_t tasks, int threads,
                   const std::function<void(std::int64_t, int)>& task);
 
