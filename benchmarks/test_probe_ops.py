@@ -281,7 +281,7 @@ def edge_probes(targets, probes, spans, labels):
         starts = torch.randint(n - 3, (targets,))
         rows.append(ops.SpanRows(x, starts, starts + torch.randint(1, 4, (targets,))))
     wanted = torch.randint(2, (probes * labels, targets), dtype=torch.uint8)
-    kept = torch.randint(2, (targets, probes, h), dtype=torch.uint8)
+    kept = torch.randint(2, (probes, targets, h), dtype=torch.uint8)
     scales, losses = torch.full((probes,), 1 / (targets * labels)), torch.zeros(probes).double()
 
     def call(gradients, backend):
