@@ -89,7 +89,7 @@ def test_sums_that_are_not_finite_are_seen(bad):
 
 
 def test_neither_threads_nor_other_probes_change_a_bit():
-    given = units(200, 5, 256)
+    given = units(1700, 5, 256)  # as many as are worth a second thread
     one, three = (with_threads(count, lambda: differentiated(*given, "native")) for count in (1, 3))
     alone = differentiated(*(t[..., 2:3, :].contiguous() for t in given), "native")
     for whole, threaded, own in zip(one, three, alone, strict=True):

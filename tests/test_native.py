@@ -287,6 +287,17 @@ def test_any_stride_gives_the_bits_of_a_copy(n, d, row_step, column_step, dtype,
     assert_same_bits(strided, copied)
 
 
+def test_threads_share_the_rows_to_pool():
+    x = np.random.default_rng(0).normal(size=(4000, 60)).astype(np.float32)
+    starts = np.random.default_rng(1).permutation(3998)
+    stops = starts + 2
+    out = np.full((2, len(starts), 60), np.nan, np.float32)
+    for own, threads in zip(out, (1, 4), strict=True):
+        assert _native.pool_rows(view(x), view(starts), view(stops), view(own), threads)
+    assert np.array_equal(out[0], out[1])
+    np.testing.assert_allclose(out[0], (x[starts] + x[starts + 1]) / 2, rtol=0, atol=1e-6)
+
+
 def test_several_callers_at_once():
     x = np.random.default_rng(0).normal(size=(2000, 100)).astype(np.float32)
     expected = summed([x], [(0, 0)])

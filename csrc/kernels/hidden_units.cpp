@@ -11,6 +11,8 @@ namespace {
 
 // Rows of a task, and of a partial sum.
 constexpr std::int64_t kRows = 32;
+// Below this many units a second thread costs more than it saves: it fetches what the first wrote.
+constexpr std::int64_t kWorthThreads = std::int64_t{1} << 21;
 
 isa::HiddenLayer layer_of(const HiddenUnits& x, std::int64_t k) {
   const std::int64_t place = k * x.width;
@@ -24,9 +26,9 @@ isa::Dropout dropout_of(const HiddenUnits& x, std::int64_t place) {
 // Calls visit(probe, block, place) for each row, with the place of its first unit.
 template <class Visit>
 void for_each_row(const HiddenUnits& x, int threads, const Visit& visit) {
-  const std::int64_t blocks = divide_up(x.rows, kRows);
-  parallel_for(x.probes * blocks, threads, [&](std::int64_t task, int) {
-    const std::int64_t k = task / blocks, block = task % blocks;
+  if (x.rows * x.probes * x.width < kWorthThreads) threads = 1;
+  parallel_for(x.probes * divide_up(x.rows, kRows), threads, [&](std::int64_t task, int) {
+    const std::int64_t k = task % x.probes, block = task / x.probes;
     for (std::int64_t i = block * kRows; i < std::min(x.rows, (block + 1) * kRows); ++i) {
       visit(k, block, (i * x.probes + k) * x.width);
     }

@@ -22,11 +22,10 @@ isa::SpanRows rows_of(const AttendedSpans& x, std::int64_t b, std::int64_t k) {
 // Calls visit(b, k, worker) for all spans and probes.
 template <class Visit>
 void for_each_span(const AttendedSpans& x, int threads, const Visit& visit) {
-  const std::int64_t blocks = divide_up(x.spans, kSpans);
-  parallel_for(x.probes * blocks, threads, [&](std::int64_t task, int worker) {
-    const std::int64_t first = task % blocks * kSpans;
+  parallel_for(x.probes * divide_up(x.spans, kSpans), threads, [&](std::int64_t task, int worker) {
+    const std::int64_t first = task / x.probes * kSpans;
     for (std::int64_t b = first; b < std::min(x.spans, first + kSpans); ++b) {
-      visit(b, task / blocks, worker);
+      visit(b, task % x.probes, worker);
     }
   });
 }
