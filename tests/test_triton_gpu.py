@@ -55,7 +55,9 @@ def test_products_are_as_precise_as_they_say(precision):
 def test_every_tiling_gives_the_same_sums(dtype, tiling):
     major, minor = torch.cuda.get_device_capability()
     if not tiling.suits(10 * major + minor):
-        pytest.skip(f"is for other GPUs than those of compute capability {major}.{minor}")
+        bounds = (f"{bound // 10}.{bound % 10}" for bound in (tiling.capability, tiling.below))
+        wanted = " up to but without ".join(bounds)
+        pytest.skip(f"wants compute capability {wanted}, this GPU has {major}.{minor}")
     rows, pairs = rows_of(500, (200, 130), dtype), [(0, 0), (0, 1)]
     origins = halfway(rows, MAPS)
     with using(tiling=tiling):
