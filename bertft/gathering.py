@@ -5,6 +5,7 @@ Rows are known by their number among all rows of a corpus, so nothing depends on
 batched.
 """
 
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +80,8 @@ class SpooledGroups:
     """Rows on disk in the order of the corpus; the moments of a group are made when asked for.
 
     The files are in the folder for temporary files (TMPDIR) and have no name any more once they are
-    open, so they go with the process.
+    open, so they go with the process. Their pages are the system's: what was written or read does
+    not stay in the memory of the process.
 
     Args:
         template: moments with the sides and pairs of the groups, which start about its origins.
@@ -97,15 +99,17 @@ class SpooledGroups:
         self.sizes = np.diff(bounds).tolist()
         self._bounds, self._template, self._backend = bounds, template, backend
         with tempfile.TemporaryDirectory(prefix="bertft-") as folder:
-            self._rows = {
-                side: _mapped(Path(folder) / side, (bounds[-1], width), dtype)
+            self._spools = {
+                side: _Spool(Path(folder) / side, (bounds[-1], width), dtype)
                 for side, width in template.widths.items()
             }
 
     def add(self, rows: Rows, numbers: Tensor) -> None:
         """Write rows to their places, from the device on which they are."""
         for side, x in rows.items():
-            self._rows[side][numbers] = x.to("cpu")
+            spool = self._spools[side]
+            spool.rows[numbers] = x.to("cpu")
+            spool.release()
 
     def settle(self) -> None:
         """Nothing is to be waited for: rows on disk are complete."""
@@ -119,9 +123,12 @@ class SpooledGroups:
         part = self._template.empty()
         for first in range(start, stop, BLOCK_ROWS):
             last = min(first + BLOCK_ROWS, stop)
-            rows = {side: x[first:last] for side, x in self._rows.items()}
+            rows = {side: spool.rows[first:last] for side, spool in self._spools.items()}
             part.update(rows, backend=self._backend)
-        return part.to("cpu")
+        part = part.to("cpu")  # which waits for what still reads the rows
+        for spool in self._spools.values():
+            spool.release()
+        return part
 
 
 class RowSample:
@@ -189,20 +196,29 @@ class Gathered:
     sample: RowSample | None = None
 
 
-def _mapped(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """A tensor in a file of its own, whose room is taken at once: later it could only crash."""
-    nbytes = shape[0] * shape[1] * dtype.itemsize
-    try:
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, nbytes)
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise OSError(
-            f"[compare] folder for temporary files must have room for {nbytes / 2**30:.1f} GiB of "
-            f"rows of a layer, got none left in {str(path.parent)!r}; set TMPDIR, or pass fewer "
-            "rows (limit)."
-        ) from None
-    return torch.from_file(str(path), shared=True, size=shape[0] * shape[1], dtype=dtype).view(
-        shape
-    )
+class _Spool:
+    """Rows `(n, d)` in a file of their own, whose room is taken at once: later it could only crash.
+
+    Raises:
+        OSError: there is no room.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype) -> None:
+        nbytes = shape[0] * shape[1] * dtype.itemsize
+        with path.open("w+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                raise OSError(
+                    f"[compare] folder for temporary files must have room for "
+                    f"{nbytes / 2**30:.1f} GiB of rows of a layer, got none left in "
+                    f"{str(path.parent)!r}; set TMPDIR, or pass fewer rows (limit)."
+                ) from None
+            self._pages = mmap.mmap(file.fileno(), nbytes)
+        self.rows = torch.frombuffer(self._pages, dtype=dtype).view(shape)
+
+    def release(self) -> None:
+        """Give the pages that were touched back to the system, which keeps what they hold."""
+        self._pages.madvise(mmap.MADV_DONTNEED)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from scipy import stats
@@ -579,6 +580,17 @@ def test_groups_are_the_moments_of_their_rows(kind):
             scatter = part.under("raw").scatter("x", "y")
             expected = Moments.of(x[i:j], y[i:j]).under("raw").scatter("x", "y")
             torch.testing.assert_close(scatter, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_on_disk_do_not_stay_in_memory():
+    process = psutil.Process()
+    groups = SpooledGroups(Moments({"x": 256}, []), [0, 8192, 16384], torch.float32, None)
+    before = process.memory_info().shared
+    for numbers in torch.arange(16384).split(4096):
+        groups.add({"x": torch.randn(len(numbers), 256)}, numbers)
+    assert process.memory_info().shared < before + 2**21  # of 2^24 bytes
+    for _ in groups:
+        assert process.memory_info().shared < before + 2**21
 
 
 def test_a_spool_without_room_is_refused(monkeypatch):
