@@ -54,7 +54,7 @@ def solved(moments):
     found, some = {}, 4 * torch.get_num_threads()
     for start in range(0, len(PAIRS), some):
         chunk = {
-            (a, b): moments.pair(f"pretrained.{a}", f"finetuned.{b}")
+            (a, b): moments.pair(f"pretrained.{a}", f"finetuned.{b}", copy=False)
             for a, b in PAIRS[start : start + some]
         }
         factorize(list(chunk.values()), NAMES)

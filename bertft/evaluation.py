@@ -79,9 +79,10 @@ def evaluate(
 def _evaluate_together(
     moments: Moments, chunk: Sequence[tuple[Layer, Layer]], task: Task, with_scale: bool
 ) -> dict[Key, Outcome]:
-    """The measures of some pairs, which take 20 matrices each until this returns."""
+    """The measures of some pairs, whose matrices are held until this returns."""
     pairs = {
-        (a, b): moments.pair(side_name(PRETRAINED, a), side_name(FINETUNED, b)) for a, b in chunk
+        (a, b): moments.pair(side_name(PRETRAINED, a), side_name(FINETUNED, b), copy=False)
+        for a, b in chunk
     }
     factorize(list(pairs.values()), task.measures, task.options.ridge)
     return {

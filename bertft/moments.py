@@ -6,6 +6,7 @@ The algebra of one row map is in `sums`, the products are in `ops`, the measures
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy as shallow_copy
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch import Tensor
 from bertft import ops
 from bertft.arrays import check_sides, refusal, same_rows, two_sides
 from bertft.files import load_tensors, save_tensors
-from bertft.ops import MappedSums, RowMap, UnusableRowError
-from bertft.sums import Pair, Sums
+from bertft.ops import RowMap, UnusableRowError
+from bertft.sums import Pair, Sums, place_origins
 
 __all__ = ["BLOCK_ROWS", "Moments", "load_moments", "save_moments"]
 
@@ -149,8 +150,9 @@ class Moments:
         checked = same_rows(rows, self.widths, self.device)
         how = {"backend": backend, "fault": fault}
         try:
-            if not self._has_origins:
-                self._place_origins([x[:BLOCK_ROWS] for x in checked], **how)
+            if not self._has_origins and len(checked[0]):
+                place_origins(list(self._sums.values()), [x[:BLOCK_ROWS] for x in checked], **how)
+                self._has_origins = True
             self._accumulate(checked, **how)
         except UnusableRowError as error:
             raise refusal(error.fault, self.sides[error.fault.side]) from None
@@ -187,14 +189,13 @@ class Moments:
                 "[Moments] parts must have the same sides, pairs and row maps, got "
                 f"{self!r} and {other!r}; accumulate them alike."
             )
-        combined = Moments(self.widths, self.pairs, self.row_maps, self.device)
+        combined = shallow_copy(self)  # what differs is replaced
         combined.n = self.n + sign * other.n
         combined.dtype = _narrower(self.dtype, other.dtype)
         combined._has_origins = self._has_origins or other._has_origins
-        combined._norms += self._norms + sign * other._norms
-        combined._distances += self._distances + sign * other._distances
-        combined._sums.clear()  # at all pairs of BERT-base gigabytes of zeros
-        combined._sums |= {m: self._sums[m].combined(other._sums[m], sign) for m in self.row_maps}
+        combined._norms = self._norms + sign * other._norms
+        combined._distances = self._distances + sign * other._distances
+        combined._sums = {m: self._sums[m].combined(other._sums[m], sign) for m in self.row_maps}
         return combined
 
     def empty(self) -> "Moments":
@@ -218,8 +219,11 @@ class Moments:
     def __repr__(self) -> str:
         return f"Moments(n={self.n}, widths={self.widths}, row_maps={self.row_maps})"
 
-    def pair(self, a: str, b: str) -> "Moments":
-        """Return the two-sided moments of sides `a` and `b`, a copy.
+    def pair(self, a: str, b: str, *, copy: bool = True) -> "Moments":
+        """Return the two-sided moments of sides `a` and `b`.
+
+        A copy, unless they are to be read only: without `copy` they share these sums, to which no
+        rows may be added meanwhile.
 
         Raises:
             KeyError: the pair is not kept.
@@ -230,12 +234,15 @@ class Moments:
                 f"[Moments.pair] a and b must be a pair that is kept, got {(a, b)}; "
                 f"the pairs are {self.pairs}."
             )
-        widths = {side: self.widths[side] for side in (a, b)}
-        part = Moments(widths, [(a, b)], self.row_maps, self.device)
-        part.n, part.dtype, part._has_origins = self.n, self.dtype, self._has_origins
-        part._norms += self._norms[[self.sides.index(a), self.sides.index(b)]]
-        part._distances[-1] = self._distances[self._all_pairs.index(stored)]
-        part._sums = {m: sums.pair(a, b) for m, sums in self._sums.items()}
+        part = shallow_copy(self)  # what differs is replaced
+        part.widths = {side: self.widths[side] for side in (a, b)}
+        part.pairs = ((a, b),)
+        part._all_pairs = [(a, a), (b, b), (a, b)]
+        part._norms = self._norms[[self.sides.index(side) for side in (a, b)]]
+        kept = [self._all_pairs.index(pair) for pair in ((a, a), (b, b), stored)]
+        part._distances = self._distances[kept]
+        sums = {m: sums.pair(a, b) for m, sums in self._sums.items()}
+        part._sums = {m: own.copy() for m, own in sums.items()} if copy else sums
         return part
 
     def under(self, row_map: RowMap) -> Sums:
@@ -276,25 +283,6 @@ class Moments:
         pairs = [(index[a], index[b]) for a, b in self._all_pairs]
         maps = [sums.inputs() for sums in self._sums.values()]
         ops.accumulate(rows, pairs, maps, self._norms, self._distances, **how)
-
-    def _place_origins(self, rows: Sequence[Tensor], **how: Any) -> None:
-        """Put the origins at the mean of the first rows, rounded to what the products run in."""
-        if not len(rows[0]):
-            return
-        self._has_origins = True
-        zeros = [self._norms.new_zeros(d) for d in self.widths.values()]
-
-        def empty(row_map: RowMap) -> MappedSums:
-            totals = [torch.zeros_like(zero) for zero in zeros]
-            return MappedSums(row_map, zeros, totals, [zero.new_zeros(1) for zero in zeros], [])
-
-        totals = {row_map: empty(row_map) for row_map in self.row_maps}
-        norms = torch.zeros_like(self._norms)
-        ops.accumulate(rows, [], list(totals.values()), norms, norms[:0], **how)
-        for row_map, sums in self._sums.items():
-            for side, total, x in zip(self.sides, totals[row_map].totals, rows, strict=True):
-                mean = total / len(x)
-                sums.origins[side] = mean if x.dtype == torch.float64 else mean.float().double()
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"norms": self._norms, "distances": self._distances}

@@ -203,10 +203,10 @@ def _needs(
     itemsize = 8 if is_wide else 4
     row_bytes = sum(widths) * itemsize
     sums = sums_bytes(widths, columns, len(row_maps_of(measures)))
-    # A pair and its factorizations are some 20 matrices; what is kept of a layer are its whole and
+    # A pair and its factorizations are some 14 matrices; what is kept of a layer are its whole and
     # its centered product under each row map, its eigenvectors and what whitens it.
     maps, matrix = len(row_maps_of(measures)), 8 * max(widths) ** 2
-    solving = 20 * matrix + (2 * maps + 2) * len(widths) * matrix
+    solving = 14 * matrix + (2 * maps + 2) * len(widths) * matrix
     kept = min(n, options.sample)
     # Of same-numbered layers one of each model is prepared at a time.
     layers = 1 + (len(second) if options.pairs == "all" else 1)
@@ -225,7 +225,7 @@ def _needs(
         return Need(
             sums,
             solving,
-            20 * matrix,
+            14 * matrix,
             block_bytes,
             sample,
             n * row_bytes,

@@ -4,13 +4,15 @@ Owns the algebra of docs/methods.md (Sums) for several sides and pairs of sides.
 `Sums` for each row map; `similarity` reads means, cross-products and scatter matrices from it.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from bertft import ops
 from bertft.ops import Cross, MappedSums, RowMap
+from bertft.ops.checks import is_finite
 
 Pair = tuple[str, str]
 T = TypeVar("T")
@@ -91,6 +93,7 @@ class Sums:
         combined = self.copy()
         if other.n == 0:
             return combined
+        combined.forget()
         moved = other.about(self.origins)
         for side, total in combined.totals.items():
             total.add_(moved.totals[side], alpha=sign)
@@ -106,6 +109,7 @@ class Sums:
         if all(torch.equal(origins[side], self.origins[side]) for side in self.sides):
             return self
         moved = self.copy()
+        moved.forget()
         moves = {side: self._move(side, origins[side] - self.origins[side]) for side in self.sides}
         for side, move in moves.items():
             moved.origins[side] = origins[side].clone()
@@ -117,6 +121,21 @@ class Sums:
                 cross = cross._replace(product=cross.product.triu(), right=0 * cross.right)
             moved.crosses[a, b] = cross
         return moved
+
+    def is_finite(self) -> bool:
+        """Return whether all sums are."""
+
+        def of_side(side: str) -> bool:
+            totals = self.origins[side], self.totals[side], self.square_totals[side]
+            return self.memo_of(
+                side, "finite", lambda: all(map(is_finite, (*totals, *self.crosses[side, side])))
+            )
+
+        crosses = [cross for (a, b), cross in self.crosses.items() if a != b]
+        return self.memo(
+            "finite",
+            lambda: all(map(of_side, self.sides)) and all(is_finite(t) for c in crosses for t in c),
+        )
 
     def mean(self, side: str) -> Tensor:
         """Return the mean of the mapped rows, `(d,)`."""
@@ -187,29 +206,33 @@ class Sums:
         return self._known_of[side]
 
     def pair(self, a: str, b: str) -> "Sums":
-        """Return a copy of the sums of two sides."""
+        """Return the sums of two sides, the same tensors: to read, or to copy."""
         part = Sums({}, [], self.row_map)
         part.n = self.n
         for side in (a, b):
-            part.origins[side] = self.origins[side].clone()
-            part.totals[side] = self.totals[side].clone()
-            part.square_totals[side] = self.square_totals[side].clone()
+            part.origins[side] = self.origins[side]
+            part.totals[side] = self.totals[side]
+            part.square_totals[side] = self.square_totals[side]
             part._known_of[side] = self._known_of[side]
         for pair in ((a, a), (b, b), (a, b)):
-            own = self.crosses.get(pair) or self.cross(*pair)
-            part.crosses[pair] = Cross(
-                *(sum_.clone(memory_format=torch.contiguous_format) for sum_ in own)
-            )
+            part.crosses[pair] = self.crosses.get(pair) or self.cross(*pair)
         return part
 
-    def copy(self, device: torch.device | str | None = None) -> "Sums":
-        """Return a copy that shares nothing, on another device if one is given."""
-        widths = {side: len(total) for side, total in self.totals.items()}
-        pairs = [(a, b) for a, b in self.crosses if a != b]
-        copy = Sums(widths, pairs, self.row_map, device or self.device)
-        for (_, tensor), (_, source) in zip(copy.tensors(), self.tensors(), strict=True):
-            tensor.copy_(source)
+    def copy(self) -> "Sums":
+        """Return a copy that shares no sums, but what is known of each side."""
+
+        def copied(tensor: Tensor) -> Tensor:
+            return tensor.clone(memory_format=torch.contiguous_format)
+
+        copy = Sums({}, [], self.row_map)
         copy.n = self.n
+        for side in self.sides:
+            copy.origins[side] = copied(self.origins[side])
+            copy.totals[side] = copied(self.totals[side])
+            copy.square_totals[side] = copied(self.square_totals[side])
+            copy._known_of[side] = self._known_of[side]
+        for pair, cross in self.crosses.items():
+            copy.crosses[pair] = Cross(*map(copied, cross))
         return copy
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -221,6 +244,26 @@ class Sums:
         for i, cross in enumerate(self.crosses.values()):
             for name, tensor in cross._asdict().items():
                 yield f"{name}/{i}", tensor
+
+
+def place_origins(parts: Sequence[Sums], rows: Sequence[Tensor], **how: Any) -> None:
+    """Put the origins of sums of no rows, one for each row map, at the mean of the first rows.
+
+    It is rounded to what the products run in. `how` goes to `bertft.ops.accumulate`.
+    """
+
+    def empty(sums: Sums) -> MappedSums:
+        zeros = [torch.zeros_like(origin) for origin in sums.origins.values()]
+        squares = [zero.new_zeros(1) for zero in zeros]
+        return MappedSums(sums.row_map, zeros, [zero.clone() for zero in zeros], squares, [])
+
+    firsts = [empty(sums) for sums in parts]
+    norms = torch.zeros(len(rows), dtype=torch.float64, device=parts[0].device)
+    ops.accumulate(rows, [], firsts, norms, norms[:0], **how)
+    for sums, first in zip(parts, firsts, strict=True):
+        for side, total, x in zip(sums.sides, first.totals, rows, strict=True):
+            mean = total / len(x)
+            sums.origins[side] = mean if x.dtype == torch.float64 else mean.float().double()
 
 
 def _memo(known: dict[Hashable, Any], key: Hashable, compute: Callable[[], T]) -> T:

@@ -43,6 +43,7 @@ from bertft.ops.checks import (
     check_pairs,
     check_rows,
     check_sums,
+    is_finite,
 )
 from bertft.ops.edges import edge_gradient, edge_logits
 from bertft.ops.hidden import tanh_norm, tanh_norm_gradient
@@ -256,7 +257,7 @@ def correlate_pairs(
         dtype = x.rows.dtype if x.rows.dtype == torch.float64 else torch.float32
         call.output(side.rows, f"{name}.rows", dtype, (n, side.rows.shape[-1]))
         call.output(side.offsets, f"{name}.offsets", torch.float64, (n,))
-        if not (side.rows.isfinite().all() and side.offsets.isfinite().all()):
+        if not (is_finite(side.rows) and is_finite(side.offsets)):
             raise call.fail(f"{name} must be finite, got NaN or infinity; drop such rows.")
     chosen = choose_backend(call, backend, [x.rows, x.offsets, y.rows, y.offsets])
     return float(chosen.correlate_pairs(x, y, correlation))

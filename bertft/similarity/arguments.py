@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bertft.moments import Moments
 from bertft.ops import RowMap
+from bertft.ops.checks import is_finite
 from bertft.sums import Sums
 
 Rows = Tensor | np.ndarray
@@ -114,8 +115,7 @@ def constant_columns(sums: Sums, side: str, dtype: torch.dtype) -> Tensor:
 
 def _require_resolved(name: str, moments: Moments, row_map: RowMap) -> None:
     """Refuse sums that have left the range of the products' type."""
-    sums = moments.under(row_map)
-    if not sums.memo("finite", lambda: all(bool(t.isfinite().all()) for _, t in sums.tensors())):
+    if not moments.under(row_map).is_finite():
         raise _infinite(name, moments.dtype)
     if row_map != "raw" or moments.dtype == torch.float64:
         return
@@ -131,7 +131,7 @@ def _require_resolved(name: str, moments: Moments, row_map: RowMap) -> None:
 
 def require_finite(two: TwoSided, side: str) -> None:
     """Refuse a side whose sums are beyond the range of the products' type."""
-    if not two.scatter(side, side).isfinite().all():
+    if not is_finite(two.scatter(side, side)):
         raise _infinite(two.name, two.dtype)
 
 

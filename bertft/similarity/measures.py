@@ -25,7 +25,7 @@ from bertft.similarity.canonical import (
 from bertft.similarity.representational import rsa
 from bertft.similarity.scale import Scale
 from bertft.similarity.shape import cosine, l2, procrustes
-from bertft.similarity.sides import Ridge, coloring, retained, spectrum
+from bertft.similarity.sides import Ridge, coloring, require_spectra, retained, spectrum
 from bertft.similarity.spectra import (
     canonical_correlations,
     leading_correlations,
@@ -93,11 +93,15 @@ def _unbiased(
     )
 
 
+def _factorize_sides(pairs: Sequence[TwoSided], ridge: Ridge | None) -> None:
+    require_spectra(pairs)
+
+
 def _inverting(
     measure: Callable[..., Any],
     by_chance: Scaled,
     shrunken: Scaled,
-    factorize: Factorize | None = None,
+    factorize: Factorize = _factorize_sides,
     **options: str,
 ) -> Measure:
     """A measure that inverts scatter matrices."""

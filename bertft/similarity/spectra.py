@@ -86,7 +86,7 @@ def explained(two: TwoSided, target: str, source: str, ridge: Ridge | None = Non
     whitening leaves, `h_k = v_k / (v_k + r)`: a ridge map misses its targets by more than what is
     orthogonal to the source.
     """
-    if target == two.y:
+    if target == two.x:
         _whitened([two], ridge)  # it passes through these products
 
     def project() -> Tensor:
@@ -105,9 +105,9 @@ def _whitened(pairs: Sequence[TwoSided], ridge: Ridge | None = None) -> list[Ten
     """`W_x^T C_xy W_y` of every pair."""
 
     def whiten(two: TwoSided) -> Tensor:
-        half = whitening(two, two.x, ridge).T @ two.scatter(two.x, two.y)
-        two.sums.memo(("explained", two.y, ridge), lambda: _explained(two, two.x, half, ridge))
-        return half @ whitening(two, two.y, ridge)
+        half = whitening(two, two.y, ridge).T @ two.scatter(two.x, two.y).T
+        two.sums.memo(("explained", two.x, ridge), lambda: _explained(two, two.y, half, ridge))
+        return whitening(two, two.x, ridge).T @ half.T
 
     require_spectra(pairs)
     return [two.sums.memo(("whitened", ridge), partial(whiten, two)) for two in pairs]
