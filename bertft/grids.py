@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertft import results
+from bertft.amounts import require_integers
 from bertft.checkpoints import fingerprint
 from bertft.files import locked, reason_of, write_text
 from bertft.finetuning.examples import Source
@@ -46,8 +47,13 @@ def grid(
     """Return the cells of a grid, each once, all of a seed before the next.
 
     Raises:
+        TypeError: a number that is not whole.
         ValueError: no seed, a number twice, or one that a model of this depth does not allow.
     """
+    given = {"freeze": freeze, "keep": keep, "seeds": [seeds] if isinstance(seeds, int) else seeds}
+    for name, numbers in given.items():
+        for number in numbers:
+            require_integers("ablate", **{name: number})
     wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     for name, values, least in (("freeze", freeze, 0), ("keep", keep, 1)):
         for k in values:

@@ -290,7 +290,8 @@ def sites_asked(sites: str | Sequence[str]) -> tuple[Site, ...]:
     Raises:
         ValueError: an unknown name, or none.
     """
-    names = [name.strip() for name in (sites.split(",") if isinstance(sites, str) else sites)]
+    given = sites.split(",") if isinstance(sites, str) else sites
+    names = [str(name).strip() for name in (given if isinstance(given, Iterable) else [given])]
     if not names or not set(names) <= set(SITES):
         raise ValueError(
             f"[compare] sites must be among {', '.join(SITES)}, got {', '.join(names) or 'none'}; "

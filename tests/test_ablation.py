@@ -63,6 +63,13 @@ def test_impossible_grids(freeze, keep, seeds, told):
         grid(6, freeze, keep, seeds)
 
 
+@pytest.mark.parametrize("wrong", [{"freeze": [True]}, {"keep": [1.5]}, {"seeds": True}])
+def test_numbers_of_a_grid_are_whole(wrong):
+    [name] = wrong
+    with pytest.raises(TypeError, match=rf"^\[ablate\] {name} must be an integer, got "):
+        grid(6, **{"freeze": [], "keep": [], "seeds": 1} | wrong)
+
+
 def test_a_grid_is_a_table_and_is_done_once(base, files, tmp_path, monkeypatch):
     out = tmp_path / "out"
     done = run(base, files, out, freeze=[0, 2], keep=[1, 3], seeds=2)

@@ -132,6 +132,7 @@ def test_blocks_may_be_named_by_the_path_of_their_list(pair, texts):
     ("options", "told"),
     [
         ({"sites": "heads"}, r"sites must be among output, attention, mlp, got heads; pass"),
+        ({"sites": None}, r"sites must be among output, attention, mlp, got None"),
         ({"sites": []}, r"sites must be among output, attention, mlp, got none"),
         ({"layers": [4]}, r"layers must be among 0\.\.3 of .*, got 4; leave it out"),
         ({"layers": [-1, 1]}, r"layers must be among 0\.\.3 of .*, got -1; leave it out"),

@@ -119,7 +119,9 @@ def test_universal_relations_have_no_subtype():
             "\n3-3\tx" + "\t_" * 8 + "\n3\t",
             r"line 7 .* from word 3 to one of the 3, and no other there, got 3-3",
         ),
-        ("\n1\tA", "\n1.1\tA", r"line 10 must have one root, got 0"),
+        ("\n3.1", "\n2.1", r"line 8 .* must have the empty node 3.1, got 2.1; number it by"),
+        ("\n3.1", "\n3.2", r"line 8 .* must have the empty node 3.1, got 3.2; number it by"),
+        ("\n1\tA", "\n0.1\tA", r"line 10 must have one root, got 0"),
         ("_\t2\tadv", "_\t3\tadv", r"line 4 .* must be a tree, got a cycle through word 3; mend"),
     ],
 )

@@ -255,8 +255,8 @@ def _tree(path: Path, sentence: _Sentence) -> Tree:
 
 
 def _check_tokens(path: Path, sentence: _Sentence) -> None:
-    """Refuse multi-word tokens that do not begin with the next word, or end beyond the last."""
-    size, words, covered = len(sentence.words), 0, 0
+    """Refuse multi-word tokens and empty nodes that are not numbered by the words around them."""
+    size, words, covered, empty = len(sentence.words), 0, 0, 0
     for line, columns in sentence.rows:
         first, _, last = columns[_ID].partition("-")
         if last:
@@ -268,7 +268,14 @@ def _check_tokens(path: Path, sentence: _Sentence) -> None:
                 )
             covered = int(last)
         elif first.isdecimal():
-            words += 1
+            words, empty = words + 1, 0
+        else:
+            empty += 1
+            if first != f"{words}.{empty}":
+                raise ValueError(
+                    f"[corpora] {sentence.at(path, line)} must have the empty node "
+                    f"{words}.{empty}, got {first}; number it by the word before it."
+                )
 
 
 def _check_heads(heads: Sequence[int], where: str) -> None:
