@@ -207,7 +207,9 @@ def compare(
             if summed_on.type == torch.device(device_used).type
             else f"{summed_on}, copied from {device_used}",
             "backend": used,
-            "dot_precision": dot_precision() if used == "triton" else None,
+            "dot_precision": dot_precision(sides[PRETRAINED].encoder.dtype)
+            if used == "triton"
+            else None,
         },
         "diagnostics": solved.diagnostics,
         "notes": [*cut, *told, *of_values],

@@ -72,6 +72,13 @@ def test_compare_by_kernels_agrees_with_the_native_core(checkpoint):
     assert found.provenance["options"]["dot_precision"] == "tf32x3"
 
 
+def test_the_precision_of_products_is_that_of_the_rows(checkpoint):
+    models, texts = [checkpoint("base"), checkpoint("tuned", seed=1)], ["the cat sat on the mat"]
+    given = {"backend": "triton", "measures": ["cka"], "device": DEVICE}
+    found = bertft.compare(*models, texts, dtype="float64", **given)
+    assert found.provenance["options"]["dot_precision"] == "ieee"
+
+
 def test_the_main_stream_waits_for_sums_that_an_error_frees(checkpoint, monkeypatch):
     def broken(model):
         model.encoder.layer[1].output.dense.bias.data.fill_(float("nan"))

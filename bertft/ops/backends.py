@@ -104,11 +104,11 @@ def device_of_sums(devices: Iterable[torch.device], backend: str | None) -> torc
     return torch.device("cpu")
 
 
-def dot_precision() -> str:
-    """Return what Triton's kernels multiply float32 rows as; docs/gpu.md has the bounds."""
+def dot_precision(dtype: torch.dtype) -> str:
+    """Return what Triton's kernels multiply rows of this type as; docs/gpu.md has the bounds."""
     from bertft.ops.triton.tilings import precision_of
 
-    return precision_of(torch.float32)
+    return precision_of(dtype)
 
 
 def require_triton(call: Call, device: torch.device) -> None:
