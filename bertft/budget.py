@@ -37,21 +37,24 @@ class Need:
     sampling: int
 
     def memory(self, groups: int | None, storage: Storage | None) -> int:
-        """Return the most bytes in memory, while sums are solved or rows of a sample compared."""
-        return max(self._solving(groups, storage), self._kept(groups, storage) + self.sampling)
+        """Return the most bytes in memory: in the pass, or of what comes after it one by one."""
+        rest, part = self._without(groups, storage)
+        steps = part + self.block, part + rest, rest + self.solving, self.sampling
+        return self._kept(groups, storage) + max(steps)
 
     def pairs_at_once(self, groups: int | None, storage: Storage | None, memory: int) -> int:
         """Return how many pairs can be solved at once in this memory."""
-        return 1 + max(0, memory - self._solving(groups, storage)) // self.pair
+        rest, _ = self._without(groups, storage)
+        left = memory - self._kept(groups, storage) - rest - self.solving
+        return 1 + max(0, left) // self.pair
 
     def _kept(self, groups: int | None, storage: Storage | None) -> int:
         """What stays to the end: sums of the whole, those of groups if kept so, the sample."""
         return (1 + (groups or 0 if storage == "sums" else 0)) * self.sums + self.sample
 
-    def _solving(self, groups: int | None, storage: Storage | None) -> int:
-        """With one pair at a time; beside the whole, the rest without a group, and a group."""
-        parts = 0 if groups is None else 1 if storage == "sums" else 2
-        return self._kept(groups, storage) + parts * self.sums + self.solving + self.block
+    def _without(self, groups: int | None, storage: Storage | None) -> tuple[int, int]:
+        """The rest without a group; and a group that is made of rows, gone before it is solved."""
+        return self.sums if groups else 0, self.sums if storage == "rows" else 0
 
 
 def choose_storage(

@@ -512,11 +512,11 @@ def test_a_sample_carries_its_own_ranks_and_a_p_value_its_reason(models, texts):
 
 def test_storage_follows_memory_and_disk(monkeypatch):
     small, large = Need(100, 7, 3, 10, 5, 1000, 0), Need(100, 7, 3, 50, 5, 1000, 0)
-    assert choose_storage(small, large, None, 122, "a", "less") is None
-    assert choose_storage(small, large, 20, 2262, "a", "less") == "sums"
-    assert choose_storage(small, large, 20, 2261, "a", "less") == "rows"
+    assert choose_storage(small, large, None, 115, "a", "less") is None
+    assert choose_storage(small, large, 20, 2212, "a", "less") == "sums"
+    assert choose_storage(small, large, 20, 2211, "a", "less") == "rows"
     with pytest.raises(ValueError, match=r"statistics of 'a' must fit .*; pass less"):
-        choose_storage(small, large, 20, 321, "a", "less")
+        choose_storage(small, large, 20, 304, "a", "less")
     usage = type("Usage", (), {"free": 999})
     monkeypatch.setattr("bertft.budget.shutil.disk_usage", lambda _: usage)
     with pytest.raises(ValueError, match=r"rows of 'a' must fit on disk for 20 groups, .*TMPDIR"):
@@ -525,9 +525,9 @@ def test_storage_follows_memory_and_disk(monkeypatch):
 
 
 def test_fewer_pairs_are_solved_at_once_where_memory_is_short():
-    need = Need(sums=100, solving=7, pair=3, block=10, sample=5, rows=1000, sampling=0)
-    assert need.memory(20, "rows") == 322
-    at_once = [need.pairs_at_once(20, "rows", memory) for memory in (322, 324, 325, 352)]
+    need = Need(sums=100, solving=107, pair=3, block=10, sample=5, rows=1000, sampling=0)
+    assert need.memory(20, "rows") == 312
+    at_once = [need.pairs_at_once(20, "rows", memory) for memory in (312, 314, 315, 342)]
     assert at_once == [1, 1, 2, 11]
 
 
