@@ -26,6 +26,7 @@ class Need:
         sample: of the rows that are kept.
         rows: of all rows of all layers, on disk.
         sampling: of what measures of a sample prepare and compare, after all else is solved.
+        corpora: whose sums are kept to the end; all else is of one corpus after another.
     """
 
     sums: int
@@ -35,6 +36,7 @@ class Need:
     sample: int
     rows: int
     sampling: int
+    corpora: int = 1
 
     def memory(self, groups: int | None, storage: Storage | None) -> int:
         """Return the most bytes in memory: in the pass, or of what comes after it one by one."""
@@ -49,8 +51,9 @@ class Need:
         return 1 + max(0, left) // self.pair
 
     def _kept(self, groups: int | None, storage: Storage | None) -> int:
-        """What stays to the end: sums of the whole, those of groups if kept so, the sample."""
-        return (1 + (groups or 0 if storage == "sums" else 0)) * self.sums + self.sample
+        """Sums of all corpora, those of groups of one if kept so, and its sample."""
+        of_groups = groups or 0 if storage == "sums" else 0
+        return (self.corpora + of_groups) * self.sums + self.sample
 
     def _without(self, groups: int | None, storage: Storage | None) -> tuple[int, int]:
         """The rest without a group; and a group that is made of rows, gone before it is solved."""

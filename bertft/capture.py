@@ -1,7 +1,8 @@
 """Hidden states as a forward pass makes them, handed on layer by layer and let go.
 
-Owns the hooks on a model and the blocks of rows that products run on. Nothing here keeps a hidden
-state longer than its layer's hook, nor more rows than one block for each side.
+Owns the hooks on a model, the blocks of rows that products run on, and whether rows are finite.
+Nothing here keeps a hidden state longer than its layer's hook, nor more rows than one block for
+each side.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -189,3 +190,48 @@ class RowBlock:
     def rejoin(self) -> None:
         """Let the main stream wait, after which what rows were added to may be read or freed."""
         self._beside.main_waits_for(self._beside.done())
+
+
+class FiniteRows:
+    """Raises for the first layer that is not finite: at once on the CPU, a batch later on a GPU.
+
+    What a GPU found is fetched when a batch ends and read when the next one does, so that neither
+    waits for the other.
+    """
+
+    def __init__(self, refuse: Callable[[str, Layer, int], ValueError]) -> None:
+        self._refuse = refuse
+        self._layers: list[tuple[str, Layer, int]] = []
+        self._found: list[Tensor] = []
+        self._fetched: tuple[list[tuple[str, Layer, int]], Tensor, torch.cuda.Event] | None = None
+
+    def expect(self, finite: Tensor, role: str, layer: Layer, batch: int) -> None:
+        """Note whether the rows of a layer are finite."""
+        if finite.is_cuda:
+            self._layers.append((role, layer, batch))
+            self._found.append(finite)
+        elif not finite:
+            raise self._refuse(role, layer, batch)
+
+    def end_batch(self) -> None:
+        """Read what was fetched before, and fetch what was noted since."""
+        self._read()
+        if self._found:
+            found = torch.stack(self._found)
+            fetched = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+            fetched.copy_(found, non_blocking=True)
+            event = torch.cuda.current_stream(found.device).record_event()
+            self._fetched = self._layers, fetched, event
+            self._layers, self._found = [], []
+
+    def end(self) -> None:
+        """Read everything."""
+        self.end_batch()
+        self._read()
+
+    def _read(self) -> None:
+        if self._fetched is not None:
+            (layers, found, event), self._fetched = self._fetched, None
+            event.synchronize()
+            if not found.all():
+                raise self._refuse(*layers[int((~found).nonzero()[0])])

@@ -17,7 +17,7 @@ from bertft.checkpoints import fingerprint
 from bertft.compared import Comparison
 from bertft.corpora import Data, corpora_of
 from bertft.devices import find_device
-from bertft.gathering import Gathered
+from bertft.moments import Moments
 from bertft.opening import notes_on_truncation, open_sides
 from bertft.ops import device_of_sums, dot_precision
 from bertft.planning import (
@@ -33,7 +33,7 @@ from bertft.preparing import prepare
 from bertft.progress import Display
 from bertft.rows import Grouping, Pieces, RowKind
 from bertft.similarity.sides import Ridge
-from bertft.solving import INFLATED, ROUND_OFF, Solved, solve
+from bertft.solving import INFLATED, ROUND_OFF, Solved, joined, solve
 from bertft.streaming import stream
 from bertft.traces import inference
 
@@ -160,19 +160,22 @@ def compare(
         display.note(note)
     where = find_device(device, "compare") if device is not None else None
     summed_on = device_of_sums((where or side.encoder.device for side in sides.values()), backend)
-    passes = [prepare(corpus, sides, options, summed_on) for corpus in corpora]
+    passes = [prepare(of, sides, options, summed_on, corpora=len(corpora)) for of in corpora]
     work = [task for tasks in passes for task in tasks]
     del corpora  # only token ids are needed from here on
     started = results.now()
-    gathered: dict[str, Gathered] = {}
+    moments: dict[str, Moments] = {}
+    parts: list[Solved] = []
     with inference(*(side.encoder for side in sides.values()), device=where):
         for tasks in passes:
             for note in dict.fromkeys(note for task in tasks for note in task.notes):
                 display.note(note)
-            found = stream(tasks, sides, batch_size, backend, display)
-            gathered |= {task.key: kept for task, kept in zip(tasks, found, strict=True)}
+            gathered = stream(tasks, sides, batch_size, backend, display)
+            parts.append(solve(gathered, tasks, sides, display))
+            moments |= {task.key: of.moments for task, of in zip(tasks, gathered, strict=True)}
+            del gathered  # sums of groups and rows of samples: the next corpus has its own
         device_used = str(sides[PRETRAINED].encoder.device)
-    solved = solve(gathered, work, sides, display)
+    solved = joined(parts)
     told = dict.fromkeys(note for task in work for note in task.notes)
     of_values = _notes_on(solved)
     for note in of_values:
@@ -214,7 +217,6 @@ def compare(
         "diagnostics": solved.diagnostics,
         "notes": [*cut, *told, *of_values],
     }
-    moments = {key: kept.moments for key, kept in gathered.items()}
     return Comparison(solved.table, provenance, moments, solved.geometry, solved.replicates)
 
 

@@ -28,12 +28,17 @@ from bertft.tokenizing import of_segment
 
 
 def prepare(
-    corpus: Corpus, sides: Mapping[str, Checkpoint], options: Options, device: torch.device
+    corpus: Corpus,
+    sides: Mapping[str, Checkpoint],
+    options: Options,
+    device: torch.device,
+    *,
+    corpora: int = 1,
 ) -> list[Task]:
     """Encode a corpus, draw its rows and choose its measures; rows are summed on a device.
 
     Returns a task for each group of rows and fine-tuned model; they share a pass, and the rows of a
-    group are the same for all models.
+    group are the same for all models. The sums of all `corpora` of a comparison have to fit.
 
     Raises:
         ValueError: rows that the models do not have in common, too few rows or texts, a length or a
@@ -60,7 +65,9 @@ def prepare(
         for role in tuned:
             two = {PRETRAINED: sides[PRETRAINED], FINETUNED: sides[role]}
             seen = {side: views[side] for side in (PRETRAINED, role)}
-            task = _task(name, corpus, two, seen, available, options, bound, device, memory)
+            task = _task(
+                name, corpus, two, seen, available, options, bound, device, memory, corpora
+            )
             tasks.append(replace(task, finetuned=role))
     if corpus.empty:
         notes.insert(0, f"{corpus.name}: {corpus.empty} texts are empty and were left out.")
@@ -96,6 +103,7 @@ def _task(
     bound: int | None,
     device: torch.device,
     memory: int,
+    corpora: int,
 ) -> Task:
     rows = views[PRETRAINED]
     if rows.n < 2:
@@ -111,8 +119,8 @@ def _task(
     notes += notes_on_intervals(name, chosen, bounds, columns, options)
     measures = [of for of in chosen if of in MEASURES]
     sampled = [of for of in chosen if of in SAMPLED]
-    need = _needs(sides, pairs, measures, sampled, rows.n, options, device)
-    ways_out = _ways_out(options, measures, bool(sampled))
+    need = _needs(sides, pairs, measures, sampled, rows.n, options, device, corpora)
+    ways_out = _ways_out(options, measures, bool(sampled), corpora)
     storage, pairs_at_once = _storage(need, options, name, memory, ways_out)
     return Task(
         name,
@@ -191,6 +199,7 @@ def _needs(
     n: int,
     options: Options,
     device: torch.device,
+    corpora: int = 1,
 ) -> dict[Storage, Need]:
     """What a pass needs with blocks of the usual size, and with those for sums of groups."""
     columns = columns_of(sides, pairs)
@@ -230,14 +239,17 @@ def _needs(
             sample,
             n * row_bytes,
             described + max(sampling, default=0),
+            corpora,
         )
 
     return {"rows": need("rows"), "sums": need("sums")}
 
 
-def _ways_out(options: Options, measures: Sequence[str], has_sampled: bool) -> str:
+def _ways_out(options: Options, measures: Sequence[str], has_sampled: bool, corpora: int) -> str:
     """What would need less memory."""
-    ways = ["pairs='same'"] if options.pairs == "all" else []
+    ways = ["a corpus at a time"] if corpora > 1 else []
+    if options.pairs == "all":
+        ways.append("pairs='same'")
     if options.groups is not None:
         ways.append("no intervals")
     if len(row_maps_of(measures)) > 1:

@@ -71,19 +71,18 @@ class _Found(NamedTuple):
 
 
 def solve(
-    gathered: Mapping[str, Gathered],
+    gathered: Sequence[Gathered],
     tasks: Sequence[Task],
     sides: Mapping[str, Checkpoint],
     display: Display,
 ) -> Solved:
-    """Return the tables of all corpora, and the diagnostics of their layers."""
+    """Return the tables of the tasks of a pass, and the diagnostics of their layers."""
     table: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     replicates: list[dict[str, Any]] = []
     diagnostics: list[dict[str, Any]] = []
     of_base: set[tuple[str, Key]] = set()
-    for task in tasks:
-        kept = gathered[task.key]
+    for task, kept in zip(tasks, gathered, strict=True):
         of_task = {role: sides[place] for role, place in task.sides.items()}
         rounds = 1 + max(0, len(task.bounds) - 1)
         with display.bar(f"{task.key}: solving", rounds * len(task.pairs), "pairs") as bar:
@@ -105,6 +104,15 @@ def solve(
         pd.DataFrame(replicates),
         diagnostics,
     )
+
+
+def joined(parts: Sequence[Solved]) -> Solved:
+    """Return the tables of all passes."""
+    table, geometry, replicates = (
+        pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+        for name in ("table", "geometry", "replicates")
+    )
+    return Solved(table, geometry, replicates, [of for part in parts for of in part.diagnostics])
 
 
 def _find(kept: Gathered, task: Task, bar: Bar) -> _Found:

@@ -1,8 +1,9 @@
 """One pass over a corpus: every encoder on every batch, rows into sums as layers appear."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bertft.blocks import Layer
-from bertft.capture import RowBlock, capture
+from bertft.capture import FiniteRows, RowBlock, capture
 from bertft.checkpoints import Checkpoint
 from bertft.gathering import Gathered, RowSample, SpooledGroups, SummedGroups, no_fault
 from bertft.moments import BLOCK_ROWS, Moments
@@ -181,11 +182,10 @@ class _Taker:
             if task.needs_sample
             else None
         )
-        self._sinks: list[Sink] = [
-            sink for sink in (self._groups, self._sample) if sink is not None
-        ]
+        sinks: list[Sink] = [sink for sink in (self._groups, self._sample) if sink is not None]
         if not isinstance(self._groups, SummedGroups):
-            self._sinks.append(_Sums(self._moments, backend))
+            sinks.append(_Sums(self._moments, backend))
+        self._sinks = _Sinks(sinks, task.name, self._sides)
         self._ways = _distinct(views)
         numbers = {id(texts): number for number, texts in enumerate(self._ways)}
         self._way_of = {role: numbers[id(texts)] for role, texts in views.items()}
@@ -195,9 +195,9 @@ class _Taker:
         ]
         largest = max(sum(len(self._ways[0][text].starts) for text in group) for group in groups)
         capacity = min(task.rows.n, max(task.block_rows, largest))
-        self._block = RowBlock(widths, capacity, dtype, self._hand_on, backend, task.device)
+        self._block = RowBlock(widths, capacity, dtype, self._sinks.add, backend, task.device)
         self._batches: list[Batch] = []
-        self.finite = _FiniteRows(self._refusal)
+        self.finite = FiniteRows(partial(_infinite, task.name, self._sides))
 
     @property
     def plan(self) -> str:
@@ -236,11 +236,7 @@ class _Taker:
         """Return what the rows came to."""
         self.finite.end()
         self._block.finish()
-        try:
-            for sink in self._sinks:
-                sink.settle()
-        except ValueError as error:
-            raise self._told(error) from None
+        self._sinks.settle()
         if isinstance(self._groups, SummedGroups):
             own = list(self._groups)
             self._moments = sum(own[1:], own[0])
@@ -250,24 +246,36 @@ class _Taker:
         """Let a GPU's main stream wait for what is done beside it."""
         self._block.rejoin()
 
-    def _hand_on(self, rows: Mapping[str, Tensor], numbers: Tensor) -> None:
-        try:
+
+class _Sinks:
+    """Several sinks as one, which says whose rows it refuses.
+
+    Does not know the taker, as what hands rows on must not: in a cycle with it, gigabytes of sums
+    would outlive the pass.
+    """
+
+    def __init__(self, sinks: Sequence[Sink], corpus: str, sides: Mapping[str, Checkpoint]) -> None:
+        names = " and ".join(f"{role} {side.name!r}" for role, side in sides.items())
+        self._sinks = sinks
+        self._whose = f"(rows of {corpus!r}, longest texts first; {names})"
+
+    def add(self, rows: Mapping[str, Tensor], numbers: Tensor) -> None:
+        with self._telling():
             for sink in self._sinks:
                 sink.add(rows, numbers)
+
+    def settle(self) -> None:
+        with self._telling():
+            for sink in self._sinks:
+                sink.settle()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
         except ValueError as error:
-            raise self._told(error) from None
-
-    def _told(self, error: ValueError) -> ValueError:
-        names = " and ".join(f"{role} {side.name!r}" for role, side in self._sides.items())
-        error.add_note(f"(rows of {self.task.name!r}, longest texts first; {names})")
-        return error
-
-    def _refusal(self, role: str, layer: Layer, number: int) -> ValueError:
-        return ValueError(
-            f"[compare] activations must be finite, got NaN or infinity in layer {layer} of the "
-            f"{role} model {self._sides[role].name!r}, batch {number} of {self.task.name!r}; "
-            "check its weights, or use float32."
-        )
+            error.add_note(self._whose)
+            raise
 
 
 class _Sums:
@@ -284,49 +292,14 @@ class _Sums:
         self._moments.require_usable(self._fault)
 
 
-class _FiniteRows:
-    """Raises for the first layer that is not finite: at once on the CPU, a batch later on a GPU.
-
-    What a GPU found is fetched when a batch ends and read when the next one does, so that neither
-    waits for the other.
-    """
-
-    def __init__(self, refuse: Callable[[str, Layer, int], ValueError]) -> None:
-        self._refuse = refuse
-        self._layers: list[tuple[str, Layer, int]] = []
-        self._found: list[Tensor] = []
-        self._fetched: tuple[list[tuple[str, Layer, int]], Tensor, torch.cuda.Event] | None = None
-
-    def expect(self, finite: Tensor, role: str, layer: Layer, batch: int) -> None:
-        """Note whether the rows of a layer are finite."""
-        if finite.is_cuda:
-            self._layers.append((role, layer, batch))
-            self._found.append(finite)
-        elif not finite:
-            raise self._refuse(role, layer, batch)
-
-    def end_batch(self) -> None:
-        """Read what was fetched before, and fetch what was noted since."""
-        self._read()
-        if self._found:
-            found = torch.stack(self._found)
-            fetched = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
-            fetched.copy_(found, non_blocking=True)
-            event = torch.cuda.current_stream(found.device).record_event()
-            self._fetched = self._layers, fetched, event
-            self._layers, self._found = [], []
-
-    def end(self) -> None:
-        """Read everything."""
-        self.end_batch()
-        self._read()
-
-    def _read(self) -> None:
-        if self._fetched is not None:
-            (layers, found, event), self._fetched = self._fetched, None
-            event.synchronize()
-            if not found.all():
-                raise self._refuse(*layers[int((~found).nonzero()[0])])
+def _infinite(
+    corpus: str, sides: Mapping[str, Checkpoint], role: str, layer: Layer, number: int
+) -> ValueError:
+    return ValueError(
+        f"[compare] activations must be finite, got NaN or infinity in layer {layer} of the "
+        f"{role} model {sides[role].name!r}, batch {number} of {corpus!r}; check its weights, or "
+        "use float32."
+    )
 
 
 def _empty_moments(task: Task, sides: Mapping[str, Checkpoint]) -> Moments:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -529,6 +530,48 @@ def test_fewer_pairs_are_solved_at_once_where_memory_is_short():
     assert need.memory(20, "rows") == 312
     at_once = [need.pairs_at_once(20, "rows", memory) for memory in (312, 314, 315, 342)]
     assert at_once == [1, 1, 2, 11]
+
+
+def test_a_corpus_fits_beside_the_sums_of_all():
+    need = Need(sums=100, solving=7, pair=3, block=10, sample=5, rows=1000, sampling=0, corpora=3)
+    assert need.memory(None, None) == 322
+    assert need.memory(20, "sums") == 2422
+
+
+def test_more_corpora_than_fit_are_refused(models, texts):
+    options = {"measures": ["rsa"], "memory_gib": 1e-3}
+    one = bertft.compare(*models[:2], {"a": texts}, **options)
+    assert one.table["value"].notna().all()
+    with pytest.raises(ValueError, match=r"got 0.0 GiB; pass a corpus at a time, or more memory"):
+        bertft.compare(*models[:2], {str(number): texts for number in range(50)}, **options)
+
+
+def test_what_is_gathered_of_a_corpus_goes_before_the_next_pass(models, texts, monkeypatch):
+    import gc
+
+    from bertft import comparison
+
+    stream, kept = comparison.stream, []
+
+    def streaming(*arguments):
+        assert [of() for of in kept] == [None] * len(kept)
+        found = stream(*arguments)
+        kept.extend(map(weakref.ref, (found[0].groups, found[0].sample)))
+        return found
+
+    monkeypatch.setattr(comparison, "stream", streaming)
+    data = {"a": texts, "b": texts, "c": texts[:12]}
+    options = {"intervals": "jackknife", "groups": 5, "measures": ["rsa", "knn_overlap"]}
+    gc.disable()  # memory must not wait for the collector
+    try:
+        found = bertft.compare(*models[:2], data, **options)
+    finally:
+        gc.enable()
+    assert len(kept) == 6
+    alone = bertft.compare(*models[:2], {"c": texts[:12]}, **options)
+    table = found.table[found.table["corpus"] == "c"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table, alone.table)
+    assert list(found.moments) == list(data)
 
 
 def needs_of_bert_base(options):

@@ -81,7 +81,7 @@ ALLOWED = {
         "checkpoints",
         "compared",
         "corpora",
-        "gathering",
+        "moments",
         "opening",
         "ops",
         "planning",
