@@ -85,8 +85,10 @@ def choose_storage(
             f"[compare] statistics of {corpus!r} must fit in {memory / 2**30:.1f} GiB of memory, "
             f"got {needed / 2**30:.1f} GiB; pass {ways_out}."
         )
+    if storage is None:
+        return None
     free = shutil.disk_usage(tempfile.gettempdir()).free
-    if storage is not None and need.rows > free:
+    if need.rows > free:
         raise ValueError(
             f"[compare] rows of {corpus!r} must fit on disk for {groups} groups, got "
             f"{need.rows / 2**30:.1f} GiB and {free / 2**30:.1f} free in "

@@ -2,6 +2,7 @@
 
 import math
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -203,10 +204,11 @@ class Task:
         if self.options.sites != ("output",):
             told += f" ({', '.join(self.options.sites)})"
         kept = {None: "", "sums": ", and of each group", "rows": ", rows for groups on disk"}
+        where = f" in {tempfile.gettempdir()}" if self.storage == "rows" else ""
         return (
             f"{self.name}: {self.rows.n:,} of {self.available:,} rows in "
             f"{len(self.rows.texts):,} texts ({self.rows.tokens:,} tokens), {told}, "
-            f"{len(self.pairs)} pairs, statistics {nbytes / 2**20:,.0f} MiB{kept[self.storage]}"
+            f"{len(self.pairs)} pairs, statistics {nbytes / 2**20:,.0f} MiB{kept[self.storage]}{where}"
         )
 
     def describe(self) -> dict[str, Any]:

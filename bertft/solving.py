@@ -33,6 +33,7 @@ from bertft.gathering import Gathered, RowSample
 from bertft.planning import FINETUNED, PRETRAINED, Task
 from bertft.progress import Bar, Display
 from bertft.similarity import GEOMETRY, MEASURES, SAMPLED
+from bertft.similarity.geometry import geometry_range
 from bertft.similarity.intervals import LEAST_GROUPS, interval
 from bertft.similarity.scale import Scale
 
@@ -233,9 +234,21 @@ def _interval(key: Key, found: _Found) -> tuple[float, float]:
         return math.nan, math.nan
     without = [outcome.value for outcome in found.without[key]]
     estimate = interval(found.values[key].value, without, found.sizes[key])
-    measure = MEASURES.get(key[2]) or SAMPLED.get(key[2])
-    bounds = (measure.low, measure.high) if measure else (-math.inf, math.inf)
-    return max(estimate.low, bounds[0]), min(estimate.high, bounds[1])
+    least, largest = _range(key, found)
+    return max(estimate.low, least), min(estimate.high, largest)
+
+
+def _range(key: Key, found: _Found) -> tuple[float, float]:
+    before, after, name = key
+    measure: Scale | None = MEASURES.get(name) or SAMPLED.get(name)
+    if measure is not None:
+        return measure.low, measure.high
+    [columns] = (
+        found.sides[role, layer]["columns"]
+        for role, layer in ((PRETRAINED, before), (FINETUNED, after))
+        if layer is not None
+    )
+    return geometry_range(name, columns)
 
 
 def _trouble(whole: Outcome, without: Sequence[Outcome]) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import tempfile
 import weakref
 from itertools import pairwise
 
@@ -182,19 +183,47 @@ def test_intervals_leave_out_groups_of_sentences(models, tokenizer, jackknifed):
     assert comparison.geometry["low"].notna().all()
 
 
+def test_intervals_of_geometry_keep_its_range(models, texts):
+    import transformers
+
+    model = transformers.BertModel.from_pretrained(models[1], add_pooling_layer=False)
+    with torch.no_grad():  # an outlier dimension, which has nearly all of the variance
+        model.encoder.layer[-1].output.LayerNorm.weight[0] *= 40
+        model.encoder.layer[-1].output.LayerNorm.bias[0] += 200
+    options = {"measures": ["rsa", "cka"], "intervals": "jackknife", "groups": 5, "limit": 20}
+    before = transformers.BertModel.from_pretrained(models[0], add_pooling_layer=False)
+    geometry = bertft.compare(before, model, texts, **options).geometry
+    assert geometry["low"].notna().all()
+    cut = 0
+    for name, least, largest in (
+        ("mean_norm", 0, math.inf),
+        ("mean_cosine", -1, 1),
+        ("participation_ratio", 1, 24),
+        ("effective_rank", 1, 24),
+        ("isoscore", 0, 1),
+        ("top_share", 1 / 24, 1),
+    ):
+        rows = geometry[geometry["measure"] == name]
+        assert (rows["low"] >= least).all(), name
+        assert (rows["high"] <= largest).all(), name
+        cut += ((rows["low"] == least) | (rows["high"] == largest)).sum()
+    assert cut
+
+
 def test_the_report_says_which_intervals_are_not_centered(jackknifed, tmp_path):
     page = jackknifed[2].write_report(tmp_path).read_text()
     assert "Intervals of cka, knn_overlap are about values that are biased at this n" in page
     assert re.search("Geometry: .* Intervals of participation_ratio.* not centered", page)
 
 
-def test_spooled_rows_give_the_intervals_of_sums(models, jackknifed, monkeypatch):
+def test_spooled_rows_give_the_intervals_of_sums(models, jackknifed, monkeypatch, capsys):
     texts, options, expected = jackknifed
     assert not expected.provenance["options"]["memory_gib"]
     monkeypatch.setattr(
         "bertft.budget.Need.memory", lambda self, groups, storage: {"sums": 2**40}.get(storage, 0)
     )
-    spooled = bertft.compare(*models[:2], texts, pairs="all", **options)
+    spooled = bertft.compare(*models[:2], texts, pairs="all", progress=True, **options)
+    assert f"rows for groups on disk in {tempfile.gettempdir()}\n" in capsys.readouterr().err
     pd.testing.assert_frame_equal(spooled.table, expected.table, rtol=1e-4, atol=2e-6)
 
 
@@ -518,6 +547,9 @@ def test_storage_follows_memory_and_disk(monkeypatch):
     assert choose_storage(small, large, 20, 2211, "a", "less") == "rows"
     with pytest.raises(ValueError, match=r"statistics of 'a' must fit .*; pass less"):
         choose_storage(small, large, 20, 304, "a", "less")
+    monkeypatch.setattr("bertft.budget.tempfile.gettempdir", lambda: pytest.fail("no rows on disk"))
+    assert choose_storage(small, large, None, 122, "a", "less") is None
+    monkeypatch.undo()
     usage = type("Usage", (), {"free": 999})
     monkeypatch.setattr("bertft.budget.shutil.disk_usage", lambda _: usage)
     with pytest.raises(ValueError, match=r"rows of 'a' must fit on disk for 20 groups, .*TMPDIR"):

@@ -15,7 +15,7 @@ class Geometry:
     """What one representation looks like by itself.
 
     Attributes:
-        mean_norm: mean length of a row.
+        mean_norm: mean length of a row, >= 0.
         mean_cosine: mean cosine of two different rows, in [-1, 1]; NaN without row map "unit".
         participation_ratio: `(tr C)^2 / tr C^2`, in [1, d]: how many directions share the variance.
         effective_rank: exponential of the entropy of the eigenvalues' shares, in [1, d].
@@ -33,6 +33,19 @@ class Geometry:
 
 
 GEOMETRY = tuple(field.name for field in fields(Geometry))
+
+
+def geometry_range(name: str, d: int) -> tuple[float, float]:
+    """Return the least and the largest value of a quantity of `d` columns."""
+    ranges = {
+        "mean_norm": (0.0, math.inf),
+        "mean_cosine": (-1.0, 1.0),
+        "participation_ratio": (1.0, d),
+        "effective_rank": (1.0, d),
+        "isoscore": (0.0, 1.0),
+        "top_share": (1.0 / d, 1.0),
+    }
+    return ranges[name]
 
 
 def geometry(x: Rows | Moments, side: str | None = None) -> Geometry:
