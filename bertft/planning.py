@@ -203,12 +203,12 @@ class Task:
         )
         if self.options.sites != ("output",):
             told += f" ({', '.join(self.options.sites)})"
-        kept = {None: "", "sums": ", and of each group", "rows": ", rows for groups on disk"}
-        where = f" in {tempfile.gettempdir()}" if self.storage == "rows" else ""
+        folder = tempfile.gettempdir() if self.storage == "rows" else ""
+        kept = {None: "", "sums": ", and of each group", "rows": f", rows on disk in {folder}"}
         return (
             f"{self.name}: {self.rows.n:,} of {self.available:,} rows in "
             f"{len(self.rows.texts):,} texts ({self.rows.tokens:,} tokens), {told}, "
-            f"{len(self.pairs)} pairs, statistics {nbytes / 2**20:,.0f} MiB{kept[self.storage]}{where}"
+            f"{len(self.pairs)} pairs, statistics {nbytes / 2**20:,.0f} MiB{kept[self.storage]}"
         )
 
     def describe(self) -> dict[str, Any]:
