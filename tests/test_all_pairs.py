@@ -566,8 +566,8 @@ def test_fewer_pairs_are_solved_at_once_where_memory_is_short():
 
 def test_a_corpus_fits_beside_the_sums_of_all():
     need = Need(sums=100, solving=7, pair=3, block=10, sample=5, rows=1000, sampling=0, corpora=3)
-    assert need.memory(None, None) == 322
-    assert need.memory(20, "sums") == 2422
+    assert need.memory(None, None) == 315
+    assert need.memory(20, "sums") == 2412
 
 
 def test_more_corpora_than_fit_are_refused(models, texts):
