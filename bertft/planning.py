@@ -196,18 +196,15 @@ class Task:
     def plan(self, nbytes: int) -> str:
         """Return the line that is printed before the pass."""
         numbers = sorted({layer.number for pair in self.pairs for layer in pair})
-        told = (
-            f"layers {numbers[0]} to {numbers[-1]}"
-            if len(numbers) > numbers[-1] - numbers[0]
-            else f"layers {', '.join(map(str, numbers))}"
-        )
+        is_run = len(numbers) > numbers[-1] - numbers[0]
+        told = f"{numbers[0]} to {numbers[-1]}" if is_run else ", ".join(map(str, numbers))
         if self.options.sites != ("output",):
             told += f" ({', '.join(self.options.sites)})"
         folder = tempfile.gettempdir() if self.storage == "rows" else ""
         kept = {None: "", "sums": ", and of each group", "rows": f", rows on disk in {folder}"}
         return (
             f"{self.name}: {self.rows.n:,} of {self.available:,} rows in "
-            f"{len(self.rows.texts):,} texts ({self.rows.tokens:,} tokens), {told}, "
+            f"{len(self.rows.texts):,} texts ({self.rows.tokens:,} tokens), layers {told}, "
             f"{len(self.pairs)} pairs, statistics {nbytes / 2**20:,.0f} MiB{kept[self.storage]}"
         )
 
