@@ -59,7 +59,7 @@ class Work:
         return stream([self.tasks[pairs]], self.sides, 32, None, QUIET)[0]
 
     def solve(self, gathered):
-        return solve({self.task.name: gathered}, [self.task], self.sides, QUIET).table
+        return solve([gathered], [self.task], self.sides, QUIET).table
 
     def check(self):
         """The pass and its solution give what the usual way gives."""
@@ -131,7 +131,7 @@ def test_some_layers(benchmark, race, bert_base, letters, who):
 
         both = [work.inferring(call)() for call in (work.stream, some)]
         tables = [
-            solve({task.name: kept}, [task], work.sides, QUIET).table.query("pretrained_layer < 2")
+            solve([kept], [task], work.sides, QUIET).table.query("pretrained_layer < 2")
             for kept, task in zip(both, (work.task, few), strict=True)
         ]
         assert tables[0]["value"].tolist() == tables[1]["value"].tolist()
