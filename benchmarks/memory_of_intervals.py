@@ -1,4 +1,4 @@
-"""The memory of intervals of BERT-base: `python memory_of_intervals.py same|all ROWS [MEASURES]`.
+"""The MiB of intervals of BERT-base: `python memory_of_intervals.py same|all ROWS [MEASURES]`.
 
 Two encoders with random weights, a jackknife over 20 groups of sentences. MEASURES are names with
 commas, or `default`.
@@ -40,8 +40,8 @@ def main(pairs, rows, measures=MEASURES):
     assert len(table) == table.measure.nunique() * (13 if pairs == "same" else 13 * 13)
     assert (table.low < table.high).all()
     seconds = time.perf_counter() - started
-    peak, before = (size / 2**30 for size in (watch.peak, watch.before))
-    print(json.dumps({"peak_gib": peak, "with_models_only_gib": before, "seconds": seconds}))
+    before, peak = (size / 2**20 for size in (watch.before, watch.peak))
+    print(json.dumps({"seconds": seconds, "before": before, "peak": peak}))
 
 
 if __name__ == "__main__":
