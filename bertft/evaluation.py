@@ -153,7 +153,7 @@ RowsOf = Callable[[str], Tensor]
 """From the name of a side to its rows."""
 
 
-def evaluate_sample(rows: RowsOf, task: Task) -> dict[Key, Outcome]:
+def evaluate_sample(rows: RowsOf, task: Task, bar: Bar) -> dict[Key, Outcome]:
     """Return the measures that need rows; what they prepare of a layer is made once."""
     found: dict[Key, Outcome] = {}
     # Among all pairs a layer comes again and again, among those of one number it does not.
@@ -168,6 +168,7 @@ def evaluate_sample(rows: RowsOf, task: Task) -> dict[Key, Outcome]:
                 before_of = a, _prepare(measure.prepare, rows, PRETRAINED, a)
             outcome = _compared(measure, before_of[1], prepare_after(b))
             found[a, b, name] = outcome
+            bar.advance(1)
     return found
 
 
@@ -191,7 +192,7 @@ def _compared(measure: Sampled, before: Any, after: Any) -> Outcome:
     return outcome._replace(chance=chance, unchanged=measure.unchanged)
 
 
-def permutation_p_values(rows: Mapping[str, Tensor], task: Task) -> dict[Key, PValue]:
+def permutation_p_values(rows: Mapping[str, Tensor], task: Task, bar: Bar) -> dict[Key, PValue]:
     """Return the p-values of RSA and CKA on at most 1,000 rows of the sample."""
     found: dict[Key, PValue] = {}
     if not task.options.permutations:
@@ -204,6 +205,7 @@ def permutation_p_values(rows: Mapping[str, Tensor], task: Task) -> dict[Key, PV
         for name in tested:
             if name in task.measures:
                 found[a, b, name] = _p_value(*sides, name, task)
+        bar.advance(1)
     return found
 
 

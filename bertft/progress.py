@@ -63,7 +63,7 @@ class Bar:
             TextColumn(speed),
             TimeRemainingColumn(),
             console=console,
-            disable=not (display._shown and console.is_terminal),
+            disable=not (display._shown and console.is_terminal and self._total),
             transient=True,
         )
         self._task = display._bar.add_task(self._title, total=self._total, speed="-")
@@ -77,7 +77,8 @@ class Bar:
         bar.advance(self._task, amount)
         task = bar.tasks[0]
         if task.elapsed:
-            bar.update(self._task, speed=f"{task.completed / task.elapsed:,.0f}")
+            speed = task.completed / task.elapsed
+            bar.update(self._task, speed=f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}")
 
     def follow(self, done: int, total: int) -> None:
         """Show that `done` of `total` units are done."""

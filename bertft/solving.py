@@ -6,7 +6,7 @@ exception. Intervals repeat the solution without each group of sentences.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from bertft.evaluation import (
     permutation_p_values,
 )
 from bertft.gathering import Gathered, RowSample
+from bertft.moments import Moments
 from bertft.planning import FINETUNED, PRETRAINED, Task
 from bertft.progress import Bar, Display
 from bertft.similarity import GEOMETRY, MEASURES, SAMPLED
@@ -85,9 +86,7 @@ def solve(
     of_base: set[tuple[str, Key]] = set()
     for task, kept in zip(tasks, gathered, strict=True):
         of_task = {role: sides[place] for role, place in task.sides.items()}
-        rounds = 1 + max(0, len(task.bounds) - 1)
-        with display.bar(f"{task.key}: solving", rounds * len(task.pairs), "pairs") as bar:
-            found = _find(kept, task, bar)
+        found = _find(kept, task, display)
         for key in found.values:
             if key[1] is None and (task.name, key) in of_base:
                 continue  # the base has one geometry, whatever it is compared with
@@ -116,31 +115,59 @@ def joined(parts: Sequence[Solved]) -> Solved:
     return Solved(table, geometry, replicates, [of for part in parts for of in part.diagnostics])
 
 
-def _find(kept: Gathered, task: Task, bar: Bar) -> _Found:
-    moments, sample = kept.moments, kept.sample
+def _find(kept: Gathered, task: Task, display: Display) -> _Found:
+    """Everything about a corpus, each part with a bar of its own."""
+    pairs, sample = len(task.pairs), kept.sample
+    rounds = 1 + max(0, len(task.bounds) - 1)
+    with display.bar(f"{task.key}: solving", rounds * pairs, "pairs") as bar:
+        found = _of_sums(kept, task, bar)
+    if sample is None:
+        return found
+    rounds *= len(task.sampled)
+    with display.bar(f"{task.key}: comparing the sample", rounds * pairs, "pairs") as bar:
+        found = _with_sample(found, sample, kept.moments, task, bar)
+    tested = pairs if task.options.permutations else 0
+    with display.bar(f"{task.key}: permutations", tested, "pairs") as bar:
+        return found._replace(p_values=permutation_p_values(sample.rows, task, bar))
+
+
+def _of_sums(kept: Gathered, task: Task, bar: Bar) -> _Found:
+    moments = kept.moments
     values = {**evaluate(moments, task, bar), **evaluate_geometry(moments, task)}
     sides = describe_sides(moments, task)
     for row_map in moments.row_maps:  # what was solved takes half as much room as the sums
         moments.under(row_map).forget()
-    without: dict[Key, list[Outcome]] = defaultdict(list)
-    sizes: dict[Key, list[int]] = {}
-    p_values: dict[Key, PValue] = {}
-    sampled_sides = sides
-    of_groups = kept.groups.sizes if kept.groups is not None else []
-    for found in _without_groups(kept, task, bar):
-        for key, outcome in found.items():
-            without[key].append(outcome)
-            sizes[key] = of_groups
-    if sample is not None:
-        values |= evaluate_sample(sample.rows.__getitem__, task)
-        if task.sampled and len(sample.numbers) < moments.n:
-            sampled_sides = describe_sample(sample.rows, moments.row_maps[0], task)
-        for rows in _rows_without_groups(sample, task):
-            for key, outcome in evaluate_sample(rows, task).items():
-                without[key].append(outcome)
-                sizes[key] = [size for size in sample.sizes(task.bounds) if size]
-        p_values = permutation_p_values(sample.rows, task)
-    return _Found(values, dict(without), sizes, p_values, sides, sampled_sides)
+    without = _by_key(_without_groups(kept, task, bar))
+    sizes = dict.fromkeys(without, kept.groups.sizes if kept.groups is not None else [])
+    return _Found(values, without, sizes, {}, sides, sides)
+
+
+def _with_sample(
+    found: _Found, sample: RowSample, moments: Moments, task: Task, bar: Bar
+) -> _Found:
+    """What was found of the sums, and the measures of a sample."""
+    values = evaluate_sample(sample.rows.__getitem__, task, bar)
+    of_groups = _rows_without_groups(sample, task)
+    without = _by_key(evaluate_sample(rows, task, bar) for rows in of_groups)
+    drawn = [size for size in sample.sizes(task.bounds) if size] if without else []
+    sampled_sides = found.sides
+    if task.sampled and len(sample.numbers) < moments.n:
+        sampled_sides = describe_sample(sample.rows, moments.row_maps[0], task)
+    return found._replace(
+        values=found.values | values,
+        without=found.without | without,
+        sizes=found.sizes | dict.fromkeys(without, drawn),
+        sampled_sides=sampled_sides,
+    )
+
+
+def _by_key(rounds: Iterable[dict[Key, Outcome]]) -> dict[Key, list[Outcome]]:
+    """The values of all rounds for each key."""
+    found: dict[Key, list[Outcome]] = defaultdict(list)
+    for values in rounds:
+        for key, outcome in values.items():
+            found[key].append(outcome)
+    return dict(found)
 
 
 def _without_groups(kept: Gathered, task: Task, bar: Bar) -> Iterator[dict[Key, Outcome]]:

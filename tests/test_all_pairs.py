@@ -540,6 +540,27 @@ def test_a_sample_carries_its_own_ranks_and_a_p_value_its_reason(models, texts):
     assert few["note"].str.contains("no p-value: .* at least 4, got 3").all()
 
 
+def test_all_that_is_solved_has_a_bar(models, texts, monkeypatch):
+    done = {}
+
+    def advance(bar, amount):
+        before, _ = done.get(bar._title, (0, 0))
+        done[bar._title] = before + amount, bar._total
+
+    monkeypatch.setattr("bertft.progress.Bar.advance", advance)
+    measures = ["rsa", "knn_overlap", "cka_rbf"]
+    given = {"measures": measures, "pairs": "all", "intervals": "jackknife", "groups": 5}
+    table = bertft.compare(*models[:2], texts, permutations=9, **given).table
+    pairs = len(table) // len(measures)
+    assert {
+        title.partition(": ")[2]: counts for title, counts in done.items() if ": " in title
+    } == {
+        "solving": (6 * pairs, 6 * pairs),
+        "comparing the sample": (12 * pairs, 12 * pairs),
+        "permutations": (pairs, pairs),
+    }
+
+
 def test_storage_follows_memory_and_disk(monkeypatch):
     small, large = Need(100, 7, 3, 10, 5, 1000, 0), Need(100, 7, 3, 50, 5, 1000, 0)
     assert choose_storage(small, large, None, 115, "a", "less") is None
