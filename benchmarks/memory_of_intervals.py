@@ -1,7 +1,7 @@
-"""The MiB of intervals of BERT-base: `python memory_of_intervals.py same|all ROWS [MEASURES]`.
+"""The MiB of intervals of BERT-base: `python memory_of_intervals.py same|all ROWS [default]`.
 
-Two encoders with random weights, a jackknife over 20 groups of sentences. MEASURES are names with
-commas, or `default`.
+Two encoders with random weights, a jackknife over 20 groups of sentences; of six measures, or of
+those of the default.
 """
 
 import json
@@ -14,12 +14,16 @@ from memory_of_pass import Watch
 from transformers import BertConfig, BertModel
 
 import bertft
+from bertft import similarity
 
-# Those of the default that need no spectrum of their own for each group.
+# Those of the default that solve few spectra: sides, and nuclear norms for Procrustes.
 MEASURES = ("rsa", "cka", "cka_debiased", "procrustes", "regression", "cca_r2")
 
 
-def main(pairs, rows, measures=MEASURES):
+DEFAULT = tuple(name for name, measure in similarity.MEASURES.items() if measure.default)
+
+
+def main(pairs, rows, measures):
     encoders = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -37,7 +41,7 @@ def main(pairs, rows, measures=MEASURES):
             memory_gib=6.5,
         )
     table = found.table
-    assert len(table) == table.measure.nunique() * (13 if pairs == "same" else 13 * 13)
+    assert len(table) == len(measures) * (13 if pairs == "same" else 13 * 13)
     assert (table.low < table.high).all()
     seconds = time.perf_counter() - started
     before, peak = (size / 2**20 for size in (watch.before, watch.peak))
@@ -45,5 +49,5 @@ def main(pairs, rows, measures=MEASURES):
 
 
 if __name__ == "__main__":
-    pairs, rows, *names = sys.argv[1:]
-    main(pairs, int(rows), *(None if name == "default" else name.split(",") for name in names))
+    pairs, rows, *default = sys.argv[1:]
+    main(pairs, int(rows), DEFAULT if default == ["default"] else MEASURES)

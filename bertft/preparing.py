@@ -215,7 +215,8 @@ def _needs(
     # A pair and its factorizations are some 14 matrices; what is kept of a layer are its whole and
     # its centered product under each row map, its eigenvectors and what whitens it.
     maps, matrix = len(row_maps_of(measures)), 8 * max(widths) ** 2
-    solving = 14 * matrix + (2 * maps + 2) * len(widths) * matrix
+    pair = 14 * matrix
+    solving = pair + (2 * maps + 2) * len(widths) * matrix
     kept = min(n, options.sample)
     # Of same-numbered layers one of each model is prepared at a time.
     layers = 1 + (len(second) if options.pairs == "all" else 1)
@@ -234,7 +235,7 @@ def _needs(
         return Need(
             sums,
             solving,
-            14 * matrix,
+            pair,
             block_bytes,
             sample,
             n * row_bytes,

@@ -1,5 +1,6 @@
 """All pairs of layers, groups and samples through `compare`: values, files, report, refusals."""
 
+import gc
 import json
 import math
 import re
@@ -12,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import transformers
 from scipy import stats
 
 import bertft
@@ -24,6 +26,7 @@ from bertft.planning import Options, layer_pairs
 from bertft.preparing import group_bounds
 from bertft.report import heatmaps
 from bertft.rows import Encoded, Rows
+from bertft.streaming import stream
 from tests.test_comparison import nudge, word_rows
 from tests.test_report import Page, build, check_text
 from tests.test_similarity import ORACLES
@@ -184,8 +187,6 @@ def test_intervals_leave_out_groups_of_sentences(models, tokenizer, jackknifed):
 
 
 def test_intervals_of_geometry_keep_its_range(models, texts):
-    import transformers
-
     model = transformers.BertModel.from_pretrained(models[1], add_pooling_layer=False)
     with torch.no_grad():  # an outlier dimension, which has nearly all of the variance
         model.encoder.layer[-1].output.LayerNorm.weight[0] *= 40
@@ -309,8 +310,6 @@ def test_intervals_that_there_cannot_be_have_a_reason(models, texts):
 
 
 def test_a_layer_beyond_the_range_of_sums_is_missing_with_its_reason(models, texts, tmp_path):
-    import transformers
-
     model = transformers.BertModel.from_pretrained(models[1], add_pooling_layer=False)
     with torch.no_grad():
         model.encoder.layer[-1].output.LayerNorm.weight.mul_(1e25)
@@ -600,11 +599,7 @@ def test_more_corpora_than_fit_are_refused(models, texts):
 
 
 def test_what_is_gathered_of_a_corpus_goes_before_the_next_pass(models, texts, monkeypatch):
-    import gc
-
-    from bertft import comparison
-
-    stream, kept = comparison.stream, []
+    kept = []
 
     def streaming(*arguments):
         assert [of() for of in kept] == [None] * len(kept)
@@ -612,7 +607,7 @@ def test_what_is_gathered_of_a_corpus_goes_before_the_next_pass(models, texts, m
         kept.extend(map(weakref.ref, (found[0].groups, found[0].sample)))
         return found
 
-    monkeypatch.setattr(comparison, "stream", streaming)
+    monkeypatch.setattr("bertft.comparison.stream", streaming)
     data = {"a": texts, "b": texts, "c": texts[:12]}
     options = {"intervals": "jackknife", "groups": 5, "measures": ["rsa", "knn_overlap"]}
     gc.disable()  # memory must not wait for the collector

@@ -55,9 +55,10 @@ def test_products_are_as_precise_as_they_say(precision):
 def test_every_tiling_gives_the_same_sums(dtype, tiling):
     major, minor = torch.cuda.get_device_capability()
     if not tiling.suits(10 * major + minor):
-        bounds = (f"{bound // 10}.{bound % 10}" for bound in (tiling.capability, tiling.below))
-        wanted = " up to but without ".join(bounds)
-        pytest.skip(f"wants compute capability {wanted}, this GPU has {major}.{minor}")
+        bounds = tiling.capability, tiling.below
+        least, below = (f"{bound // 10}.{bound % 10}" for bound in bounds)
+        wanted = f"at least {least} and below {below}"
+        pytest.skip(f"is for compute capability {wanted}, this GPU has {major}.{minor}")
     rows, pairs = rows_of(500, (200, 130), dtype), [(0, 0), (0, 1)]
     origins = halfway(rows, MAPS)
     with using(tiling=tiling):

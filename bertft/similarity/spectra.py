@@ -86,28 +86,27 @@ def explained(two: TwoSided, target: str, source: str, ridge: Ridge | None = Non
     whitening leaves, `h_k = v_k / (v_k + r)`: a ridge map misses its targets by more than what is
     orthogonal to the source.
     """
-    if target == two.x:
-        _whitened([two], ridge)  # it passes through these products
-
-    def project() -> Tensor:
-        return whitening(two, source, ridge).T @ two.scatter(source, target)
-
-    return two.sums.memo(
-        ("explained", target, ridge), lambda: _explained(two, source, project(), ridge)
+    projected = (
+        _projected(two, ridge)
+        if source == two.y
+        else whitening(two, source, ridge).T @ two.scatter(source, target)
     )
-
-
-def _explained(two: TwoSided, source: str, projected: Tensor, ridge: Ridge | None) -> float:
     return float((2 - retained(two, source, ridge)) @ projected.square().sum(dim=1))
+
+
+def _projected(two: TwoSided, ridge: Ridge | None) -> Tensor:
+    """`W_y^T C_yx`, which the regression on y and the whitened products have in common."""
+    return two.sums.memo(
+        ("projected", ridge),
+        lambda: whitening(two, two.y, ridge).T @ two.scatter(two.x, two.y).T,
+    )
 
 
 def _whitened(pairs: Sequence[TwoSided], ridge: Ridge | None = None) -> list[Tensor]:
     """`W_x^T C_xy W_y` of every pair."""
 
     def whiten(two: TwoSided) -> Tensor:
-        half = whitening(two, two.y, ridge).T @ two.scatter(two.x, two.y).T
-        two.sums.memo(("explained", two.x, ridge), lambda: _explained(two, two.y, half, ridge))
-        return whitening(two, two.x, ridge).T @ half.T
+        return whitening(two, two.x, ridge).T @ _projected(two, ridge).T
 
     require_spectra(pairs)
     return [two.sums.memo(("whitened", ridge), partial(whiten, two)) for two in pairs]
